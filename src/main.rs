@@ -1,0 +1,3 @@
+//! The one binary: daemon, launcher, shim and command line.
+
+fn main() {}

@@ -1,0 +1,88 @@
+//! A complaint about a definition or the settings: [`Diagnostic`].
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::id::BatchName;
+
+/// One complaint, with its place and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Diagnostic {
+    /// The batch concerned; none for the settings and for what is no batch at all.
+    pub batch: Option<BatchName>,
+    /// The file, as its path below the `batches.d` folder (`report/batch.toml`), or the settings' path.
+    pub file: String,
+    /// Where in the file, if it has a place there.
+    pub place: Option<Place>,
+    /// What is wrong: one sentence without a full stop.
+    pub what: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// A place in a text file, with the line's text to show it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// From 1.
+    pub line: u32,
+    /// In characters, from 1.
+    pub column: u32,
+    /// The whole line, without its end.
+    pub excerpt: String,
+    /// How many characters the marker under the excerpt spans, at least 1.
+    pub marked_characters: u32,
+}
+
+impl Diagnostic {
+    /// A complaint about `batch` as a whole file, without a place in it.
+    pub fn of_file(batch: Option<BatchName>, file: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { batch, file: file.into(), place: None, what: what.into(), hint: None }
+    }
+
+    /// The same with a hint.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// `file:line:column: what`, the excerpt with a marker, and the hint, without a line end behind the last.
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file)?;
+        if let Some(place) = &self.place {
+            write!(f, ":{}:{}", place.line, place.column)?;
+        }
+        write!(f, ": {}", self.what)?;
+        if let Some(place) = &self.place {
+            let number = place.line.to_string();
+            let gutter = " ".repeat(number.len());
+            // A tab before the mark is kept, so that the marker stands under it whatever the tab's width.
+            let before = place.excerpt.chars().take(place.column.saturating_sub(1) as usize);
+            let indent: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            let marker = "^".repeat(place.marked_characters.max(1) as usize);
+            write!(f, "\n  {gutter} |\n  {number} | {}\n  {gutter} | {indent}{marker}", place.excerpt)?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_place_and_hint() {
+        let place = Place { line: 12, column: 2, excerpt: "\tcrn = 1".to_owned(), marked_characters: 3 };
+        let diagnostic = Diagnostic {
+            place: Some(place),
+            ..Diagnostic::of_file(None, "report/batch.toml", "unknown key `crn`").with_hint("did you mean `cron`?")
+        };
+        let expected = "report/batch.toml:12:2: unknown key `crn`\n     |\n  12 | \tcrn = 1\n     | \t^^^\n  hint: did you mean `cron`?";
+        assert_eq!(diagnostic.to_string(), expected);
+    }
+}

@@ -1,0 +1,108 @@
+//! What a place where runs live is told, and what it tells back: [`Launch`] and [`Report`].
+//!
+//! Neither says "my child" or "my host": the local place is the first of several.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::definition::Definition;
+use super::id::{RunId, Token};
+use super::run::{Exit, Outcome, Run};
+use super::time::Instant;
+
+/// All that it takes to launch a run. Its row is in the journal as `starting`.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// What every file of the run carries.
+    pub token: Token,
+    /// The row.
+    pub run: Run,
+    /// What it runs: `run.definition` is its hash.
+    pub definition: Arc<Definition>,
+    /// `run.due_at` in the batch's zone, RFC 3339: the script's `BATCHD_DUE_AT`.
+    pub due_at_local: String,
+    /// What the journal records of `run.upstreams`, in the same order.
+    pub upstreams: Vec<UpstreamEnd>,
+    /// The run whose stdout `run.given.input` asks for, as the journal records it.
+    pub given_input: Option<UpstreamEnd>,
+}
+
+/// What the journal records of an upstream's run that has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamEnd {
+    /// It.
+    pub run: RunId,
+    /// The run whose folder has its output: itself, or the one that it counts for (`rerun --only-downstream`).
+    pub output_of: RunId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What was measured: the lengths that its output must have. None if no script of it ended under our eyes.
+    pub exit: Option<Exit>,
+}
+
+/// What became of a run, as the place where it lives tells it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// Its script was let go.
+    Started {
+        /// When.
+        at: Instant,
+    },
+    /// It can't start yet; it is tried again.
+    Waiting {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Its script ran and ended.
+    Exited {
+        /// When its script was let go.
+        started_at: Instant,
+        /// When all of it was gone.
+        ended_at: Instant,
+        /// What was measured.
+        exit: Exit,
+        /// The exit code is one that means success.
+        success: bool,
+        /// What made it end.
+        cause: ExitCause,
+    },
+    /// Its script could not be run, and will not be the next time either: no interpreter, no such user.
+    CouldNotRun {
+        /// When.
+        at: Instant,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Its input was not what the journal says of it; its script was not run.
+    InputIncomplete {
+        /// When.
+        at: Instant,
+        /// Which input, and what is wrong with it.
+        reason: String,
+    },
+    /// Nobody can say how it ended. Nothing of it is alive.
+    Lost {
+        /// When that was found.
+        at: Instant,
+        /// Why.
+        reason: String,
+    },
+    /// It was stopped before anything of it had begun, and will not begin.
+    StoppedBeforeStart {
+        /// When.
+        at: Instant,
+    },
+}
+
+/// What made a script end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitCause {
+    /// Itself, or somebody who is not batchd.
+    Itself,
+    /// Its `timeout`.
+    Timeout,
+    /// The shim was asked to stop it: by batchd, or by the host's shutdown.
+    Stop,
+}

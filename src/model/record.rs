@@ -1,0 +1,141 @@
+//! What the journal stores, and what a daemon gets back from it when it starts: [`Record`] and [`Recovered`].
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::definition::Definition;
+use super::id::{BatchName, JournalId};
+use super::run::Run;
+use super::time::Instant;
+
+/// One fact for the journal. Each is the whole of its row: it replaces what the journal had under the same key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// A run; key: its id.
+    Run(Box<Run>),
+    /// What is known of a batch beside its definition; key: its name.
+    Batch(BatchFacts),
+    /// Which definition of a batch is in force; key: its name.
+    Definition(InForce),
+    /// How far a join across chains has used an upstream; key: downstream and upstream.
+    Edge(EdgeFacts),
+    /// An edge of a join across chains that is no more.
+    EdgeRemoved {
+        /// The join.
+        downstream: BatchName,
+        /// Its upstream.
+        upstream: BatchName,
+    },
+    /// Something that people should find later: a clock that was set, a daemon that started.
+    Event {
+        /// When.
+        at: Instant,
+        /// One sentence.
+        text: String,
+    },
+}
+
+/// What is known of a batch beside its definition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchFacts {
+    /// The batch. Its row stays when it is removed: numbers never come back.
+    pub name: BatchName,
+    /// The number of its next run.
+    pub next_number: u64,
+    /// The last instant decided for its schedule; none if it never had one.
+    pub cursor: Option<Instant>,
+    /// The boot of the host for which `@reboot` was decided.
+    pub reboot_boot: Option<String>,
+    /// The operator's no.
+    pub disabled: Option<Disabled>,
+}
+
+/// An operator's `disable`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disabled {
+    /// When it ends by itself.
+    pub until: Option<Instant>,
+    /// Why.
+    pub reason: Option<String>,
+    /// Who: `uid 1000`.
+    pub by: String,
+    /// Since when.
+    pub at: Instant,
+}
+
+impl Disabled {
+    /// Whether it holds at `at`.
+    pub fn holds_at(&self, at: Instant) -> bool {
+        self.until.is_none_or(|until| at < until)
+    }
+}
+
+/// Which definition of a batch is in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InForce {
+    /// The batch.
+    pub batch: BatchName,
+    /// Its definition; none once the batch is removed.
+    pub definition: Option<Arc<Definition>>,
+    /// It does not fit the graph: it starts nothing.
+    pub held: bool,
+}
+
+/// How far a join across chains has used one of its upstreams.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeFacts {
+    /// The join.
+    pub downstream: BatchName,
+    /// Its upstream.
+    pub upstream: BatchName,
+    /// The number of the last upstream run that was used or passed over; 0: none.
+    pub cursor: u64,
+    /// The latest end after the cursor, not used yet.
+    pub unused: Option<UnusedEnd>,
+}
+
+/// An upstream's end that a join across chains has not used yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnusedEnd {
+    /// The number of the upstream's run.
+    pub number: u64,
+    /// It succeeded.
+    pub succeeded: bool,
+    /// When that run was due.
+    pub due_at: Instant,
+}
+
+/// All that a scheduler needs to go on where the last one ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recovered {
+    /// The journal's own name.
+    pub journal: JournalId,
+    /// Every batch that the journal knows.
+    pub batches: Vec<BatchFacts>,
+    /// The definitions that were in force.
+    pub in_force: Vec<InForce>,
+    /// Every run, ended or not, of every chain that has a run which has not ended; by batch and number.
+    pub runs: Vec<Run>,
+    /// Every edge of a join across chains.
+    pub edges: Vec<EdgeFacts>,
+    /// Greater than every queue position in the journal.
+    pub queue_position_next: u64,
+    /// Occurrences of batches that have a row although they are later than the batch's cursor: the clock was set back.
+    pub decided_ahead: Vec<(BatchName, Instant)>,
+}
+
+impl Recovered {
+    /// What a new journal gives back.
+    pub fn empty(journal: JournalId) -> Self {
+        Self {
+            journal,
+            batches: Vec::new(),
+            in_force: Vec::new(),
+            runs: Vec::new(),
+            edges: Vec::new(),
+            queue_position_next: 1,
+            decided_ahead: Vec::new(),
+        }
+    }
+}

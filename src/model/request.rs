@@ -1,0 +1,131 @@
+//! What an operator can ask of a daemon, and what it answers: [`Request`] and [`Reply`]. The command line, the socket and
+//! the page all speak these.
+
+use serde::{Deserialize, Serialize};
+
+use super::id::{BatchName, RunId};
+use super::run::{Follow, Given};
+use super::time::Instant;
+
+/// An act that an operator asks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "act")]
+pub enum Request {
+    /// Begin a new chain with this batch.
+    Start {
+        /// The batch.
+        batch: BatchName,
+        /// What may follow.
+        follow: Follow,
+        /// Its arguments, variables, input.
+        #[serde(default)]
+        given: Given,
+        /// If the batch is busy, wait for it.
+        #[serde(default)]
+        queue: bool,
+        /// Even if the batch is disabled.
+        #[serde(default)]
+        force: bool,
+    },
+    /// End a run.
+    Stop {
+        /// The run.
+        run: RunId,
+        /// Why.
+        reason: Option<String>,
+    },
+    /// End every run that has not ended.
+    StopAll {
+        /// Why.
+        reason: Option<String>,
+    },
+    /// Run a batch again in the chain of `run`, with the inputs of `run`.
+    Rerun {
+        /// The run to repeat.
+        run: RunId,
+        /// What is decided again after it.
+        mode: RerunMode,
+    },
+    /// Take back a `disable`.
+    Enable {
+        /// The batch.
+        batch: BatchName,
+    },
+    /// Let nothing start a batch.
+    Disable {
+        /// The batch.
+        batch: BatchName,
+        /// For how long.
+        until: Option<Instant>,
+        /// Why.
+        reason: Option<String>,
+    },
+}
+
+/// What a rerun decides again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RerunMode {
+    /// What follows the batch and has not succeeded in this chain.
+    Unsucceeded,
+    /// Nothing.
+    Only,
+    /// Everything after it, also what had succeeded, and joins across chains.
+    Downstream,
+    /// The batch counts as succeeded without running; then as [`RerunMode::Unsucceeded`].
+    OnlyDownstream,
+}
+
+/// What a daemon answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "reply")]
+pub enum Reply {
+    /// A run was made.
+    Queued {
+        /// It.
+        run: RunId,
+        /// It waits because its batch is busy.
+        waits: bool,
+        /// What will follow it in its chain, if it succeeds, in the order in which it can start.
+        follows: Vec<BatchName>,
+        /// What comes after it in the graph but will not start, with the reason.
+        does_not_follow: Vec<(BatchName, String)>,
+    },
+    /// These runs were asked to end, or have been taken out of the queue.
+    Stopping {
+        /// They.
+        runs: Vec<RunId>,
+    },
+    /// Nothing more to say.
+    Done {
+        /// One sentence.
+        text: String,
+    },
+    /// It was not done.
+    Refused {
+        /// What kind of refusal: programs branch on it.
+        refusal: Refusal,
+        /// What is wrong: one sentence.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// There is no such batch or run.
+    Unknown,
+    /// The batch is busy.
+    Busy,
+    /// The batch is disabled.
+    Disabled,
+    /// The batch has a definition that does not fit the graph.
+    Held,
+    /// The run has ended already, or has not ended yet.
+    State,
+    /// The request itself does not make sense, such as an input that is missing.
+    Invalid,
+}

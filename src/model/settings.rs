@@ -1,0 +1,38 @@
+//! The daemon's own settings, checked: [`Settings`] and its [`Limits`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// How many runs may be under way at once, all batches together, unless the settings say otherwise: enough that a machine
+/// is never idle, few enough that a thousand batches due at midnight do not swap it to death.
+pub const MAX_RUNNING_DEFAULT: u32 = 100;
+
+/// `batchd.toml` without the paths (they are resolved before anything else is read) and without `[defaults]` (they are in
+/// the definitions).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Slots.
+    pub limits: Limits,
+    /// Users, beside root and the daemon's, who may own definitions.
+    pub trusted_owners: Vec<String>,
+    /// The group that may use the socket.
+    pub socket_group: Option<String>,
+}
+
+/// How many runs may be under way at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// All batches together.
+    pub max_running: u32,
+    /// The runs of each pool.
+    pub pools: BTreeMap<String, u32>,
+    /// Runs that are caught up: as many as the host has cores. Not a setting: measured where the settings are read.
+    pub catch_up_running_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_running: MAX_RUNNING_DEFAULT, pools: BTreeMap::new(), catch_up_running_max: 1 }
+    }
+}
