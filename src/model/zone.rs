@@ -90,11 +90,6 @@ impl Zone {
         Arc::new(Self::new("UTC", 0, [], None))
     }
 
-    /// The same data under another name.
-    pub fn renamed(&self, name: impl Into<String>) -> Self {
-        Self { name: name.into(), ..self.clone() }
-    }
-
     /// The offset at an instant, in seconds east of UTC.
     pub fn offset_s(&self, at: Instant) -> i32 {
         self.segment(at.as_s()).offset_s
