@@ -94,7 +94,7 @@ const SPARSE: [&str; 50] = [
 ];
 
 /// Many times a day: compared in the three days before and after each change of the offset.
-const DENSE: [&str; 8] = [
+const DENSE: [&str; 9] = [
     "* * * * *",
     "*/5 * * * *",
     "*/7 * * * *",
@@ -103,6 +103,7 @@ const DENSE: [&str; 8] = [
     "1-59/2 * * * *",
     "*/10 0-3 * * *",
     "* */2 * * 0,6",
+    "* 2 * 3 0L",
 ];
 
 /// With seconds: compared in the hours around each change of the offset.
@@ -264,6 +265,73 @@ fn second_opinion_in_utc() {
     check("*/15 30 4 * * *", "*/15 30 4 * * *");
     check("10-50/20 * 5 * * SAT", "10-50/20 * 5 * * SAT");
     check("0 0 */27 2 *", "0 0 0 1,28 2 *");
+}
+
+/// The last Sunday of March has no hour from two to three in Berlin: minutes in it never come, a time in it comes at three.
+#[test]
+fn never_in_a_zone() {
+    let berlin = Zones::new(None, None).get("Europe/Berlin").unwrap();
+    let next = |expression: &str| {
+        let after = Instant::parse("2026-01-01T00:00:00Z").unwrap();
+        Schedule::new(vec![cron(expression)], Arc::clone(&berlin)).next_after(after).map(|due_at| berlin.local(due_at))
+    };
+    assert_eq!(next("* 2 * 3 0L"), None);
+    assert_eq!(next("0-59 2 * 3 0L").as_deref(), Some("2026-03-29T03:00:00+02:00"));
+}
+
+/// Texts that look like expressions: the parser never panics and marks a part of the text; what it accepts yields later and
+/// later instants, whatever the zone.
+#[test]
+fn texts_of_all_kinds() {
+    const WORDS: [&str; 30] = [
+        "*",
+        "*",
+        "*",
+        " ",
+        " ",
+        " ",
+        " ",
+        " ",
+        "\t",
+        ",",
+        "-",
+        "/",
+        "#",
+        "0",
+        "1",
+        "2",
+        "3",
+        "5",
+        "31",
+        "59",
+        "L",
+        "W",
+        "MON",
+        "feb",
+        "?",
+        "@daily",
+        "@",
+        "=",
+        "ä",
+        "99999999999999999999",
+    ];
+    let zones = Zones::new(None, None);
+    let mut random = Random(7);
+    for _ in 0..100_000 {
+        let text: String = (0..random.below(20)).map(|_| WORDS[random.below(30) as usize]).collect();
+        match Expression::parse(&text) {
+            Ok(Expression::Times(cron)) => {
+                let (name, _) = DECADES[random.below(12) as usize];
+                let schedule = Schedule::new(vec![cron], zones.get(name).unwrap());
+                let after = Instant::from_s(random.below(8_000_000_000) as i64 - 4_000_000_000);
+                let due: Vec<Instant> = schedule.upcoming(after).take(3).map(|o| o.due_at).collect();
+                assert!(due.is_sorted_by(|one, next| one < next) && due[0] > after, "{text:?} in {name} after {after}");
+                assert_eq!(schedule.latest(after, due[2], 3), due, "{text:?} in {name} after {after}");
+            }
+            Ok(Expression::Reboot) => {}
+            Err(error) => assert!(text.get(error.span).is_some(), "{text:?}"),
+        }
+    }
 }
 
 /// Random expressions, from a seed (xorshift64*).
