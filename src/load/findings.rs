@@ -57,12 +57,19 @@ impl<'t> Findings<'t> {
         }
     }
 
-    /// Complains about a line that is no TOML, once a line.
-    pub(super) fn broken(&mut self, span: Range<usize>, diagnosis: Diagnosis) {
+    /// Complains about a line that is no TOML, once a line; `echoes` if it throws off the lines below it too, up to the
+    /// next that begins a section.
+    pub(super) fn broken(&mut self, span: Range<usize>, echoes: bool, diagnosis: Diagnosis) {
         let place = self.place(span);
-        if self.broken_lines.insert(place.line) {
-            self.add(Some(place), diagnosis);
+        if !self.broken_lines.insert(place.line) {
+            return;
         }
+        if echoes {
+            let below = self.text.lines().zip(1..).skip(place.line as usize);
+            let affected = below.take_while(|(line, _)| !line.trim_start().starts_with('['));
+            self.broken_lines.extend(affected.map(|(_, number)| number));
+        }
+        self.add(Some(place), diagnosis);
     }
 
     /// Complains about the text as a whole.
@@ -110,9 +117,9 @@ impl<'t> Findings<'t> {
     }
 }
 
-/// The line as it is shown: control characters would move the marker or the terminal.
+/// The line as it is shown: characters that cannot be seen would move the marker or the terminal.
 fn excerpt(line: &str) -> String {
-    let shown = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
+    let shown = |c: char| if (c.is_control() && c != '\t') || c == '\u{feff}' { '\u{fffd}' } else { c };
     let mut excerpt: String = line.chars().take(EXCERPT_CHARACTERS_MAX).map(shown).collect();
     if line.len() > excerpt.len() && line.chars().nth(EXCERPT_CHARACTERS_MAX).is_some() {
         excerpt.push('…');

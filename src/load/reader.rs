@@ -78,7 +78,7 @@ impl<'r, 't> Reader<'r, 't> {
         convert: impl Fn(&str, &DeValue<'_>) -> Result<T, Wrong>,
     ) -> Option<At<T>> {
         let value = self.raw(key)?;
-        converted(self.findings, key, value, convert)
+        converted(self.findings, Slot::Key(key), value, convert)
     }
 
     /// The entries of the list `key`, each as `convert` understands it; wrong ones are complaints and left out.
@@ -90,12 +90,12 @@ impl<'r, 't> Reader<'r, 't> {
     ) -> Option<At<Vec<At<T>>>> {
         let value = self.raw(key)?;
         let span = value.span();
-        let entries = match (value.get_ref(), shape) {
-            (DeValue::Array(entries), _) => entries.iter().collect(),
-            (DeValue::String(_), Shape::OneOrList) => vec![value],
+        let (entries, slot) = match (value.get_ref(), shape) {
+            (DeValue::Array(entries), _) => (entries.iter().collect(), Slot::EntryOf(key)),
+            (DeValue::String(_), Shape::OneOrList) => (vec![value], Slot::Key(key)),
             (_, shape) => {
                 let expected = if shape == Shape::List { Expected::List } else { Expected::TextOrList };
-                let diagnosis = wrong_type(self.findings.text(), key, value, expected);
+                let diagnosis = wrong_type(self.findings.text(), Slot::Key(key), value, expected);
                 self.findings.at(span, diagnosis);
                 return None;
             }
@@ -105,7 +105,7 @@ impl<'r, 't> Reader<'r, 't> {
             self.findings.at(span, Diagnosis::new(what));
             return None;
         }
-        let list = entries.into_iter().filter_map(|entry| converted(self.findings, key, entry, &convert)).collect();
+        let list = entries.into_iter().filter_map(|entry| converted(self.findings, slot, entry, &convert)).collect();
         Some(Spanned::new(span, list))
     }
 
@@ -121,7 +121,7 @@ impl<'r, 't> Reader<'r, 't> {
         for (name, value) in table {
             if let Err(diagnosis) = check_name(name.get_ref()) {
                 self.findings.at(name.span(), diagnosis);
-            } else if let Some(value) = converted(self.findings, name.get_ref(), value, &convert) {
+            } else if let Some(value) = converted(self.findings, Slot::Key(name.get_ref()), value, &convert) {
                 entries.push((name.get_ref().to_string(), value));
             }
         }
@@ -149,7 +149,7 @@ impl<'r, 't> Reader<'r, 't> {
         if let DeValue::Table(table) = value.get_ref() {
             return Some(table);
         }
-        let diagnosis = wrong_type(self.findings.text(), key, value, Expected::Table);
+        let diagnosis = wrong_type(self.findings.text(), Slot::Key(key), value, Expected::Table);
         self.findings.at(value.span(), diagnosis);
         None
     }
@@ -163,7 +163,7 @@ impl<'r, 't> Reader<'r, 't> {
     /// a `batch.toml`.
     pub(super) fn finish(mut self, place: &str, elsewhere: &[&str]) {
         self.keys_among_variables();
-        for (key, _) in self.table {
+        for (key, value) in self.table {
             let name: &str = key.get_ref();
             if self.known.contains(&name) {
                 continue;
@@ -172,7 +172,10 @@ impl<'r, 't> Reader<'r, 't> {
                 let hint = "it belongs into the `batch.toml` of each batch";
                 Diagnosis::hinted(format!("`{name}` cannot stand in {place}"), hint)
             } else {
-                Diagnosis::hinted(format!("unknown key `{name}` in {place}"), unknown_key_hint(name, &self.known))
+                Diagnosis::hinted(
+                    format!("unknown key `{name}` in {place}"),
+                    unknown_key_hint(name, &self.known, value.get_ref().is_table()),
+                )
             };
             self.findings.at(key.span(), diagnosis);
         }
@@ -200,26 +203,46 @@ impl<'r, 't> Reader<'r, 't> {
     }
 }
 
+/// Where a value stands.
+#[derive(Clone, Copy)]
+enum Slot<'k> {
+    /// Behind this key.
+    Key(&'k str),
+    /// In the list behind this key.
+    EntryOf(&'k str),
+}
+
+impl<'k> Slot<'k> {
+    fn key(self) -> &'k str {
+        match self {
+            Self::Key(key) | Self::EntryOf(key) => key,
+        }
+    }
+
+    /// How a value is written here.
+    fn with(self, value: &str) -> String {
+        match self {
+            Self::Key(key) => format!("`{key} = {value}`"),
+            Self::EntryOf(_) => format!("`{value}`"),
+        }
+    }
+}
+
 /// One value, converted; or a complaint and none.
 fn converted<T>(
     findings: &mut Findings<'_>,
-    key: &str,
+    slot: Slot<'_>,
     value: &Spanned<DeValue<'_>>,
     convert: impl Fn(&str, &DeValue<'_>) -> Result<T, Wrong>,
 ) -> Option<At<T>> {
     let span = value.span();
-    match convert(key, value.get_ref()) {
+    let (span, diagnosis) = match convert(slot.key(), value.get_ref()) {
         Ok(converted) => return Some(Spanned::new(span, converted)),
-        Err(Wrong::Type(expected)) => {
-            let diagnosis = wrong_type(findings.text(), key, value, expected);
-            findings.at(span, diagnosis);
-        }
-        Err(Wrong::Value(diagnosis)) => findings.at(span, diagnosis),
-        Err(Wrong::Part(part, diagnosis)) => {
-            let span = part_span(findings.text(), value, part).unwrap_or(span);
-            findings.at(span, diagnosis);
-        }
-    }
+        Err(Wrong::Type(expected)) => (span, wrong_type(findings.text(), slot, value, expected)),
+        Err(Wrong::Value(diagnosis)) => (span, diagnosis),
+        Err(Wrong::Part(part, diagnosis)) => (part_span(findings.text(), value, part).unwrap_or(span), diagnosis),
+    };
+    findings.at(span, diagnosis);
     None
 }
 
@@ -232,7 +255,7 @@ fn part_span(text: &str, value: &Spanned<DeValue<'_>>, part: Range<usize>) -> Op
 }
 
 /// `retries` must be a whole number, found a string.
-fn wrong_type(text: &str, key: &str, value: &Spanned<DeValue<'_>>, expected: Expected) -> Diagnosis {
+fn wrong_type(text: &str, slot: Slot<'_>, value: &Spanned<DeValue<'_>>, expected: Expected) -> Diagnosis {
     let wanted = match expected {
         Expected::Text => "a string",
         Expected::Duration => "a duration",
@@ -254,40 +277,48 @@ fn wrong_type(text: &str, key: &str, value: &Spanned<DeValue<'_>>, expected: Exp
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
     };
-    let hint = type_hint(text.get(value.span()).unwrap_or_default(), value.get_ref(), key, expected);
-    Diagnosis { what: format!("`{key}` must be {wanted}, found {found}"), hint }
+    let subject = match slot {
+        Slot::Key(key) => format!("`{key}`"),
+        Slot::EntryOf(key) => format!("an entry of `{key}`"),
+    };
+    let raw = text.get(value.span()).unwrap_or_default();
+    Diagnosis::hinted(
+        format!("{subject} must be {wanted}, found {found}"),
+        type_hint(raw, value.get_ref(), slot, expected),
+    )
 }
 
 /// How the value would be written as what is wanted.
-fn type_hint(raw: &str, value: &DeValue<'_>, key: &str, expected: Expected) -> Option<String> {
+fn type_hint(raw: &str, value: &DeValue<'_>, slot: Slot<'_>, expected: Expected) -> String {
     let text = value.as_str();
     let is_simple = !matches!(value, DeValue::Array(_) | DeValue::Table(_)) && !raw.contains('\n');
-    let written = match expected {
-        Expected::Text | Expected::TextOrList if is_simple => format!("\"{raw}\""),
-        Expected::Text | Expected::TextOrList => return Some(format!("such as `{key} = \"...\"`")),
+    match expected {
+        Expected::Text | Expected::TextOrList if is_simple => format!("write {}", slot.with(&format!("\"{raw}\""))),
+        Expected::Text | Expected::TextOrList => format!("such as {}", slot.with("\"...\"")),
         Expected::Duration if value.is_integer() => {
-            return Some(format!("a duration has a unit: `{key} = \"{raw}s\"` or `{key} = \"{raw}m\"`"));
+            let (seconds, minutes) = (slot.with(&format!("\"{raw}s\"")), slot.with(&format!("\"{raw}m\"")));
+            format!("a duration has a unit: {seconds} or {minutes}")
         }
-        Expected::Duration => return Some(format!("such as `{key} = \"90s\"`, `\"5m\"`, `\"2h\"` or `\"7d\"`")),
-        Expected::Size => return Some(format!("such as `{key} = \"100MiB\"`")),
+        Expected::Duration => format!("such as {}, `\"5m\"`, `\"2h\"` or `\"7d\"`", slot.with("\"90s\"")),
+        Expected::Size => format!("such as {}", slot.with("\"100MiB\"")),
         Expected::Flag => match text {
-            Some("true" | "yes" | "on" | "1") => "true".to_owned(),
-            Some("false" | "no" | "off" | "0") => "false".to_owned(),
-            Some(_) | None => return Some(format!("write `{key} = true` or `{key} = false`")),
+            Some("true" | "yes" | "on" | "1") => format!("write {}", slot.with("true")),
+            Some("false" | "no" | "off" | "0") => format!("write {}", slot.with("false")),
+            Some(_) | None => format!("write {} or {}", slot.with("true"), slot.with("false")),
         },
         Expected::Whole | Expected::Number => match text.filter(|text| text.trim().parse::<f64>().is_ok()) {
-            Some(number) => return Some(format!("without quotes: `{key} = {}`", number.trim())),
-            None => return Some(format!("such as `{key} = 3`")),
+            Some(number) => format!("without quotes: {}", slot.with(number.trim())),
+            None => format!("such as {}", slot.with("3")),
         },
         Expected::List if is_simple => {
-            let entries: Vec<String> = match text {
-                Some(text) => text.split_whitespace().map(|word| format!("\"{}\"", word.trim_matches(','))).collect(),
-                None => vec![raw.to_owned()],
+            let quoted = |word: &str| format!("\"{}\"", word.trim_matches(','));
+            let entries = match text {
+                Some(text) => text.split_whitespace().map(quoted).collect::<Vec<_>>().join(", "),
+                None => raw.to_owned(),
             };
-            format!("[{}]", entries.join(", "))
+            format!("write {}", slot.with(&format!("[{entries}]")))
         }
-        Expected::List => return Some(format!("such as `{key} = [\"...\"]`")),
-        Expected::Table => return Some(format!("such as `{key} = {{ NAME = \"value\" }}`")),
-    };
-    Some(format!("write `{key} = {written}`"))
+        Expected::List => format!("such as {}", slot.with("[\"...\"]")),
+        Expected::Table => format!("write a line `[{}]` at the end of the file, and its entries below it", slot.key()),
+    }
 }

@@ -50,17 +50,26 @@ pub(super) fn read(reader: &mut Reader<'_, '_>, input: &Input<'_>) -> Script {
     script
 }
 
-/// A complaint about the script, and the line it is about: the one with the byte at this offset.
-type Complaint = (usize, Diagnosis);
+/// A complaint about the script, and the line it is about: the one with the byte at this offset; or the whole file.
+type Complaint = (Option<usize>, Diagnosis);
 
-fn in_script(input: &Input<'_>, path: &str, bytes: &[u8], offset: usize, diagnosis: Diagnosis) -> Diagnostic {
+fn in_script(input: &Input<'_>, path: &str, bytes: &[u8], offset: Option<usize>, diagnosis: Diagnosis) -> Diagnostic {
     let inside = input.zip.map(|zip| format!("{zip}/")).unwrap_or_default();
-    // One line is enough to show it, and replacing what is not UTF-8 in it moves no other.
-    let line_end = bytes[offset..].iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| offset + at);
-    let text = String::from_utf8_lossy(&bytes[..line_end]);
+    let Diagnosis { what, hint } = diagnosis;
+    let hint = hint.map(|hint| input.zip.map(|zip| format!("{hint}; then make `{zip}` again")).unwrap_or(hint));
+    // The text up to the end of the line is enough to show it, and replacing what is not UTF-8 moves no line.
+    let shown = offset.map_or(0, |offset| {
+        bytes[offset..].iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| offset + at)
+    });
+    let text = String::from_utf8_lossy(&bytes[..shown]);
     let mut findings = Findings::new(Some(input.name.clone()), format!("{}/{inside}{path}", input.name), &text);
-    let line_start = text.rfind('\n').map_or(0, |at| at + 1);
-    findings.at(line_start..text.len(), diagnosis);
+    match offset {
+        Some(_) => {
+            let line_start = text.rfind('\n').map_or(0, |at| at + 1);
+            findings.at(line_start..text.len(), Diagnosis { what, hint });
+        }
+        None => findings.whole(Diagnosis { what, hint }),
+    }
     findings.into_diagnostics().remove(0)
 }
 
@@ -176,17 +185,17 @@ fn check_start(bytes: &[u8]) -> Result<(), Complaint> {
     } else {
         return Ok(());
     };
-    Err((0, Diagnosis::hinted(what, hint)))
+    Err((bytes.starts_with(BOM).then_some(0), Diagnosis::hinted(what, hint)))
 }
 
 /// What the `#!` line says, split as execve(2) on Linux does: the program, and all that follows as one argument.
 fn shebang(bytes: &[u8]) -> Result<Vec<String>, Complaint> {
     let Some(rest) = bytes.strip_prefix(b"#!") else { return Ok(vec![INTERPRETER_DEFAULT.to_owned()]) };
     let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let complaint = |what: String, hint: String| Err((0, Diagnosis::hinted(what, hint)));
+    let complaint = |what: String, hint: String| Err((Some(0), Diagnosis::hinted(what, hint)));
     if line.ends_with(b"\r") {
         return Err((
-            0,
+            Some(0),
             crlf("the `#!` line ends with a carriage return: the system would look for a program of that name"),
         ));
     }
@@ -222,7 +231,7 @@ fn check_line_ends(bytes: &[u8], interpreter: &[String]) -> Result<(), Complaint
     match bytes.windows(2).position(|pair| pair == b"\r\n") {
         None => Ok(()),
         Some(first) => Err((
-            first,
+            Some(first),
             crlf("the line ends with a carriage return, as on Windows: a shell takes it for a part of the line"),
         )),
     }

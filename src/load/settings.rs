@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::findings::Findings;
 use super::policies::{Policies, Surroundings, plain};
 use super::reader::{At, Reader, Shape};
-use super::{Diagnosis, syntax, values};
+use super::{Diagnosis, syntax, values, words};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::id::BatchName;
 use crate::model::settings::{Limits, Settings};
@@ -105,7 +105,7 @@ fn limits(reader: &mut Reader<'_, '_>) -> Limits {
 
 /// A pool's name has the grammar of a batch's.
 fn check_pool_name(name: &str) -> Result<(), Diagnosis> {
-    if ["batches", "runs", "state", "max_running", "trusted_owners", "socket_group"].contains(&name) {
+    if words::SETTINGS_KEYS.contains(&name) {
         let hint = "move it above the line `[pools]`";
         return Err(Diagnosis::hinted(
             format!("`{name}` stands below `[pools]`, which makes it the name of a pool"),

@@ -15,6 +15,10 @@ pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
 /// The byte order mark that some editors on Windows write.
 const BOM: &str = "\u{feff}";
 
+/// How the parser's messages begin that speak of a list or a section without an end.
+const MISSING_COMMA: &str = "missing comma between array elements";
+const UNCLOSED: &str = "unclosed ";
+
 /// The text of `bytes`, which are the file `file` of `batch`, without a byte order mark; and what is wrong with it as text.
 pub(super) fn text_of<'b>(
     batch: Option<&BatchName>,
@@ -64,7 +68,9 @@ pub(super) fn table<'t>(findings: &mut Findings<'t>) -> DeTable<'t> {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         let span = error.span().unwrap_or(0..0);
-        findings.broken(span.clone(), syntax_error(text, span, error.message()));
+        // A section or a list that has no end swallows what comes behind it.
+        let echoes = [MISSING_COMMA, UNCLOSED].iter().any(|message| error.message().starts_with(message));
+        findings.broken(span.clone(), echoes, syntax_error(text, span, error.message()));
     }
     table.into_inner()
 }
@@ -78,23 +84,37 @@ fn syntax_error(text: &str, span: Range<usize>, message: &str) -> Diagnosis {
     if message.starts_with("duplicate key") {
         return Diagnosis::hinted(format!("`{marked}` is there twice"), "keep one of them");
     }
-    let assigned = line.split_once('=').map(|(key, value)| (key.trim(), value.trim()));
-    match assigned {
-        Some((key, "")) => Diagnosis::hinted(format!("`{key}` has no value"), "give it one, or take the line out"),
-        Some((key, value)) if bare_string(value) => {
-            let quoted = value.replace('\\', "\\\\").replace('"', "\\\"");
-            Diagnosis::hinted(format!("not TOML: {message}"), format!("a string is in quotes: `{key} = \"{quoted}\"`"))
+    let what = format!("not TOML: {message}");
+    let quoted = |value: &str| format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""));
+    if message.starts_with(MISSING_COMMA) {
+        return Diagnosis::hinted(what, "is a list before it not closed with `]`, or a comma missing?");
+    }
+    if message.starts_with("invalid basic string") || message.starts_with("invalid literal string") {
+        return Diagnosis::hinted(
+            "the string has no end, or a character in it that must be escaped",
+            "it ends with the quote that it begins with; a `\\` in \"...\" is written `\\\\`",
+        );
+    }
+    match (line.split_once('='), line.split_once(':')) {
+        (Some((key, value)), _) if value.trim().is_empty() => {
+            Diagnosis::hinted(format!("`{}` has no value", key.trim()), "give it one, or take the line out")
         }
-        None if line.contains(':') && !line.contains('"') => {
-            let (key, value) = line.split_once(':').unwrap_or_default();
-            let (key, value) = (key.trim(), value.trim());
-            Diagnosis::hinted(format!("not TOML: {message}"), format!("this is TOML, not YAML: `{key} = \"{value}\"`"))
+        (Some((key, value)), _) if message.starts_with("string values must be quoted") && is_bare(value) => {
+            let hint = format!("write `{} = {}`", key.trim(), quoted(value.trim()));
+            Diagnosis::hinted("a string must be in quotes", hint)
         }
-        Some(_) | None => Diagnosis::new(format!("not TOML: {message}")),
+        (None, Some((key, value))) if !key.contains('"') => {
+            let value = value.trim();
+            let is_plain =
+                value.starts_with(['"', '[']) || value.parse::<f64>().is_ok() || value.parse::<bool>().is_ok();
+            let value = if is_plain { value.to_owned() } else { quoted(value) };
+            Diagnosis::hinted(what, format!("this is TOML, not YAML: `{} = {value}`", key.trim()))
+        }
+        _ => Diagnosis::new(what),
     }
 }
 
 /// Whether a value is written like a string without its quotes: `0 2 * * *`, `report`, `/srv/data`.
-fn bare_string(value: &str) -> bool {
+fn is_bare(value: &str) -> bool {
     !value.contains(['"', '\'', '[', ']', '{', '}', '#', '='])
 }

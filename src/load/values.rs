@@ -52,7 +52,7 @@ pub(super) fn text(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
 pub(super) fn filled_text(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
     let text = text(key, value)?;
     if text.trim().is_empty() {
-        wrong(format!("`{key}` is empty"), "write something, or take it out")
+        wrong(format!("an empty string for `{key}`"), "write something, or take it out")
     } else {
         Ok(text)
     }
@@ -81,8 +81,8 @@ pub(super) fn whole(range: RangeInclusive<i64>) -> impl Fn(&str, &DeValue<'_>) -
         let integer = value.as_integer().ok_or(Wrong::Type(Expected::Whole))?;
         let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
         number.filter(|number| range.contains(number)).ok_or_else(|| {
-            let what = format!("`{key}` is {integer}, and must be from {} to {}", range.start(), range.end());
-            Wrong::Value(Diagnosis::new(what))
+            let hint = format!("a whole number from {} to {}", range.start(), range.end());
+            Wrong::Value(Diagnosis::hinted(format!("{integer} is out of range for `{key}`"), hint))
         })
     }
 }
@@ -121,6 +121,7 @@ pub(super) fn duration(key: &str, value: &DeValue<'_>) -> Result<Duration, Wrong
             text if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
                 format!("a duration has a unit: `{key} = \"{text}s\"` or `{key} = \"{text}m\"`")
             }
+            _ if text.contains('.') => format!("whole numbers only, in smaller units: `{key} = \"1h30m\"`"),
             _ if digits.contains(' ') => format!("without the space: `{key} = \"{}\"`", digits.replace(' ', "")),
             _ => hint.to_owned(),
         };
@@ -192,9 +193,9 @@ fn parse_size(key: &str, text: &str) -> Result<Option<u64>, Wrong> {
 pub(super) fn batch(key: &str, value: &DeValue<'_>) -> Result<BatchName, Wrong> {
     let text = text(key, value)?;
     BatchName::new(&text).or_else(|error| {
-        let hint = if text.contains([',', ' ']) {
-            let names: Vec<String> =
-                text.split([',', ' ']).filter(|n| !n.is_empty()).map(|n| format!("\"{n}\"")).collect();
+        let words: Vec<&str> = text.split([',', ' ']).filter(|word| !word.is_empty()).collect();
+        let hint = if words.len() > 1 && words.iter().all(|word| BatchName::new(word).is_ok()) {
+            let names: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
             format!("several names are a list: `{key} = [{}]`", names.join(", "))
         } else {
             "the name of a batch is the name of its folder in `batches.d`".to_owned()
@@ -210,7 +211,7 @@ pub(super) fn account(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return wrong(
             format!("`{key}` must be a name, found the number `{text}`"),
-            format!("its name: `getent passwd {text}`"),
+            format!("`getent passwd {text}` or `getent group {text}` shows its name"),
         );
     }
     if text.contains(odd) || text.starts_with('-') || text.len() > ACCOUNT_BYTES_MAX {
@@ -269,10 +270,12 @@ pub(super) fn contained_path(key: &str, value: &DeValue<'_>) -> Result<String, W
     let relative = path.trim_start_matches("./");
     let odd = |part: &str| part.is_empty() || part == "." || part == "..";
     if relative.split('/').any(odd) {
-        return wrong(
-            format!("`{path}` leads out of the folder, or has empty parts"),
-            "a file in the batch's folder, such as `bin/load.sh`",
-        );
+        let hint = if key == "env_file" {
+            "an absolute path, or one below the workspace, such as `report.env`"
+        } else {
+            "a file in the batch's folder, such as `bin/load.sh`"
+        };
+        return wrong(format!("`{path}` leads out of the folder, or has empty parts"), hint);
     }
     Ok(relative.to_owned())
 }

@@ -9,8 +9,9 @@ pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
     (distance <= allowed && distance < best.chars().count()).then_some(best)
 }
 
-/// What to write instead of the unknown key `key`, given the keys that are known where it stands.
-pub(super) fn unknown_key_hint(key: &str, known: &[&str]) -> String {
+/// What to write instead of the unknown key `key`, given the keys that are known where it stands; `is_table`
+/// if its value is one.
+pub(super) fn unknown_key_hint(key: &str, known: &[&str], is_table: bool) -> String {
     let plain = plain(key);
     if known.contains(&plain.as_str()) {
         return format!("it is written `{plain}`");
@@ -20,11 +21,15 @@ pub(super) fn unknown_key_hint(key: &str, known: &[&str]) -> String {
     if let Some((_, key, how)) = foreign {
         return format!("batchd calls it `{key}`: {how}");
     }
-    if let Some((_, hint)) = NO_KEY.iter().find(|(words, _)| words.contains(&plain.as_str())) {
+    if let Some((_, hint)) = NO_KEY.iter().find(|(words, _)| !is_table && words.contains(&plain.as_str())) {
         return (*hint).to_owned();
+    }
+    if SETTINGS_KEYS.contains(&plain.as_str()) {
+        return "it is a setting of the daemon: it belongs into `batchd.toml`, above `[defaults]`".to_owned();
     }
     match nearest(&plain, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
+        None if is_table => format!("there is no section `[{key}]`: write its keys at the top of the file, without it"),
         None => {
             let mut known = known.to_vec();
             known.sort_unstable();
@@ -214,16 +219,16 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (&["pool"], "pools", "`[pools]`, a name and a number of slots a line"),
 ];
 
+/// The keys at the top of the settings.
+pub(super) const SETTINGS_KEYS: [&str; 8] =
+    ["batches", "runs", "state", "max_running", "trusted_owners", "socket_group", "pools", "defaults"];
+
 /// Words for what is no key at all.
 const NO_KEY: &[(&[&str], &str)] = &[
     (&["name", "id", "job", "job_name", "batch"], "the folder's name is the batch's name; take this line out"),
     (
         &["on_success", "then", "before", "downstream", "downstreams", "next", "children", "triggers", "followed_by"],
         "an edge is written at its other end: the later batch names this one in its `after`",
-    ),
-    (
-        &["max_running", "pools", "defaults", "trusted_owners", "socket_group", "batches", "runs", "state"],
-        "it is a setting of the daemon: it belongs into `batchd.toml`, and not in `[defaults]`",
     ),
     (&["version", "schema", "api_version", "kind"], "definitions have no version; take this line out"),
 ];
@@ -247,7 +252,7 @@ mod tests {
     fn hints_for_unknown_keys() {
         let known = ["cron", "after", "retry_delay", "retries", "tags"];
         let check = |key: &str, expected: &str| {
-            let hint = unknown_key_hint(key, &known);
+            let hint = unknown_key_hint(key, &known, false);
             assert!(hint.starts_with(expected), "{key}: {hint}");
         };
         check("retryDelay", "it is written `retry_delay`");

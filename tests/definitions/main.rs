@@ -36,6 +36,44 @@ fn valid_definitions_mean_what_they_say() {
     });
 }
 
+/// Every file of the corpus with bytes changed, taken away and put in, from a fixed seed: no panic, and a definition or a
+/// diagnostic, never neither and never both.
+#[test]
+fn damaged_definitions_are_refused_or_understood() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/definitions");
+    let cases = ["valid", "invalid"].into_iter().flat_map(|kind| entries(&root.join(kind)));
+    let folders = cases.flat_map(|case| entries(&case));
+    let texts: Vec<Vec<u8>> = folders.filter_map(|folder| fs::read(folder.join("batch.toml")).ok()).collect();
+    let mut seed = 1_u64;
+    let mut random = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    let name = load::batch_name("damaged").unwrap();
+    for round in 0..5000 {
+        let mut text = texts[round % texts.len()].clone();
+        for _ in 0..=random(4) {
+            let at = random(text.len() + 1);
+            let other = &texts[random(texts.len())];
+            match random(4) {
+                0 => text.truncate(at),
+                1 => text.insert(at, b"[]{}\"'=#\n\\.,\xff\r\0 "[random(16)]),
+                2 => text.extend_from_slice(&other[random(other.len() + 1)..]),
+                _ => drop(text.drain(at..(at + random(9)).min(text.len()))),
+            }
+        }
+        let (settings, _) = load::settings("batchd.toml", &text, &zone_known);
+        let context = Context { settings: &settings, host: HOST, zone_known: &zone_known };
+        let mut files = Files::default();
+        add(&mut files, "script.sh".to_owned(), text.clone());
+        let input = Input { name: &name, toml: Some(&text), files: &files, zip: None, missing_includes: &[] };
+        let loaded = load::definition(&input, &context);
+        let shown = String::from_utf8_lossy(&text);
+        assert_eq!(loaded.definition.is_none(), !loaded.diagnostics.is_empty(), "{shown}");
+        loaded.diagnostics.iter().for_each(|diagnostic| assert!(!diagnostic.to_string().is_empty(), "{shown}"));
+    }
+}
+
 /// Compares what `outcome` says of each case with the file beside it; all differences at once.
 fn check_all(kind: &str, expected_name: &str, outcome: impl Fn(&Path) -> String) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/definitions").join(kind);

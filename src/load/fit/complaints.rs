@@ -37,7 +37,7 @@ impl Fitting<'_> {
         for named in self.settings.defaults.on_error.iter().flatten().filter(|named| !usable.contains(named)) {
             let definition = self.members.get(&named.name).and_then(Member::definition);
             let Diagnosis { what, hint } = match definition {
-                None => self.unknown(&named.name, EdgeKey::OnError),
+                None => self.unknown(None, &named.name, EdgeKey::OnError),
                 Some(definition) => {
                     started_target(&named.name, if definition.cron.is_empty() { "after" } else { "cron" })
                 }
@@ -49,7 +49,7 @@ impl Fitting<'_> {
 
     fn diagnosis(&self, misfit: &Misfit, name: &BatchName) -> Diagnosis {
         match misfit {
-            Misfit::UnknownName { key, name, .. } => self.unknown(name, *key),
+            Misfit::UnknownName { batch, key, name } => self.unknown(Some(batch), name, *key),
             Misfit::Cycle { batches } => {
                 let around = batches.iter().chain(batches.first());
                 let path: Vec<String> = around.map(|name| format!("`{name}`")).collect();
@@ -74,22 +74,25 @@ impl Fitting<'_> {
         }
     }
 
-    /// A name that no batch in force has.
-    fn unknown(&self, name: &BatchName, key: EdgeKey) -> Diagnosis {
+    /// A name that no batch in force has, in an edge of `of`.
+    fn unknown(&self, of: Option<&BatchName>, name: &BatchName, key: EdgeKey) -> Diagnosis {
         let what = format!("unknown batch `{name}` in `{}`", key.word());
-        let in_force = || self.members.iter().filter(|(_, member)| member.stage != Stage::Out);
+        let others = self.members.iter().filter(|(other, member)| member.stage != Stage::Out && Some(**other) != of);
+        let others: Vec<&str> = others.map(|(other, _)| other.as_str()).collect();
         let hint = if self.elsewhere.contains(name) {
             format!("`{name}` is there, but its `hosts` keep it from this host")
         } else if self.members.contains_key(name) {
             format!("`{name}` is there, but cannot be used before what is wrong with it is mended")
-        } else if let Some(near) = words::nearest(name.as_str(), in_force().map(|(name, _)| name.as_str())) {
+        } else if let Some(near) = words::nearest(name.as_str(), others.iter().copied()) {
             format!("did you mean `{near}`?")
         } else if self.previous.contains_key(name) {
             format!("its folder is gone: bring `{name}` back, or take it out of `{}`", key.word())
+        } else if others.is_empty() {
+            "there is no other batch".to_owned()
         } else {
-            let names: Vec<String> = in_force().take(NAMES_LISTED_MAX).map(|(name, _)| format!("`{name}`")).collect();
-            let more = if in_force().count() > NAMES_LISTED_MAX { ", ..." } else { "" };
-            if names.is_empty() { "there are no batches".to_owned() } else { format!("there are {}{more}", names.join(", ")) }
+            let names: Vec<String> = others.iter().take(NAMES_LISTED_MAX).map(|name| format!("`{name}`")).collect();
+            let more = if others.len() > NAMES_LISTED_MAX { ", ..." } else { "" };
+            format!("there are {}{more}", names.join(", "))
         };
         Diagnosis::hinted(what, hint)
     }
@@ -122,7 +125,10 @@ fn place(misfit: &Misfit, member: &Member<'_>) -> Option<Place> {
             let at = batches.iter().position(|name| name == own)?;
             let before = &batches[(at + batches.len() - 1) % batches.len()];
             let behind = &batches[(at + 1) % batches.len()];
-            find(&places.after, before).or_else(|| find(&places.on_error, behind))
+            let (after, on_error) = (find(&places.after, before), find(&places.on_error, behind));
+            // Of two edges in the cycle, the one that is new is to blame.
+            let after_is_old = member.last_good.is_some_and(|last| last.after.contains(before));
+            if after_is_old { on_error.or(after) } else { after.or(on_error) }
         }
     }
 }
