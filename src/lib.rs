@@ -2,5 +2,6 @@
 //!
 //! The map of the modules, and what each may use, stands in `ARCHITECTURE.md`; `tests/tidy.rs` holds them to it.
 
+pub mod load;
 pub mod model;
 pub mod zones;
