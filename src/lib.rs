@@ -4,4 +4,5 @@
 
 pub mod load;
 pub mod model;
+pub mod scheduler;
 pub mod zones;

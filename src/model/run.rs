@@ -29,8 +29,10 @@ pub struct Run {
     pub state: State,
     /// When it was due: the occurrence's instant, inherited along a chain; for a run by hand the moment of the `start`.
     pub due_at: Instant,
-    /// It does not start before this: a jitter's offset, a retry's delay.
+    /// While it waits for its time (a jitter's offset, a retry's delay): it does not start before this.
     pub start_at: Option<Instant>,
+    /// While it waits for its upstreams: a join in a chain, of which one has ended.
+    pub joining: bool,
     /// When its row was made.
     pub queued_at: Instant,
     /// Its place among those that wait, smaller first; across all batches, never given twice.

@@ -1,0 +1,141 @@
+//! Overlap, and who gets a slot.
+
+use super::book::{Book, Counts};
+use super::{Effect, Scheduler};
+use crate::model::definition::{CatchUp, OVERLAP_QUEUE_MAX, Overlap};
+use crate::model::id::{BatchName, RunId};
+use crate::model::run::{End, Outcome, Run, State, StopRequest, Trigger};
+use crate::model::time::Instant;
+
+impl Scheduler {
+    /// Decides overlap for a run whose time has come: it waits for its slot, or is `skipped`.
+    pub(super) fn admit(&mut self, now: Instant, run: Run) {
+        let Some(node) = self.graph.get(&run.id.batch).cloned() else {
+            return self.skip(now, run, "its batch was removed");
+        };
+        // Each of `all` runs, one after the other, whatever `overlap` says (design 3.6).
+        if run.caught_up && node.definition().catch_up == CatchUp::All {
+            return self.book.put(run);
+        }
+        match node.definition().overlap {
+            Overlap::Allow => self.book.put(run),
+            Overlap::Queue => self.queue_behind(now, run),
+            Overlap::Skip => match self.met_by(&run.id.batch) {
+                Some(other) => {
+                    let what = if other.is_under_way() { "is running" } else { "waits to run" };
+                    let reason = format!("overlap: {} {what}", other.id);
+                    self.skip(now, run, &reason);
+                }
+                None => self.book.put(run),
+            },
+            Overlap::Replace => {
+                self.replace(now, &run);
+                self.book.put(run);
+            }
+        }
+    }
+
+    /// As [`Self::admit`], for a run by hand that may wait for its batch: under `skip` it waits, too.
+    pub(super) fn admit_patiently(&mut self, now: Instant, run: Run) {
+        match self.graph.get(&run.id.batch).map(|node| node.definition().overlap) {
+            Some(Overlap::Skip) => self.queue_behind(now, run),
+            Some(Overlap::Queue | Overlap::Allow | Overlap::Replace) | None => self.admit(now, run),
+        }
+    }
+
+    /// Lets a run wait for its batch, if not too many do.
+    fn queue_behind(&mut self, now: Instant, run: Run) {
+        let waiting = self.book.live_of(&run.id.batch).filter(|other| Book::is_ready(other)).count();
+        if waiting >= OVERLAP_QUEUE_MAX {
+            let reason = format!("overlap: {OVERLAP_QUEUE_MAX} runs of this batch wait already");
+            self.skip(now, run, &reason);
+        } else {
+            self.book.put(run);
+        }
+    }
+
+    /// The run that a new one of this batch (not yet, or no longer, in the queue) meets: one that keeps it busy, else one that waits for its slot. The second
+    /// is not "busy" in the design's word, but without it a batch that waits for a slot would pile up runs under `skip`.
+    pub(super) fn met_by<'a>(&'a self, batch: &'a BatchName) -> Option<&'a Run> {
+        let mut live = self.book.live_of(batch);
+        live.clone().find(|run| Book::keeps_busy(run)).or_else(|| live.find(|run| Book::is_ready(run)))
+    }
+
+    /// Ends what runs or waits of the batch of `new`, for it.
+    fn replace(&mut self, now: Instant, new: &Run) {
+        let others: Vec<Run> = self.book.live_of(&new.id.batch).filter(|other| other.id != new.id).cloned().collect();
+        let reason = format!("replaced by {}", new.id);
+        for other in others {
+            if other.is_under_way() {
+                self.request_stop(other, StopRequest { by: "batchd".to_owned(), reason: reason.clone(), at: now });
+            } else if Book::is_ready(&other) || other.trigger == Trigger::Retry {
+                self.skip(now, other, &reason);
+            }
+        }
+    }
+
+    /// Writes who asked for a run's end, and has it ended. A second request changes nothing in the row.
+    pub(super) fn request_stop(&mut self, mut run: Run, stop: StopRequest) {
+        self.acts.push(Effect::Stop { run: run.id.clone() });
+        if run.stop.is_none() {
+            run.stop = Some(stop);
+            self.book.put(run);
+        }
+    }
+
+    /// Ends a run that has not started as `skipped`, for overlap or because it was taken out of the queue.
+    pub(super) fn skip(&mut self, now: Instant, run: Run, reason: &str) {
+        let end = End { outcome: Outcome::Skipped, reason: Some(reason.to_owned()), at: now, exit: None };
+        self.end(run, end, Counts::No);
+    }
+
+    /// Gives every free slot to the first run that may take it.
+    pub(super) fn fill_slots(&mut self, now: Instant) {
+        while let Some(id) = self.next_to_start() {
+            self.start(now, &id);
+        }
+    }
+
+    /// The first run in the queue that may start now.
+    fn next_to_start(&self) -> Option<RunId> {
+        let limits = self.graph.limits();
+        let under_way = |which: &dyn Fn(&Run) -> bool| {
+            u32::try_from(self.book.under_way().filter(|run| which(run)).count()).unwrap_or(u32::MAX)
+        };
+        if under_way(&|_| true) >= limits.max_running {
+            return None;
+        }
+        let caught_up_full = under_way(&|run| run.caught_up) >= limits.catch_up_running_max;
+        let pool_full = |pool: &String| {
+            limits.pools.get(pool).is_some_and(|most| under_way(&|run| run.pool.as_ref() == Some(pool)) >= *most)
+        };
+        let first = self.book.ready().find(|run| {
+            let full = (run.caught_up && caught_up_full) || run.pool.as_ref().is_some_and(pool_full);
+            !full && self.batch_lets(run)
+        });
+        first.map(|run| run.id.clone())
+    }
+
+    /// Whether the run's batch lets it start: it is in force, and not busy with another run unless it allows that.
+    fn batch_lets(&self, run: &Run) -> bool {
+        let Some(node) = self.graph.get(&run.id.batch).filter(|node| !node.entry.held) else { return false };
+        let serial = run.caught_up && node.definition().catch_up == CatchUp::All;
+        if node.definition().overlap == Overlap::Allow && !serial {
+            return true;
+        }
+        !self.book.live_of(&run.id.batch).any(|other| other.id != run.id && Book::keeps_busy(other))
+    }
+
+    /// The run becomes `starting`, with the definition that is in force now.
+    fn start(&mut self, now: Instant, id: &RunId) {
+        let (Some(mut run), Some(node)) = (self.book.get(id).cloned(), self.graph.get(&id.batch)) else { return };
+        let definition = node.definition().clone();
+        run.state = State::Starting;
+        run.starting_at = Some(now);
+        run.definition = Some(definition.hash);
+        run.boot = Some(self.boot.clone());
+        run.remark = None;
+        self.acts.push(Effect::Start { run: Box::new(run.clone()), definition });
+        self.book.put(run);
+    }
+}

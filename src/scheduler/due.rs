@@ -1,0 +1,368 @@
+//! Occurrences: what has fallen due is decided here, once, by the rules of the design's chapter 3.6.
+
+use super::book::Counts;
+use super::{CLOCK_BEHIND_MAX, Effect, ON_TIME_WITHIN, Phase, Scheduler};
+use crate::model::definition::CatchUp;
+use crate::model::graph::Node;
+use crate::model::id::BatchName;
+use crate::model::record::Record;
+use crate::model::run::{End, Follow, Given, Outcome, Range, Run, State, Trigger};
+use crate::model::schedule::jitter_offset;
+use crate::model::time::Instant;
+
+/// So many occurrences that are decided at once get a row each; the earlier ones share one. More rows would help nobody:
+/// they say the same thing.
+pub const ROWS_AT_ONCE_MAX: usize = 1000;
+
+/// Occurrences beyond the rows are counted up to here: an expression with seconds yields 31 million a year.
+pub const COUNTED_MAX: u64 = 100_000;
+
+/// The reason of what is missed.
+const NOBODY: &str = "nobody was there at the time";
+
+/// What becomes of an occurrence.
+enum Verdict {
+    /// It is decided in time.
+    OnTime,
+    /// It runs late.
+    CatchUp,
+    /// It does not run.
+    Not { outcome: Outcome, reason: String },
+}
+
+impl Scheduler {
+    /// Decides everything that is due at `now`: occurrences, and queued runs whose time has come, in the order of time.
+    pub(super) fn advance(&mut self, now: Instant) {
+        self.notice_correction(now);
+        while self.phase == Phase::Open {
+            let due = self.due.first().filter(|(at, _)| *at <= now).cloned();
+            let delayed = self.book.first_delayed(now).cloned();
+            match (due, delayed) {
+                (Some((at, name)), Some(run)) if run.start_at.is_none_or(|start_at| at <= start_at) => {
+                    self.decide_due(now, &name);
+                }
+                (_, Some(run)) => self.time_has_come(now, run),
+                (Some((_, name)), None) => self.decide_due(now, &name),
+                (None, None) => break,
+            }
+        }
+    }
+
+    /// Finds the batch's next occurrence after its cursor. One that is not later stops this batch, never the daemon.
+    pub(super) fn arm(&mut self, now: Instant, name: &BatchName) {
+        self.disarm(name);
+        let Some(schedule) = self.graph.get(name).and_then(|node| node.entry.schedule.clone()) else { return };
+        let Some(cursor) = self.batches.get(name).and_then(|facts| facts.cursor) else { return };
+        match schedule.next_after(cursor) {
+            Some(next) if next <= cursor => {
+                let text = format!(
+                    "{name}: its schedule yields {next} after {cursor}; it is not scheduled until it is changed"
+                );
+                self.notes.push(Record::Event { at: now, text });
+            }
+            Some(next) => {
+                self.due.insert((next, name.clone()));
+                self.armed.insert(name.clone(), next);
+            }
+            None => {}
+        }
+    }
+
+    /// Takes the batch's next occurrence out of what is waited for.
+    pub(super) fn disarm(&mut self, name: &BatchName) {
+        if let Some(at) = self.armed.remove(name) {
+            self.due.remove(&(at, name.clone()));
+        }
+    }
+
+    /// Moves a batch's cursor.
+    pub(super) fn set_cursor(&mut self, name: &BatchName, cursor: Instant) {
+        self.facts_mut(name).cursor = Some(cursor);
+        self.cursor_latest = self.cursor_latest.max(cursor);
+        if let Some(ahead) = self.ahead.get_mut(name) {
+            *ahead = ahead.split_off(&Instant::from_ms(cursor.as_ms() + 1));
+            if ahead.is_empty() {
+                self.ahead.remove(name);
+            }
+        }
+    }
+
+    /// A clock that is far behind what was decided was wrong then and is right now: cursors move to now, and what has a row
+    /// although it is still to come is asked for, so that it is passed over.
+    fn notice_correction(&mut self, now: Instant) {
+        let limit = now + CLOCK_BEHIND_MAX;
+        if self.phase != Phase::Open || self.cursor_latest <= limit {
+            return;
+        }
+        let ahead: Vec<BatchName> = self
+            .batches
+            .values()
+            .filter(|facts| facts.cursor.is_some_and(|c| c > limit))
+            .map(|f| f.name.clone())
+            .collect();
+        let latest = self.cursor_latest;
+        for name in &ahead {
+            self.set_cursor(name, now);
+            self.arm(now, name);
+        }
+        self.cursor_latest = self.batches.values().filter_map(|facts| facts.cursor).max().unwrap_or(Instant::MIN);
+        let text = format!(
+            "the clock was corrected: it is now {now}, and occurrences up to {latest} had been decided; {} batches go on from now",
+            ahead.len()
+        );
+        self.notes.push(Record::Event { at: now, text });
+        self.phase = Phase::ReadingAhead;
+        self.acts.push(Effect::ReadAhead { after: now });
+    }
+
+    /// The answer to [`Effect::ReadAhead`]: scheduling goes on.
+    pub(super) fn decided_ahead(&mut self, now: Instant, instants: Vec<(BatchName, Instant)>) {
+        if self.phase != Phase::ReadingAhead {
+            return;
+        }
+        for (name, instant) in instants {
+            if self.batches.get(&name).is_none_or(|facts| facts.cursor.is_none_or(|cursor| instant <= cursor)) {
+                continue;
+            }
+            self.ahead.entry(name).or_default().insert(instant);
+        }
+        self.phase = Phase::Open;
+        self.advance(now);
+    }
+
+    /// Decides all occurrences of a batch after its cursor and up to `now`.
+    fn decide_due(&mut self, now: Instant, name: &BatchName) {
+        if let Some(node) = self.graph.get(name).cloned() {
+            let until = now;
+            match self.says_no_until(name, &node) {
+                No::Forever(reason) => self.record_not(now, name, until, Outcome::Skipped, &reason),
+                No::Until(end, reason) => {
+                    // The occurrence at which a `disable` ends is not covered by it any more.
+                    let covered = until.min(Instant::from_ms(end.as_ms() - 1));
+                    self.record_not(now, name, covered, Outcome::Skipped, &reason);
+                    self.decide_allowed(now, name, &node);
+                }
+                No::Nobody => self.decide_allowed(now, name, &node),
+            }
+        }
+        self.arm(now, name);
+    }
+
+    /// Decides occurrences against which nobody said no: in time, caught up, or missed.
+    fn decide_allowed(&mut self, now: Instant, name: &BatchName, node: &Node) {
+        let late_until = Instant::from_ms((now - ON_TIME_WITHIN).as_ms() - 1);
+        let late = self.take_occurrences(now, name, late_until, Outcome::Missed, NOBODY);
+        let definition = node.definition().clone();
+        let within = |due: &Instant| now.since(*due) <= definition.catch_up_within;
+        let latest = late.iter().rev().find(|due| within(due)).copied();
+        for due_at in &late {
+            let verdict = match definition.catch_up {
+                CatchUp::All if within(due_at) => Verdict::CatchUp,
+                CatchUp::Last if Some(*due_at) == latest => Verdict::CatchUp,
+                CatchUp::Last if latest.is_some_and(|latest| *due_at < latest) => Verdict::Not {
+                    outcome: Outcome::Missed,
+                    reason: "nobody was there at the time; the latest one is caught up instead".to_owned(),
+                },
+                CatchUp::None => Verdict::Not {
+                    outcome: Outcome::Missed,
+                    reason: "nobody was there at the time, and catch_up is \"none\"".to_owned(),
+                },
+                CatchUp::All | CatchUp::Last => Verdict::Not {
+                    outcome: Outcome::Missed,
+                    reason: "nobody was there at the time, and it is older than catch_up_within".to_owned(),
+                },
+            };
+            self.decide_occurrence(now, node, *due_at, verdict);
+        }
+        for due_at in self.take_occurrences(now, name, now, Outcome::Missed, NOBODY) {
+            self.decide_occurrence(now, node, due_at, Verdict::OnTime);
+        }
+    }
+
+    /// Records all occurrences up to `until` as not run.
+    pub(super) fn record_not(
+        &mut self,
+        now: Instant,
+        name: &BatchName,
+        until: Instant,
+        outcome: Outcome,
+        reason: &str,
+    ) {
+        let Some(node) = self.graph.get(name).cloned() else { return };
+        for due_at in self.take_occurrences(now, name, until, outcome, reason) {
+            self.decide_occurrence(now, &node, due_at, Verdict::Not { outcome, reason: reason.to_owned() });
+        }
+    }
+
+    /// Moves the cursor over all occurrences up to `until` and gives back the last [`ROWS_AT_ONCE_MAX`] of them; those
+    /// before are recorded in one row, with this outcome and reason. What was decided ahead of a corrected clock is left
+    /// out.
+    fn take_occurrences(
+        &mut self,
+        now: Instant,
+        name: &BatchName,
+        until: Instant,
+        outcome: Outcome,
+        reason: &str,
+    ) -> Vec<Instant> {
+        let Some(node) = self.graph.get(name).cloned() else { return Vec::new() };
+        let Some(schedule) = node.entry.schedule.clone() else { return Vec::new() };
+        let Some(cursor) = self.batches.get(name).and_then(|facts| facts.cursor) else { return Vec::new() };
+        if schedule.next_after(cursor).is_none_or(|next| next > until) {
+            return Vec::new();
+        }
+        let mut instants = schedule.latest(cursor, until, ROWS_AT_ONCE_MAX);
+        let Some((first, last)) = instants.first().copied().zip(instants.last().copied()) else { return instants };
+        if instants.len() == ROWS_AT_ONCE_MAX {
+            self.record_range(now, &node, (cursor, Instant::from_ms(first.as_ms() - 1)), outcome, reason);
+        }
+        if let Some(ahead) = self.ahead.get(name) {
+            instants.retain(|instant| !ahead.contains(instant));
+        }
+        self.set_cursor(name, last);
+        instants
+    }
+
+    /// One row for all occurrences in `(after, until]`, if there are any.
+    fn record_range(
+        &mut self,
+        now: Instant,
+        node: &Node,
+        (after, until): (Instant, Instant),
+        outcome: Outcome,
+        reason: &str,
+    ) {
+        let Some(schedule) = node.entry.schedule.as_ref() else { return };
+        let count = schedule.count(after, until, COUNTED_MAX);
+        let (from, to) = (schedule.next_after(after), schedule.latest(after, until, 1).pop());
+        let (Some(from), Some(to), 1..) = (from, to, count) else { return };
+        if self.ahead.get(&node.definition().name).is_some_and(|ahead| ahead.contains(&to)) {
+            return;
+        }
+        let mut run = self.first_run(now, node, Trigger::Schedule, Follow::Everything);
+        (run.due_at, run.range) = (to, Some(Range { from, count, at_least: count == COUNTED_MAX }));
+        self.end(run, End { outcome, reason: Some(reason.to_owned()), at: now, exit: None }, Counts::Yes);
+    }
+
+    /// Makes the row of one occurrence.
+    fn decide_occurrence(&mut self, now: Instant, node: &Node, due_at: Instant, verdict: Verdict) {
+        let definition = node.definition();
+        let mut run = self.first_run(now, node, Trigger::Schedule, Follow::Everything);
+        run.due_at = due_at;
+        match verdict {
+            Verdict::Not { outcome, reason } => {
+                self.end(run, End { outcome, reason: Some(reason), at: now, exit: None }, Counts::Yes);
+            }
+            Verdict::OnTime | Verdict::CatchUp => {
+                run.caught_up = matches!(verdict, Verdict::CatchUp);
+                let start_at = due_at + jitter_offset(&definition.name, definition.jitter);
+                if start_at > now {
+                    run.start_at = Some(start_at);
+                    self.book.put(run);
+                } else {
+                    self.admit(now, run);
+                }
+            }
+        }
+    }
+
+    /// `@reboot`: once after each boot of the host. `was` says that the batch had it before: one that gets it now waits for
+    /// the next boot.
+    pub(super) fn decide_reboot(&mut self, now: Instant, name: &BatchName, was: bool) {
+        let Some(node) = self.graph.get(name).filter(|node| node.entry.reboot).cloned() else { return };
+        let boot = self.boot.clone();
+        let decided = self.facts_mut(name).reboot_boot.replace(boot.clone());
+        if !was || decided.is_none_or(|decided| decided == boot) {
+            return;
+        }
+        let verdict = match self.says_no_until(name, &node) {
+            No::Forever(reason) => Verdict::Not { outcome: Outcome::Skipped, reason },
+            No::Until(end, reason) if now < end => Verdict::Not { outcome: Outcome::Skipped, reason },
+            No::Until(..) | No::Nobody => Verdict::OnTime,
+        };
+        self.decide_occurrence(now, &node, now, verdict);
+    }
+
+    /// Why nothing may start this batch at `now`, if so.
+    pub(super) fn says_no(&self, now: Instant, name: &BatchName, node: &Node) -> Option<String> {
+        match self.says_no_until(name, node) {
+            No::Forever(reason) => Some(reason),
+            No::Until(end, reason) => (now < end).then_some(reason),
+            No::Nobody => None,
+        }
+    }
+
+    fn says_no_until(&self, name: &BatchName, node: &Node) -> No {
+        if node.entry.held {
+            return No::Forever("held: its definition does not fit the others; `batchd check` says why".to_owned());
+        }
+        if !node.definition().enabled {
+            return No::Forever("disabled: its batch.toml says enabled = false".to_owned());
+        }
+        let Some(disabled) = self.batches.get(name).and_then(|facts| facts.disabled.as_ref()) else {
+            return No::Nobody;
+        };
+        let why = disabled.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        let reason = format!("disabled by {}{why}", disabled.by);
+        match disabled.until {
+            Some(until) => No::Until(until, reason),
+            None => No::Forever(reason),
+        }
+    }
+
+    /// A queued run's time has come.
+    fn time_has_come(&mut self, now: Instant, mut run: Run) {
+        run.start_at = None;
+        if run.trigger == Trigger::Retry {
+            // It has kept the batch busy all the while: overlap was decided for its first attempt.
+            self.book.put(run);
+        } else {
+            self.admit(now, run);
+        }
+    }
+
+    /// A run that begins a chain: not yet in the book.
+    pub(super) fn first_run(&mut self, now: Instant, node: &Node, trigger: Trigger, follow: Follow) -> Run {
+        let definition = node.definition();
+        let facts = self.facts_mut(&definition.name);
+        let id = definition.name.run(facts.next_number);
+        facts.next_number += 1;
+        Run {
+            chain: id.clone(),
+            id,
+            pass: 1,
+            follow,
+            trigger,
+            attempt: 1,
+            previous: None,
+            state: State::Queued,
+            due_at: now,
+            start_at: None,
+            joining: false,
+            queued_at: now,
+            queue_position: self.book.next_queue_position(),
+            caught_up: false,
+            priority: definition.priority,
+            pool: definition.pool.clone(),
+            upstreams: Vec::new(),
+            definition: None,
+            boot: None,
+            starting_at: None,
+            started_at: None,
+            remark: None,
+            stop: None,
+            given: Given::default(),
+            range: None,
+        }
+    }
+}
+
+/// Whether, why and until when nothing may start a batch.
+enum No {
+    /// Nobody says no.
+    Nobody,
+    /// Until this instant, for this reason.
+    Until(Instant, String),
+    /// With no end known, for this reason.
+    Forever(String),
+}
