@@ -155,17 +155,18 @@ impl RunDir {
     }
 
     /// Removes what only a run under way needs: after it, the log files with their [`TIMES`], `run.json`, `exit.json` and
-    /// `io/` stay. Without an `exit.json` the claim and what was set aside stay too: nothing may ever begin here again.
+    /// `io/` stay, and whatever is not batchd's. Without an `exit.json` the claim, `started.json` and what was set aside
+    /// stay too: nothing may ever begin here again.
     pub fn settle(&self) -> io::Result<()> {
-        const KEPT: [&str; 6] = [RunRecord::FILE, ExitRecord::FILE, STDOUT, STDERR, TIMES, IO];
         let names = self.names()?;
         let ended = names.iter().any(|name| name == ExitRecord::FILE);
-        for name in names.iter().filter(|name| !KEPT.contains(&name.as_str())) {
-            let evidence = name == Claim::FILE || name == Started::FILE || name.starts_with(ASIDE);
-            match (ended, name.starts_with(ASIDE)) {
-                (false, _) if evidence => {}
-                (true, true) => remove_aside(self.folder.as_fd(), name)?,
-                (true | false, _) => unlinkat(&self.folder, name, AtFlags::empty())?,
+        for name in &names {
+            let evidence = name == Claim::FILE || name == Started::FILE;
+            let transient = name == LOCK || name == TROUBLE || name.ends_with(".new") || name.starts_with("claim.");
+            if transient || (evidence && ended) {
+                unlinkat(&self.folder, name, AtFlags::empty())?;
+            } else if name.starts_with(ASIDE) && ended {
+                remove_aside(self.folder.as_fd(), name)?;
             }
         }
         Ok(())

@@ -18,7 +18,7 @@ use crate::model::time::Instant;
 /// The version of the records that this program writes; a program also reads the version before its own.
 pub const VERSION: u32 = 1;
 
-/// The most bytes of a record: what is longer was not written by batchd. (A reason of the longest kind and a thousand names of variables fit.)
+/// The most bytes of a record: what is longer was not written by batchd. (Thousands of names of variables fit.)
 pub const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A file of a run folder that carries the run's token.

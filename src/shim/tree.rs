@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::rundir::records::ProcessIdentity;
+
+/// The most bytes of a process's stat: 52 numbers of at most 20 digits, and a name.
+const STAT_BYTES_MAX: usize = 1280;
 
 /// What proc_pid_stat(5) says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +27,10 @@ pub struct Stat {
 
 /// Looks at a process. `None`: there is none with this pid.
 pub fn stat(pid: i32) -> Option<Stat> {
-    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    // The kernel gives it whole to one read that is large enough.
+    let mut bytes = [0; STAT_BYTES_MAX];
+    let count = fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut bytes).ok()?;
+    parse_stat(&bytes[..count])
 }
 
 /// Who the process with this pid is now.
@@ -42,21 +48,23 @@ pub fn open(identity: &ProcessIdentity, boot: &str) -> Option<OwnedFd> {
     (identity.boot == boot && found.start_time == identity.start_time && found.state != b'Z').then_some(handle)
 }
 
-/// Signals every descendant of this process, each through a handle. Returns how many were found.
+/// Signals every descendant of this process, each through a handle.
 ///
 /// Those that are forked meanwhile are missed: the caller repeats it until no child is left.
-pub fn signal_descendants(signal: Signal) -> usize {
-    let found = descendants(std::process::id() as i32);
+pub fn signal_descendants(signal: Signal) {
+    let own = std::process::id() as i32;
+    let found = descendants(own);
     for pid in &found {
-        // A descendant's pid is not given away before its zombie is reaped, and then only this process can be meant
-        // wrongly if it reaps between the walk and here: it does not. So for direct children the handle is exact; for
-        // others it narrows the time in which a pid could pass to a stranger to that between these calls.
-        if let Some(handle) = Pid::from_raw(*pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+        let Some(handle) = Pid::from_raw(*pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+            continue;
+        };
+        // A descendant may have ended since, and its pid been given to a stranger: what the handle holds has to descend too.
+        let descends = stat(*pid).is_some_and(|stat| stat.parent == own || found.contains(&stat.parent));
+        if descends {
             // An error means that it has ended, or has more rights than we do: nothing can be done about either.
             let _ = pidfd_send_signal(&handle, signal);
         }
     }
-    found.len()
 }
 
 /// All that descends from `root`, parents before their children.

@@ -5,19 +5,22 @@ use std::io;
 use super::classify::{Facts, Finding, Folder, Row, classify};
 use super::hunt::Quarry;
 use super::order;
-use super::probe::{Probed, probe};
+use super::probe::{Known, Probed, probe};
 use super::serve::Server;
 use crate::model::id::RunId;
 use crate::model::launch::Report;
 use crate::model::time::Instant;
-use crate::rundir::RunDir;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::{Claim, Ending, ExitRecord, Started, VERSION};
+use crate::rundir::{Lock, Owner, RunDir};
 use crate::shim::{clock, tree};
 
 impl Server {
     /// Begins a run that was never begun: makes its folder and asks for a shim. If there is a folder, looks at it instead.
     pub(super) fn begin(&mut self, run: &RunId) {
+        if self.runs.get(run).is_some_and(|entry| entry.stop) {
+            return self.prevent(run);
+        }
         match RunDir::create(&self.folder(run)) {
             Ok(folder) => {
                 crash_point(CrashPoint::DaemonFolderMade);
@@ -30,26 +33,37 @@ impl Server {
 
     /// Finds out what the run's folder means now, and does what follows from it.
     pub(super) fn look(&mut self, run: &RunId) {
-        let Some(entry) = self.runs.get(run) else { return };
-        let same_boot = entry.launch.run.boot.as_deref() == Some(self.around.boot.as_str());
-        let token = &entry.launch.token;
-        let probed = match probe(&self.folder(run), token, entry.row(), same_boot, &self.around.boot) {
-            Ok(probed) => probed,
-            Err(error) => return self.wait(run, format!("the run folder can't be read: {error}")),
-        };
+        let found = self.probe(run, None).and_then(|(finding, probed)| match &probed.run {
+            Some(folder) if finding.needs_lock() => match folder.lock()? {
+                Some(lock) => self.probe(run, Some(&lock)).map(|(finding, probed)| (finding, probed, Some(lock))),
+                None => Ok((Finding::WaitForLock, probed, None)),
+            },
+            Some(_) | None => Ok((finding, probed, None)),
+        });
+        match found {
+            Ok((finding, probed, lock)) => self.act(run, finding, probed, lock),
+            Err(error) => self.wait(run, format!("the run folder can't be read: {error}")),
+        }
+    }
+
+    fn probe(&self, run: &RunId, lock: Option<&Lock>) -> io::Result<(Finding, Probed)> {
+        let entry = self.runs.get(run).ok_or(io::ErrorKind::NotFound)?;
+        let boot = self.around.boot.as_str();
+        let known = Known { row: entry.row(), same_boot: entry.launch.run.boot.as_deref() == Some(boot), boot };
+        let probed = probe(&self.folder(run), &entry.launch.token, known, lock)?;
         // Asked for in this very session, and gone: somebody removed it, and nobody knows what had run in it.
         let vanished = entry.serial != 0 && probed.facts.folder == Folder::Missing;
         let row = if vanished { Row::Running } else { probed.facts.row };
-        let finding = classify(Facts { row, ..probed.facts });
-        self.act(run, finding, probed);
+        Ok((classify(Facts { row, ..probed.facts }), probed))
     }
 
-    fn act(&mut self, run: &RunId, finding: Finding, probed: Probed) {
+    /// `lock` is held if the finding needs it, and let go with what is done here.
+    fn act(&mut self, run: &RunId, finding: Finding, probed: Probed, lock: Option<Lock>) {
         match finding {
             Finding::Ended => self.report_exit(run, probed.exit),
             Finding::Alive => self.follow(run, probed),
             Finding::WaitForLock => self.look_again(run),
-            Finding::NothingRan => self.begin_anew(run, probed.run),
+            Finding::NothingRan => self.begin_anew(run, probed.run.zip(lock)),
             Finding::StoppedBeforeStart => self.report_end(run, Report::StoppedBeforeStart { at: clock::now() }),
             Finding::FolderTaken => self.report_end(run, Report::FolderTaken),
             Finding::PowerLost => {
@@ -63,7 +77,7 @@ impl Server {
                 let reason = "its shim was killed: nobody knows how its script ended".to_owned();
                 self.lose(run, &probed, true, reason);
             }
-            Finding::Damaged => self.lose_damaged(run, &probed),
+            Finding::Damaged => self.lose_damaged(run, &probed, lock),
         }
     }
 
@@ -100,26 +114,26 @@ impl Server {
         }
     }
 
-    /// No user code ran: takes what is there aside, and asks for a shim, soon or after a wait.
-    fn begin_anew(&mut self, run: &RunId, folder: Option<RunDir>) {
-        let trouble = folder.as_ref().and_then(RunDir::trouble);
+    /// No user code ran: takes what is there aside, and asks for a shim, at once or after a wait.
+    fn begin_anew(&mut self, run: &RunId, found: Option<(RunDir, Lock)>) {
+        let trouble = found.as_ref().and_then(|(folder, _)| folder.trouble());
         let Some(entry) = self.runs.get_mut(run) else { return };
         if entry.stop {
             return self.prevent(run);
         }
-        let delay = entry.retry_delay(trouble.is_some());
-        if !delay.is_zero() && !entry.waited {
+        let at_once = trouble.is_none() && !entry.repeated;
+        if !at_once && !entry.waited {
             let reason = trouble.unwrap_or_else(|| "its shim ended before the script was started".to_owned());
             return self.wait(run, reason);
         }
-        let Some(folder) = folder else { return self.begin(run) };
-        let locked = folder.lock().and_then(|lock| match lock {
-            Some(lock) => folder.set_aside(&lock).map(|()| true),
-            None => Ok(false),
-        });
-        match locked {
-            Ok(true) => self.ask_for_shim(run, &folder),
-            Ok(false) => self.look_again(run),
+        entry.repeated |= entry.serial != 0;
+        let Some((folder, lock)) = found else { return self.begin(run) };
+        match folder.set_aside(&lock) {
+            Ok(()) => {
+                // The next shim needs it.
+                drop(lock);
+                self.ask_for_shim(run, &folder);
+            }
             Err(error) => self.wait(run, format!("the run folder can't be begun anew: {error}")),
         }
     }
@@ -129,7 +143,6 @@ impl Server {
         let Some(entry) = self.runs.get_mut(run) else { return };
         self.serial_last += 1;
         let before = std::mem::replace(&mut entry.serial, self.serial_last);
-        entry.attempts += 1;
         entry.waited = false;
         let Some(order) = order::order(&entry.launch, &self.around, entry.serial) else {
             let reason = "its row names no definition; this is a fault of batchd".to_owned();
@@ -153,9 +166,7 @@ impl Server {
     /// It can't go on now. Says why, and looks again later.
     pub(super) fn wait(&mut self, run: &RunId, reason: String) {
         let Some(entry) = self.runs.get_mut(run) else { return };
-        entry.waited = true;
-        let delay = entry.retry_delay(true);
-        entry.attempts += 1;
+        let delay = entry.retry_delay();
         self.report(run, Report::Waiting { reason });
         self.look_after(run, delay);
     }
@@ -187,6 +198,10 @@ impl Server {
         };
         if entry.started {
             return self.look(run);
+        }
+        if folder.owner(&token).is_ok_and(|owner| owner == Owner::Foreign) {
+            // Nothing of ours is in it, and nothing of ours will be.
+            return self.report_end(run, Report::StoppedBeforeStart { at: clock::now() });
         }
         match folder.claim(&Claim { version: VERSION, token, shim: None }) {
             Ok(true) => self.report_end(run, Report::StoppedBeforeStart { at: clock::now() }),
@@ -225,13 +240,11 @@ impl Server {
     }
 
     /// The files contradict each other: keeps them as evidence, and gives the run up.
-    fn lose_damaged(&mut self, run: &RunId, probed: &Probed) {
+    fn lose_damaged(&mut self, run: &RunId, probed: &Probed, lock: Option<Lock>) {
         let what = probed.damage.clone().unwrap_or_else(|| "started.json is missing from its folder".to_owned());
-        if let (Folder::Ours, Some(folder)) = (probed.facts.folder, &probed.run) {
-            // Evidence is worth an attempt, and not more.
-            if let Ok(Some(lock)) = folder.lock() {
-                let _ = folder.set_aside(&lock);
-            }
+        // A folder that is not ours is left as it is, and has no lock of ours. Evidence is worth an attempt, and not more.
+        if let (Some(folder), Some(lock)) = (&probed.run, &lock) {
+            let _ = folder.set_aside(lock);
         }
         self.lose(run, probed, true, format!("its files can't be believed: {what}"));
     }

@@ -91,6 +91,18 @@ pub enum Finding {
     Damaged,
 }
 
+impl Finding {
+    /// Whether it holds only as long as no shim comes by: it has to be found again by one who holds the lock.
+    pub(super) fn needs_lock(self) -> bool {
+        match self {
+            Self::NothingRan | Self::ShimKilled | Self::StoppedBeforeStart | Self::Damaged => true,
+            Self::Ended | Self::PowerLost | Self::Alive | Self::WaitForLock | Self::FolderTaken | Self::FolderGone => {
+                false
+            }
+        }
+    }
+}
+
 /// The table, row by row, in the order in which the rows hold.
 pub fn classify(facts: Facts) -> Finding {
     match facts {

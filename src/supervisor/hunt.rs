@@ -1,7 +1,8 @@
 //! Finds the processes of a run whose shim was killed, and ends them or waits for them.
 //!
 //! Nobody is their parent any more. They are known by the shim's session, by descending from the script's first process,
-//! or by the token in their environment; and they are held by handles, so that no stranger is ever meant.
+//! or by the token in their environment; and they are held by handles, so that no stranger is ever meant. One that has left
+//! all three (own session, orphaned, emptied environment) is not found: only a cgroup would hold it.
 
 use std::fs;
 use std::os::fd::OwnedFd;

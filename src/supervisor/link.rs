@@ -42,7 +42,7 @@ impl Link {
         self.flush();
     }
 
-    /// The next answer, without blocking the task on what is unsent. `None`: the launcher is gone. May be dropped and called anew.
+    /// The next answer; sends what is unsent meanwhile. `None`: the launcher is gone. May be dropped and called anew.
     pub(super) async fn next(&mut self) -> Option<Answer> {
         loop {
             let interest =

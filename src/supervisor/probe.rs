@@ -6,8 +6,16 @@ use std::path::Path;
 use super::classify::{Claimed, Facts, Folder, Found, Row};
 use crate::model::id::Token;
 use crate::rundir::records::{Claim, Damage, Ending, ExitRecord, Record, Started};
-use crate::rundir::{Owner, RunDir, STDERR, STDOUT};
+use crate::rundir::{Lock, Owner, RunDir, STDERR, STDOUT};
 use crate::shim::tree;
+
+/// What is known of a run without looking at its folder.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub(super) row: Row,
+    pub(super) same_boot: bool,
+    pub(super) boot: &'a str,
+}
 
 /// A run folder as it was found.
 pub(super) struct Probed {
@@ -20,8 +28,9 @@ pub(super) struct Probed {
     pub(super) damage: Option<String>,
 }
 
-/// Looks at the folder `path` of the run with `token`. An error is the system's (no descriptor left), not the folder's.
-pub(super) fn probe(path: &Path, token: &Token, row: Row, same_boot: bool, boot: &str) -> io::Result<Probed> {
+/// Looks at the folder `path` of the run with `token`; `lock` is its lock, if the caller holds it. An error is the system's (no descriptor left), not the folder's.
+pub(super) fn probe(path: &Path, token: &Token, known: Known<'_>, lock: Option<&Lock>) -> io::Result<Probed> {
+    let Known { row, same_boot, boot } = known;
     let nothing = Facts {
         row,
         same_boot,
@@ -50,7 +59,7 @@ pub(super) fn probe(path: &Path, token: &Token, row: Row, same_boot: bool, boot:
     }
     probed.facts.folder = Folder::Ours;
     // The lock first: a shim that lets go of it behind this look has written all that it ever will before it.
-    probed.facts.locked = run.is_locked()?;
+    probed.facts.locked = lock.is_none() && run.is_locked()?;
     probed.read(&run, token, boot)?;
     probed.run = Some(run);
     Ok(probed)

@@ -6,6 +6,7 @@ use tokio::task::AbortHandle;
 
 use super::classify::Row;
 use crate::model::launch::Launch;
+use crate::model::run::State;
 
 /// Between attempts to start a run for which the system has no room: at first, and at most.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -25,8 +26,10 @@ pub(super) struct Entry {
     pub(super) stop: bool,
     /// What will wake it: a timer or the end of a process. Replaced by the next, which ends it.
     wake: Option<Wake>,
-    /// How often a shim was asked for, or could not be.
-    pub(super) attempts: u32,
+    /// How often it had to wait.
+    failures: u32,
+    /// A shim was asked for once more without a wait: the request before may have been lost with a launcher.
+    pub(super) repeated: bool,
     /// A wait for the next attempt has been reported, and is under way or over.
     pub(super) waited: bool,
     looks: u32,
@@ -43,8 +46,9 @@ impl Drop for Wake {
 
 impl Entry {
     pub(super) fn new(launch: Box<Launch>) -> Self {
-        let started = launch.run.started_at.is_some() || matches!(launch.run.state, crate::model::run::State::Running);
-        Self { launch, serial: 0, started, stop: false, wake: None, attempts: 0, waited: false, looks: 0 }
+        let started = launch.run.started_at.is_some() || matches!(launch.run.state, State::Running);
+        let stop = launch.run.stop.is_some();
+        Self { launch, serial: 0, started, stop, wake: None, failures: 0, repeated: false, waited: false, looks: 0 }
     }
 
     pub(super) fn row(&self) -> Row {
@@ -55,14 +59,11 @@ impl Entry {
         self.wake = Some(Wake(task));
     }
 
-    /// How long to wait before the next attempt: nothing before the first two, of which one may have been lost with a
-    /// daemon or a launcher; then longer each time.
-    pub(super) fn retry_delay(&self, trouble: bool) -> Duration {
-        let failures = if trouble { self.attempts.max(1) } else { self.attempts.saturating_sub(1) };
-        match failures {
-            0 => Duration::ZERO,
-            failures => doubled(RETRY_FIRST, failures - 1, RETRY_MAX),
-        }
+    /// How long to wait before the next attempt: longer each time.
+    pub(super) fn retry_delay(&mut self) -> Duration {
+        self.waited = true;
+        self.failures += 1;
+        doubled(RETRY_FIRST, self.failures - 1, RETRY_MAX)
     }
 
     /// How long to wait before the next look: longer each time.

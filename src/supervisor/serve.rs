@@ -23,7 +23,8 @@ use crate::model::launch::Report;
 use crate::rundir::RunDir;
 use crate::shim::order::Notice;
 
-/// The most requests that a launcher has not answered: their answers carry descriptors, of which only so many may be in flight (unix(7)).
+/// The most requests that a launcher has not answered: their answers carry descriptors, and only so many of these may be
+/// in flight (unix(7)).
 const UNANSWERED_MAX: usize = 64;
 /// A launcher that died is replaced no sooner than this after it was started: something is wrong with the host.
 const LAUNCHER_RESTART: Duration = Duration::from_secs(1);

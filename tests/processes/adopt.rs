@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use batchd::model::launch::{Launch, Report};
-use batchd::model::run::State;
+use batchd::model::launch::{ExitCause, Launch, Report};
+use batchd::model::run::{State, StopRequest};
 use batchd::rundir::RunDir;
 use batchd::rundir::records::{Claim, ExitRecord, Started};
 
@@ -133,7 +133,7 @@ fn a_killed_shim_means_lost_and_nothing_left() {
     let launch = world.plan(
         "job",
         "cd \"$BATCHD_RUN_DIR/io\"; trap '' TERM; setsid sleep 600 & echo $! > other
-            sleep 600 & echo $! > third; env -i setsid -f bash -c 'sleep 601'; echo $$ > pid; wait",
+            sleep 600 & echo $! > third; echo $$ > pid; wait",
         |_, _| {},
     );
     world.launch(&launch);
@@ -221,7 +221,27 @@ fn a_stop_before_the_claim_leaves_nothing_to_run() {
     world.find(&launch);
     assert!(matches!(world.end(&launch), Report::StoppedBeforeStart { .. }));
     assert!(world.folder(&launch).read::<ExitRecord>(&launch.token).unwrap().is_none());
-    assert_eq!(world.names(&launch), ["claim"]);
+    assert!(!world.names(&launch).contains(&"run.json".to_owned()));
+}
+
+#[test]
+fn a_stop_in_the_journal_is_honoured_by_the_next_daemon() {
+    let mut world = World::new();
+    let asked = |launch: &Launch| {
+        let mut launch = launch.clone();
+        launch.run.stop =
+            Some(StopRequest { by: "uid 0".to_owned(), reason: "test".to_owned(), at: launch.run.due_at });
+        launch
+    };
+    let launch = asked(&world.plan("unbegun", "echo ran", |_, _| {}));
+    world.find(&launch);
+    assert!(matches!(world.end(&launch), Report::StoppedBeforeStart { .. }));
+    let (launch, pid) = running(&mut world);
+    world.drop_supervisor();
+    world.start();
+    world.find(&asked(&as_row(&launch, State::Running)));
+    assert!(matches!(world.end(&launch), Report::Exited { cause: ExitCause::Stop, .. }));
+    assert!(!is_alive(pid));
 }
 
 #[test]
