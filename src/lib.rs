@@ -4,5 +4,9 @@
 
 pub mod load;
 pub mod model;
+pub mod rundir;
 pub mod scheduler;
+pub mod shim;
+pub mod store;
+pub mod supervisor;
 pub mod zones;

@@ -88,6 +88,8 @@ pub enum Report {
         /// Why.
         reason: String,
     },
+    /// A folder with its id holds a run of another journal: it has to take the next free number.
+    FolderTaken,
     /// It was stopped before anything of it had begun, and will not begin.
     StoppedBeforeStart {
         /// When.

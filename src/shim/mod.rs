@@ -1,0 +1,256 @@
+//! The shim: one small process per run. It owns the script's process tree, keeps its output, and writes down how it ended.
+//!
+//! It is forked from the launcher, outlives it and the daemon, and knows neither: it has an [`Order`], a run folder, and
+//! a pipe for hints. No async runtime, one thread.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::model::time::Instant;
+use crate::rundir::crash::{CrashPoint, crash_point};
+use crate::rundir::records::{Claim, Ending, ExitRecord, Record, Started, VERSION};
+use crate::rundir::{Lock, RunDir};
+use crate::store::workspace::{self, Owner, WorkspaceError};
+
+pub mod clock;
+mod environment;
+mod input;
+pub mod order;
+mod pump;
+mod script;
+pub mod sys;
+pub mod tree;
+pub mod user;
+mod watch;
+
+use order::{Notice, Order};
+use pump::Pump;
+use script::Script;
+use user::User;
+use watch::{Watch, Watched};
+
+/// Signals that launcher and shims ignore, and scripts get back: a reader that is gone, a child that ended (the launcher
+/// wants no zombies), a file size limit. The last two would end a shim; it has the error instead.
+pub const IGNORED_SIGNALS: [i32; 3] = [libc::SIGPIPE, libc::SIGCHLD, libc::SIGXFSZ];
+
+/// How long to wait before a record is written again that could not be (the disk is full).
+const RECORD_RETRY: Duration = Duration::from_secs(1);
+
+/// Why a shim does not run its script.
+enum Refusal {
+    /// Somebody else runs it, or it has ended: not our affair.
+    NotOurs,
+    /// Not now: the system is short of something. Another shim may be asked for later.
+    Trouble(String),
+    /// It ends like this, without the script.
+    End(Ending),
+}
+
+impl Refusal {
+    fn could_not_run(reason: String) -> Self {
+        Self::End(Ending::CouldNotRun { reason })
+    }
+
+    fn input(reason: String) -> Self {
+        Self::End(Ending::InputIncomplete { reason })
+    }
+
+    fn of_deploy(error: WorkspaceError) -> Self {
+        Self::io("bringing the workspace up to date", error.0)
+    }
+
+    /// An error of the system: a shortage passes, anything else is there the next time too.
+    fn io(doing: &str, error: io::Error) -> Self {
+        const SHORTAGES: [i32; 9] = [
+            libc::ENOSPC,
+            libc::EDQUOT,
+            libc::ENOMEM,
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::EAGAIN,
+            libc::EINTR,
+            libc::EIO,
+            libc::EROFS,
+        ];
+        let reason = format!("{doing}: {error}");
+        let shortage = error.raw_os_error().is_some_and(|errno| SHORTAGES.contains(&errno));
+        if shortage { Self::Trouble(reason) } else { Self::could_not_run(reason) }
+    }
+}
+
+/// The life of a shim, from the fork to the end of the process. `order` is an [`Order`] as JSON; `notices` the pipe for
+/// hints, not blocking, the only descriptor beside the standard ones that is left open.
+pub fn run(order: &[u8], notices: BorrowedFd<'_>) -> ! {
+    become_shim();
+    // An order that can't be read is the daemon's own mistake; without its token there is no folder to say so in.
+    let Ok(order) = serde_json::from_slice::<Order>(order) else { sys::exit_now(1) };
+    crash_point(CrashPoint::ShimForked);
+    let path = order.runs.join(order.token.run.to_string());
+    // Without its folder a run is lost or begun anew; that is for the daemon to see.
+    let Ok(run) = RunDir::open(&path) else { sys::exit_now(1) };
+    let shim = Shim { order: &order, run: &run, path: &path, notices };
+    // The lock is held to the end of the process, whatever comes.
+    match shim.claim() {
+        Ok(_lock) => {
+            shim.conduct();
+            sys::exit_now(0)
+        }
+        Err(Refusal::Trouble(reason)) => shim.leave_word(&reason),
+        // Without the lock and the claim it is not for this process to say how the run ends.
+        Err(Refusal::NotOurs | Refusal::End(_)) => {}
+    }
+    sys::exit_now(1)
+}
+
+/// Own session, so that no terminal and no signal to the daemon's group reaches it; parent of all orphans below it.
+fn become_shim() {
+    sys::set_process_name(c"batchd-shim");
+    // Neither can fail: a forked process leads no group, and the pid asked for is any at all.
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    // The launcher ignores it; a shim wants to be told.
+    sys::set_disposition(libc::SIGCHLD, libc::SIG_DFL);
+}
+
+struct Shim<'a> {
+    order: &'a Order,
+    run: &'a RunDir,
+    path: &'a Path,
+    notices: BorrowedFd<'a>,
+}
+
+impl Shim<'_> {
+    /// Makes this run ours: of all shims that are ever asked for it, one gets past here.
+    fn claim(&self) -> Result<Lock, Refusal> {
+        let lock = self.run.lock().map_err(|e| Refusal::io("taking the lock", e))?.ok_or(Refusal::NotOurs)?;
+        crash_point(CrashPoint::ShimLocked);
+        if self.run.length(ExitRecord::FILE).is_some() {
+            return Err(Refusal::NotOurs);
+        }
+        let shim =
+            tree::identity(std::process::id() as i32, &self.order.boot).map_err(|e| Refusal::io("reading /proc", e))?;
+        let claim = Claim { version: VERSION, token: self.order.token.clone(), shim: Some(shim) };
+        match self.run.claim(&claim) {
+            Ok(true) => {
+                crash_point(CrashPoint::ShimClaimed);
+                Ok(lock)
+            }
+            Ok(false) => Err(Refusal::NotOurs),
+            // Nothing is lost yet: whatever it was, another shim can try.
+            Err(error) => Err(Refusal::Trouble(format!("writing the claim: {error}"))),
+        }
+    }
+
+    /// Runs the script, and writes down how it ended.
+    fn conduct(&self) {
+        match self.attempt() {
+            Ok((started_at, end)) => self.write_exit(started_at, end),
+            Err(Refusal::End(end)) => self.write_exit(None, end),
+            Err(Refusal::Trouble(reason)) => self.leave_word(&reason),
+            Err(Refusal::NotOurs) => {}
+        }
+    }
+
+    /// From the claim to the end of the script's whole tree.
+    fn attempt(&self) -> Result<(Option<Instant>, Ending), Refusal> {
+        let execution = &self.order.execution;
+        let signals = sys::signal_descriptor().map_err(|e| Refusal::io("making a signal descriptor", e))?;
+        let user = self.user()?;
+        let workspace = self.deploy(user.as_ref())?;
+        crash_point(CrashPoint::ShimDeployed);
+        let inputs = input::prepare(self.run, self.path, self.order, user.as_ref())?;
+        let variables = environment::variables(self.order, user.as_ref(), &workspace, inputs.variables);
+        let variables = variables.map_err(Refusal::could_not_run)?;
+        let script = Script::new(self.order, user.as_ref(), &workspace, &variables)?;
+        let waiting = script.fork(inputs.stdin)?;
+        crash_point(CrashPoint::ShimScriptForked);
+        let pump = Pump::new(self.run, waiting.stdout, waiting.stderr, execution.log_bytes_max);
+        let pump = pump.map_err(|e| Refusal::io("making the logs", e))?;
+        if sys::take_signals(signals.as_fd()) {
+            // Nobody lets the script's process go: it sees the end of its pipe and leaves.
+            return Ok((None, Ending::StoppedBeforeStart));
+        }
+        let started_at = self.release(waiting.pid, &waiting.control)?;
+        let watch = Watch::new(self.run, execution, signals, pump, waiting.pid, waiting.control);
+        let end = match watch.until_gone(|| self.notify(false)) {
+            Watched::Exited(end) => (Some(started_at), end),
+            Watched::NotExecuted(failure) => (None, Ending::CouldNotRun { reason: script.explain(failure) }),
+        };
+        crash_point(CrashPoint::ShimTreeGone);
+        Ok(end)
+    }
+
+    /// The user whose rights the script is to have. None: the shim's own.
+    fn user(&self) -> Result<Option<User>, Refusal> {
+        let Some(name) = &self.order.execution.user else { return Ok(None) };
+        let user = User::by_name(name).map_err(|e| Refusal::io(&format!("looking up the user `{name}`"), e))?;
+        let user = user.ok_or_else(|| {
+            Refusal::could_not_run(format!("there is no user `{name}` on this host; create it, or change `user`"))
+        })?;
+        let own = rustix::process::geteuid();
+        if own.as_raw() == user.uid {
+            return Ok(None);
+        }
+        if !own.is_root() {
+            let what = format!("`user = \"{name}\"` needs a daemon that runs as root; run it so, or take the key out");
+            return Err(Refusal::could_not_run(what));
+        }
+        input::open_way(self.run)?;
+        Ok(Some(user))
+    }
+
+    fn deploy(&self, user: Option<&User>) -> Result<PathBuf, Refusal> {
+        let owner = user.map(|user| Owner { uid: user.uid, gid: user.gid });
+        let order = self.order;
+        match workspace::deploy(&order.state, order.definition, &order.workspace, owner) {
+            Ok(deployed) => Ok(deployed.path),
+            Err(error) => Err(Refusal::of_deploy(error)),
+        }
+    }
+
+    /// Says that the script is about to begin, and lets it.
+    fn release(&self, pid: i32, control: &OwnedFd) -> Result<Instant, Refusal> {
+        let script = tree::identity(pid, &self.order.boot).map_err(|e| Refusal::io("reading /proc", e))?;
+        let at = clock::now();
+        let started = Started { version: VERSION, token: self.order.token.clone(), script, at };
+        self.run.write(&started).map_err(|e| Refusal::io("writing started.json", e))?;
+        crash_point(CrashPoint::ShimStartedWritten);
+        // An error means that the process has died at its pipe; its status will say how.
+        let _ = rustix::io::write(control, b"g");
+        crash_point(CrashPoint::ShimReleased);
+        Ok(at)
+    }
+
+    /// Puts `exit.json` in place, however long that takes: until then nobody else may say how the run ended.
+    fn write_exit(&self, started_at: Option<Instant>, end: Ending) {
+        let token = self.order.token.clone();
+        let record = ExitRecord { version: VERSION, token, started_at, ended_at: clock::now(), end };
+        while let Err(error) = self.run.write(&record) {
+            // Somebody removed the folder: there is nowhere to write it, ever.
+            if error.kind() == io::ErrorKind::NotFound {
+                return;
+            }
+            pause(RECORD_RETRY);
+        }
+        crash_point(CrashPoint::ShimExitWritten);
+        self.notify(true);
+    }
+
+    /// Tells a daemon that looks. If it does not, or the pipe is full, it will see the files.
+    fn notify(&self, ended: bool) {
+        let notice = Notice { serial: self.order.serial, ended };
+        let _ = rustix::io::write(self.notices, &notice.encode());
+    }
+
+    /// Leaves word for the daemon why this attempt came to nothing. If that can't be written either, it will say so generally.
+    fn leave_word(&self, reason: &str) {
+        let _ = self.run.write_trouble(reason);
+    }
+}
+
+/// Waits, in the one place where nothing else is to be done meanwhile.
+fn pause(wait: Duration) {
+    std::thread::sleep(wait);
+}

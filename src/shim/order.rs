@@ -1,0 +1,93 @@
+//! What a shim is asked to do: an [`Order`], as the daemon writes it and the launcher passes it on unread.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::definition::Execution;
+use crate::model::id::{DefinitionHash, Token};
+use crate::model::launch::UpstreamEnd;
+use crate::model::run::Given;
+
+/// All that a shim needs to know. It reads nothing of the daemon's but what stands here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// The daemon's number for this order: notifications carry it.
+    pub serial: u64,
+    /// What every file of the run carries.
+    pub token: Token,
+    /// The boot of the host.
+    pub boot: String,
+    /// The folder of all runs, absolute.
+    pub runs: PathBuf,
+    /// The daemon's own folder, absolute.
+    pub state: PathBuf,
+    /// What is run.
+    pub definition: DefinitionHash,
+    /// Where: the name of a folder in `workspaces/`.
+    pub workspace: String,
+    /// How.
+    pub execution: Execution,
+    /// Arguments and variables of this start.
+    pub given: Given,
+    /// Variables that the batch's own may override.
+    pub base: Vec<(String, String)>,
+    /// Variables that nothing overrides.
+    pub facts: Vec<(String, String)>,
+    /// Its upstreams, in the order of `after`.
+    pub upstreams: Vec<UpstreamEnd>,
+    /// Where stdin comes from.
+    pub stdin: Stdin,
+}
+
+/// Where a script's stdin comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stdin {
+    /// There is nothing to read.
+    Empty,
+    /// The outputs of all upstreams, one after the other.
+    Upstreams,
+    /// The output of one run.
+    Run(UpstreamEnd),
+    /// A file, by its absolute path.
+    File(PathBuf),
+}
+
+/// What happened to the order of a serial: one message on the notification pipe. Only a hint: the files say what is true,
+/// and a message may be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// [`Order::serial`].
+    pub serial: u64,
+    /// `exit.json` is in place; else `started.json`, and the script runs.
+    pub ended: bool,
+}
+
+impl Notice {
+    /// The bytes of a message; far fewer than pipe(7) writes in one piece.
+    pub const BYTES: usize = 8;
+
+    /// As bytes.
+    pub fn encode(self) -> [u8; Self::BYTES] {
+        (self.serial << 1 | u64::from(self.ended)).to_le_bytes()
+    }
+
+    /// From bytes.
+    pub fn decode(bytes: [u8; Self::BYTES]) -> Self {
+        let number = u64::from_le_bytes(bytes);
+        Self { serial: number >> 1, ended: number & 1 == 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices() {
+        for notice in [Notice { serial: 0, ended: true }, Notice { serial: 1 << 40, ended: false }] {
+            assert_eq!(Notice::decode(notice.encode()), notice);
+        }
+    }
+}

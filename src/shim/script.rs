@@ -1,0 +1,234 @@
+//! The script's first process: everything that is decided before it is forked, and what it does until it is the script.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, fchown};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Gid, Uid};
+
+use super::sys::{self, CStrings, Forked};
+use super::user::User;
+use super::{Refusal, order::Order};
+
+/// A script that is ready to be forked.
+pub(super) struct Script<'a> {
+    order: &'a Order,
+    user: Option<&'a User>,
+    /// Where it begins.
+    folder: CString,
+    /// What exec is tried with, in order: the interpreter in each folder of its `PATH`.
+    programs: Vec<CString>,
+    arguments: CStrings,
+    environment: CStrings,
+}
+
+/// A forked script that waits to be let go.
+pub(super) struct Waiting {
+    /// Its pid.
+    pub(super) pid: i32,
+    /// One byte lets it go; it closes its side when it has become the interpreter, or writes why it could not.
+    pub(super) control: OwnedFd,
+    /// What it writes to stdout comes out here.
+    pub(super) stdout: OwnedFd,
+    /// The same for stderr.
+    pub(super) stderr: OwnedFd,
+}
+
+/// What the process was doing when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Prepare,
+    User,
+    Folder,
+    Exec,
+}
+
+/// The bytes in which a process says why it failed: a step and an error number.
+pub(super) const FAILURE_BYTES: usize = 5;
+
+impl<'a> Script<'a> {
+    /// Puts together what exec needs.
+    pub(super) fn new(
+        order: &'a Order,
+        user: Option<&'a User>,
+        workspace: &Path,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<Self, Refusal> {
+        let execution = &order.execution;
+        let (interpreter, options) = execution.interpreter.split_first().ok_or_else(|| {
+            Refusal::could_not_run("`interpreter` is empty; name a program, such as [\"bash\"]".to_owned())
+        })?;
+        let script = workspace.join(&execution.script).to_string_lossy().into_owned();
+        let arguments = [interpreter].into_iter().chain(options).chain([&script]);
+        let arguments = arguments.chain(&execution.args).chain(&order.given.args).cloned();
+        let search = variables.get("PATH").map_or("", String::as_str);
+        let folder = execution.working_dir.as_ref().map_or_else(|| workspace.to_owned(), PathBuf::from);
+        Ok(Self {
+            order,
+            user,
+            folder: c_string(folder.to_string_lossy().into_owned())?,
+            programs: candidates(interpreter, search).into_iter().map(c_string).collect::<Result<_, _>>()?,
+            arguments: c_strings(arguments)?,
+            environment: c_strings(variables.iter().map(|(key, value)| format!("{key}={value}")))?,
+        })
+    }
+
+    /// Forks it. It prepares itself, and then waits to be let go: if the shim dies before that, it leaves.
+    pub(super) fn fork(&self, stdin: OwnedFd) -> Result<Waiting, Refusal> {
+        let (stdout, stdout_in) = self.pipe()?;
+        let (stderr, stderr_in) = self.pipe()?;
+        let flags = SocketFlags::CLOEXEC;
+        let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+        let (control, its_control) = pair.map_err(|e| Refusal::io("making a socket pair", e.into()))?;
+        match sys::fork().map_err(|e| Refusal::io("forking the script", e))? {
+            Forked::Parent(pid) => Ok(Waiting { pid, control, stdout, stderr }),
+            Forked::Child => {
+                drop(control);
+                let (step, error) = self.become_script(&its_control, [&stdin, &stdout_in, &stderr_in]);
+                let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
+                let mut failure = [step as u8; FAILURE_BYTES];
+                failure[1..].copy_from_slice(&errno.to_le_bytes());
+                // If the shim is gone, nobody is left to tell.
+                let _ = rustix::io::write(&its_control, &failure);
+                sys::exit_now(127)
+            }
+        }
+    }
+
+    /// Says what a failure means, and what to do.
+    pub(super) fn explain(&self, failure: [u8; FAILURE_BYTES]) -> String {
+        let [step, errno @ ..] = failure;
+        let error = io::Error::from_raw_os_error(i32::from_le_bytes(errno));
+        let step = [Step::User, Step::Folder, Step::Exec].into_iter().find(|one| *one as u8 == step);
+        match step.unwrap_or(Step::Prepare) {
+            Step::Prepare => format!("the script's process could not be prepared: {error}"),
+            Step::User => format!("the rights of `user` could not be taken: {error}; run the daemon as root"),
+            Step::Folder => format!(
+                "the folder {} can't be entered: {error}; make it, or change `working_dir`",
+                self.folder.to_string_lossy()
+            ),
+            Step::Exec => self.explain_exec(&error),
+        }
+    }
+
+    fn explain_exec(&self, error: &io::Error) -> String {
+        let interpreter = &self.order.execution.interpreter[0];
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => {
+                format!(
+                    "the interpreter `{interpreter}` was not found; install it, or change `interpreter`, the `#!` line or `PATH`"
+                )
+            }
+            Some(libc::EACCES | libc::EPERM) => {
+                format!(
+                    "the interpreter `{interpreter}` may not be executed ({error}); check its permissions for the script's user"
+                )
+            }
+            Some(libc::ENOEXEC) => {
+                format!("the interpreter `{interpreter}` is no program for this system ({error}); name one that is")
+            }
+            Some(libc::E2BIG) => {
+                "arguments and variables are longer than the system takes; put large values into files".to_owned()
+            }
+            Some(_) | None => format!("the interpreter `{interpreter}` could not be executed: {error}"),
+        }
+    }
+
+    /// In the new process. Returns only with what went wrong.
+    fn become_script(&self, control: &OwnedFd, standard: [&OwnedFd; 3]) -> (Step, io::Error) {
+        if let Err(failed) = self.prepare(standard) {
+            return failed;
+        }
+        let mut go = [0u8];
+        match rustix::io::retry_on_intr(|| rustix::io::read(control, &mut go)) {
+            Ok(1) => {}
+            // The shim is gone: no user code may run.
+            Ok(_) | Err(_) => sys::exit_now(127),
+        }
+        (Step::Exec, self.exec())
+    }
+
+    fn prepare(&self, standard: [&OwnedFd; 3]) -> Result<(), (Step, io::Error)> {
+        let at = |step| move |error: io::Error| (step, error);
+        for (descriptor, number) in standard.into_iter().zip(0..) {
+            sys::duplicate_onto(descriptor.as_fd(), number).map_err(at(Step::Prepare))?;
+        }
+        sys::close_on_exec_from(3).map_err(at(Step::Prepare))?;
+        rustix::process::setpgid(None, None).map_err(|e| (Step::Prepare, e.into()))?;
+        for signal in super::IGNORED_SIGNALS {
+            sys::set_disposition(signal, libc::SIG_DFL);
+        }
+        if let Some(user) = self.user {
+            sys::become_user(user.uid, user.gid, &user.groups).map_err(at(Step::User))?;
+        }
+        rustix::process::umask(Mode::from_raw_mode(self.order.execution.umask));
+        if self.order.execution.no_new_privs {
+            rustix::thread::set_no_new_privs(true).map_err(|e| (Step::Prepare, e.into()))?;
+        }
+        // With the user's rights: what it may not enter, its script does not begin in.
+        rustix::process::chdir(self.folder.as_c_str()).map_err(|e| (Step::Folder, e.into()))?;
+        sys::unblock_all_signals();
+        Ok(())
+    }
+
+    /// As execvp(3): a program that is not there, or not ours to execute, is looked for further on.
+    fn exec(&self) -> io::Error {
+        let mut denied = None;
+        let mut last = io::Error::from_raw_os_error(libc::ENOENT);
+        for program in &self.programs {
+            last = sys::exec(program, &self.arguments, &self.environment);
+            match last.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) => {}
+                Some(libc::EACCES) => denied = Some(io::Error::from_raw_os_error(libc::EACCES)),
+                Some(_) | None => return last,
+            }
+        }
+        denied.unwrap_or(last)
+    }
+
+    /// A pipe that belongs to the script's user: `/dev/stdout` can be opened again.
+    fn pipe(&self) -> Result<(OwnedFd, OwnedFd), Refusal> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| Refusal::io("making a pipe", e.into()))?;
+        if let Some(user) = self.user {
+            let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+            fchown(&read, Some(uid), Some(gid)).map_err(|e| Refusal::io("giving a pipe to the user", e.into()))?;
+        }
+        Ok((read, write))
+    }
+}
+
+/// The paths to try for `program`: itself if it has a `/`, else it in each folder of `search`.
+fn candidates(program: &str, search: &str) -> Vec<String> {
+    if program.contains('/') {
+        return vec![program.to_owned()];
+    }
+    // An empty part would mean the current folder: a script in a workspace must not become an interpreter by accident.
+    search.split(':').filter(|folder| !folder.is_empty()).map(|folder| format!("{folder}/{program}")).collect()
+}
+
+fn c_strings(texts: impl Iterator<Item = String>) -> Result<CStrings, Refusal> {
+    texts.map(c_string).collect::<Result<Vec<_>, _>>().map(CStrings::new)
+}
+
+fn c_string(text: String) -> Result<CString, Refusal> {
+    CString::new(text).map_err(|_| {
+        Refusal::could_not_run("an argument, a variable or a path holds a zero byte; take it out".to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interpreters_are_looked_for_in_path() {
+        assert_eq!(candidates("bash", "/usr/bin::/bin"), ["/usr/bin/bash", "/bin/bash"]);
+        assert_eq!(candidates("./bash", "/bin"), ["./bash"]);
+        assert!(candidates("bash", "").is_empty());
+    }
+}

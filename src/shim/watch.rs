@@ -1,0 +1,227 @@
+//! From the moment a script is let go until nothing of it is left: its output, its `timeout`, a request to stop, its
+//! status, and whoever it leaves behind.
+//!
+//! Whatever a script does, it can't get away: setsid, double forks and closed outputs do not change that its processes
+//! descend from the shim, which is their subreaper.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Signal;
+
+use super::clock::Monotonic;
+use super::pump::Pump;
+use super::script::FAILURE_BYTES;
+use super::sys::{self, Children};
+use super::tree::signal_descendants;
+use crate::model::definition::Execution;
+use crate::model::launch::ExitCause;
+use crate::model::run::Exit;
+use crate::rundir::RunDir;
+use crate::rundir::crash::{CrashPoint, crash_point};
+use crate::rundir::records::Ending;
+
+/// How long a script that has ended is waited for by its pipes: what it started in the background may finish its sentence.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// Between two passes of KILL over a tree that may be forking meanwhile.
+const KILL_PASS: Duration = Duration::from_millis(10);
+
+/// What a watched script came to.
+pub(super) enum Watched {
+    /// It ran and ended: an [`Ending::Exited`].
+    Exited(Ending),
+    /// It never became its interpreter: what its process said about that.
+    NotExecuted([u8; FAILURE_BYTES]),
+}
+
+/// A script that has been let go.
+pub(super) struct Watch<'a> {
+    run: &'a RunDir,
+    execution: &'a Execution,
+    signals: OwnedFd,
+    pump: Pump,
+    pid: i32,
+    /// Open until the script's process has become its interpreter.
+    control: Option<OwnedFd>,
+    not_executed: Option<[u8; FAILURE_BYTES]>,
+    timeout_at: Option<Monotonic>,
+    cause: ExitCause,
+    /// Set while a polite request to end is under way: when it stops being polite.
+    kill_at: Option<Monotonic>,
+    killing: bool,
+    /// The script's own status, and how long its pipes are waited for.
+    ended: Option<(i32, Monotonic)>,
+    /// No descendant is left.
+    gone: bool,
+    left_running: u32,
+}
+
+impl<'a> Watch<'a> {
+    /// Of the script whose first process is `pid`.
+    pub(super) fn new(
+        run: &'a RunDir,
+        execution: &'a Execution,
+        signals: OwnedFd,
+        pump: Pump,
+        pid: i32,
+        control: OwnedFd,
+    ) -> Self {
+        Self {
+            run,
+            execution,
+            signals,
+            pump,
+            pid,
+            control: Some(control),
+            not_executed: None,
+            timeout_at: execution.timeout.map(|timeout| Monotonic::now().after(timeout)),
+            cause: ExitCause::Itself,
+            kill_at: None,
+            killing: false,
+            ended: None,
+            gone: false,
+            left_running: 0,
+        }
+    }
+
+    /// Returns when all of it has ended and all output is in the logs. `executed` is called once it has become its
+    /// interpreter.
+    pub(super) fn until_gone(mut self, executed: impl Fn()) -> Watched {
+        while !self.is_over() {
+            self.wait();
+            self.take_control(&executed);
+            let asked_to_stop = sys::take_signals(self.signals.as_fd());
+            self.pump.turn(self.run);
+            // Before any decision: if it has ended by itself, that is how it ended.
+            self.reap();
+            if asked_to_stop {
+                self.begin_stop(ExitCause::Stop);
+            }
+            self.decide(Monotonic::now());
+        }
+        match (self.not_executed, self.ended) {
+            (None, Some((status, _))) => Watched::Exited(self.ending(status)),
+            (failure, _) => Watched::NotExecuted(failure.unwrap_or_default()),
+        }
+    }
+
+    /// All descendants have ended, and what is in the pipes is in the logs. (A stranger who was handed a pipe may hold it
+    /// open for ever.)
+    fn is_over(&mut self) -> bool {
+        if !self.gone {
+            return false;
+        }
+        self.pump.drain(self.run);
+        !self.pump.is_blocked()
+    }
+
+    fn wait(&self) {
+        let descriptors = [Some(self.signals.as_fd()), self.control.as_ref().map(AsFd::as_fd)];
+        let descriptors = descriptors.into_iter().flatten().chain(self.pump.readable());
+        let mut descriptors: Vec<PollFd<'_>> =
+            descriptors.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let now = Monotonic::now();
+        let timeout = self.deadline(now).map(|deadline| deadline.from(now));
+        // An error (out of memory) is a turn like any other: everything is looked at, and the wait tried again.
+        let _ = poll(&mut descriptors, timeout.as_ref());
+    }
+
+    /// When it has to act although nothing happens.
+    fn deadline(&self, now: Monotonic) -> Option<Monotonic> {
+        let pass = (self.killing && !self.gone).then(|| now.after(KILL_PASS));
+        let kill = self.kill_at.filter(|_| !self.killing);
+        let timeout = self.timeout_at.filter(|_| self.ended.is_none() && self.kill_at.is_none());
+        let drained = self.ended.map(|(_, until)| until).filter(|_| self.kill_at.is_none() && !self.killing);
+        [pass, kill, timeout, drained, self.pump.deadline()].into_iter().flatten().min()
+    }
+
+    /// The end of the control stream means that the exec worked; a message there, that it did not.
+    fn take_control(&mut self, executed: &impl Fn()) {
+        let Some(control) = &self.control else { return };
+        let mut failure = [0; FAILURE_BYTES];
+        match rustix::net::recv(control, &mut failure[..], rustix::net::RecvFlags::DONTWAIT) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
+            Ok((_, count)) if count == failure.len() => self.not_executed = Some(failure),
+            // A failure is written in one piece: anything else is the end.
+            Ok(_) | Err(_) => executed(),
+        }
+        self.control = None;
+    }
+
+    /// Takes every child that has ended, the script itself among them.
+    fn reap(&mut self) {
+        loop {
+            match sys::reap() {
+                Children::Ended(child) if child.pid == self.pid => {
+                    self.ended = Some((child.status, Monotonic::now().after(DRAIN_MAX)));
+                    crash_point(CrashPoint::ShimScriptEnded);
+                }
+                Children::Ended(_) if self.ended.is_some() && (self.killing || self.kill_at.is_some()) => {
+                    self.left_running += 1;
+                }
+                Children::Ended(_) => {}
+                Children::Alive => return,
+                Children::None => {
+                    self.gone = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Asks the whole tree to end, once.
+    fn begin_stop(&mut self, cause: ExitCause) {
+        if self.kill_at.is_some() {
+            return;
+        }
+        if self.ended.is_none() {
+            self.cause = cause;
+        }
+        self.kill_at = Some(Monotonic::now().after(self.execution.stop_grace));
+        signal_descendants(Signal::TERM);
+        // One that has stopped itself can act on TERM only when it goes on.
+        signal_descendants(Signal::CONT);
+    }
+
+    fn decide(&mut self, now: Monotonic) {
+        if self.gone {
+            return;
+        }
+        if self.ended.is_none() && self.timeout_at.is_some_and(|at| at <= now) {
+            self.begin_stop(ExitCause::Timeout);
+        }
+        let impatient = self.kill_at.is_some_and(|at| at <= now);
+        let drained = self.pump.has_ended() || self.ended.is_some_and(|(_, until)| until <= now);
+        let abandoned = self.ended.is_some() && self.kill_at.is_none() && drained;
+        self.killing |= impatient || abandoned;
+        if self.killing {
+            signal_descendants(Signal::KILL);
+        }
+    }
+
+    fn ending(&self, wait_status: i32) -> Ending {
+        let exit_code = libc::WIFEXITED(wait_status).then(|| libc::WEXITSTATUS(wait_status) as u8);
+        let usage = sys::children_usage();
+        let [(stdout_bytes, stdout_dropped_bytes), (stderr_bytes, stderr_dropped_bytes)] = self.pump.counts();
+        let exit = Exit {
+            exit_code,
+            signal: libc::WIFSIGNALED(wait_status).then(|| libc::WTERMSIG(wait_status)),
+            stdout_bytes,
+            stdout_dropped_bytes,
+            stderr_bytes,
+            stderr_dropped_bytes,
+            cpu_user_ms: milliseconds(usage.ru_utime),
+            cpu_system_ms: milliseconds(usage.ru_stime),
+            // The kernel counts it in units of 1024 bytes: getrusage(2).
+            memory_bytes_max: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+            left_running: self.left_running,
+        };
+        let success = exit_code.is_some_and(|code| self.execution.success_exit_codes.contains(&code));
+        Ending::Exited { wait_status, cause: self.cause, success, exit }
+    }
+}
+
+fn milliseconds(time: libc::timeval) -> u64 {
+    u64::try_from(time.tv_sec * 1000 + time.tv_usec / 1000).unwrap_or(0)
+}

@@ -1,0 +1,3 @@
+//! Definitions and workspaces on disk.
+
+pub mod workspace;

@@ -1,0 +1,260 @@
+//! The one task of the local place: it owns all that is known, and takes one event after the other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{error, warn};
+
+use super::launcher::Answer;
+use super::link::Link;
+use super::order::Surroundings;
+use super::runs::Entry;
+use super::{Request, hunt};
+use crate::model::id::RunId;
+use crate::model::launch::Report;
+use crate::rundir::RunDir;
+use crate::shim::order::Notice;
+
+/// The most requests that a launcher has not answered: their answers carry descriptors, and only so many of these may be
+/// in flight (unix(7)).
+const UNANSWERED_MAX: usize = 64;
+/// A launcher that died is replaced no sooner than this after it was started: something is wrong with the host.
+const LAUNCHER_RESTART: Duration = Duration::from_secs(1);
+/// Notices taken from the pipe at once.
+const NOTICES_MAX: usize = 64;
+
+/// All of the local place.
+pub(super) struct Server {
+    pub(super) around: Surroundings,
+    reports: UnboundedSender<(RunId, Report)>,
+    pub(super) runs: BTreeMap<RunId, Entry>,
+    /// The run of each order that may still be told of.
+    serials: BTreeMap<u64, RunId>,
+    pub(super) serial_last: u64,
+    link: Option<Link>,
+    link_started: Option<Instant>,
+    unanswered: BTreeMap<u64, RunId>,
+    /// Orders that wait for a launcher, or for answers to others.
+    unsent: VecDeque<(u64, Vec<u8>)>,
+    notices: AsyncFd<OwnedFd>,
+    /// For launchers; kept, so that the pipe stays open between them.
+    notices_in: OwnedFd,
+    wakes: UnboundedSender<Wake>,
+    woken: Option<UnboundedReceiver<Wake>>,
+}
+
+/// What a waiting task tells the server.
+#[derive(Debug)]
+pub(super) enum Wake {
+    /// Look at the run's folder.
+    Look(RunId),
+    /// Nothing of the run is left; it is lost for this reason.
+    Hunted(RunId, String),
+}
+
+impl Server {
+    pub(super) fn new(around: Surroundings, reports: UnboundedSender<(RunId, Report)>) -> io::Result<Self> {
+        let (notices, notices_in) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let (wakes, woken) = unbounded_channel();
+        Ok(Self {
+            around,
+            reports,
+            runs: BTreeMap::new(),
+            serials: BTreeMap::new(),
+            serial_last: 0,
+            link: None,
+            link_started: None,
+            unanswered: BTreeMap::new(),
+            unsent: VecDeque::new(),
+            notices: super::watched(notices, Interest::READABLE)?,
+            notices_in,
+            wakes,
+            woken: Some(woken),
+        })
+    }
+
+    pub(super) async fn serve(mut self, mut requests: UnboundedReceiver<Request>) {
+        let Some(mut woken) = self.woken.take() else { return };
+        loop {
+            let restart_at = self.link_started.map_or_else(Instant::now, |started| started + LAUNCHER_RESTART);
+            let restart = self.link.is_none() && !self.unsent.is_empty();
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(request) => self.take_request(request),
+                    None => return,
+                },
+                Some(wake) = woken.recv() => match wake {
+                    Wake::Look(run) => self.look(&run),
+                    Wake::Hunted(run, reason) => self.report_lost(&run, reason),
+                },
+                answer = next_answer(&mut self.link) => match answer {
+                    Some(answer) => self.take_answer(answer),
+                    None => self.lose_launcher(),
+                },
+                notices = next_notices(&self.notices) => for notice in notices {
+                    self.take_notice(notice);
+                },
+                () = sleep_until(restart_at), if restart => self.start_launcher(),
+            }
+        }
+    }
+
+    fn take_request(&mut self, request: Request) {
+        match request {
+            Request::Launch(launch) => {
+                let run = launch.run.id.clone();
+                self.runs.insert(run.clone(), Entry::new(launch));
+                self.begin(&run);
+            }
+            Request::Find(launch) => {
+                let run = launch.run.id.clone();
+                self.runs.insert(run.clone(), Entry::new(launch));
+                self.look(&run);
+            }
+            Request::Stop(run) => self.stop(&run),
+            Request::Collect(run) => {
+                let settled = RunDir::open(&self.folder(&run)).and_then(|folder| folder.settle());
+                if let Err(error) = settled {
+                    warn!(%run, %error, "the run folder could not be tidied; remove `lock` and `claim` by hand if they disturb");
+                }
+            }
+        }
+    }
+
+    fn take_answer(&mut self, answer: Answer) {
+        let run = self.unanswered.remove(&answer.serial);
+        self.send_orders();
+        let current = |run: &RunId| self.runs.get(run).is_some_and(|entry| entry.serial == answer.serial);
+        let Some(run) = run.filter(current) else { return };
+        match answer.shim {
+            Ok(shim) => match shim.handle {
+                Some(handle) => self.look_when_ended(&run, handle),
+                None => self.look(&run),
+            },
+            Err(error) => self.wait(&run, format!("no process can be forked: {error}")),
+        }
+    }
+
+    fn take_notice(&mut self, notice: Notice) {
+        let Some(run) = self.serials.get(&notice.serial).cloned() else { return };
+        if notice.ended { self.import(&run) } else { self.import_start(&run) }
+    }
+
+    /// Hands an order to the launcher, now or when there is one that has answered enough of the others.
+    pub(super) fn send(&mut self, run: &RunId, serial: u64, order: Vec<u8>) {
+        self.serials.insert(serial, run.clone());
+        self.unsent.push_back((serial, order));
+        if self.link_started.is_none() {
+            self.start_launcher();
+        }
+        self.send_orders();
+    }
+
+    fn send_orders(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        while self.unanswered.len() < UNANSWERED_MAX {
+            let Some((serial, order)) = self.unsent.pop_front() else { return };
+            // An order of a run that was stopped meanwhile is dropped.
+            if let Some(run) = self.serials.get(&serial) {
+                self.unanswered.insert(serial, run.clone());
+                link.send(serial, &order);
+            }
+        }
+    }
+
+    fn start_launcher(&mut self) {
+        self.link_started = Some(Instant::now());
+        match Link::start(&self.around, &self.notices_in) {
+            Ok(link) => self.link = Some(link),
+            Err(error) => error!(%error, "no launcher can be started; it is tried again every second"),
+        }
+        self.send_orders();
+    }
+
+    /// The launcher has died. What it did with the requests that it has not answered, only the run folders can say.
+    fn lose_launcher(&mut self) {
+        self.link = None;
+        warn!("the launcher has ended; another is started");
+        for (_, run) in std::mem::take(&mut self.unanswered) {
+            self.look(&run);
+        }
+    }
+
+    /// Looks again after `delay`.
+    pub(super) fn look_after(&mut self, run: &RunId, delay: Duration) {
+        self.wake(run, Wake::Look(run.clone()), sleep(delay));
+    }
+
+    /// Looks again when the process has ended.
+    pub(super) fn look_when_ended(&mut self, run: &RunId, process: OwnedFd) {
+        let ended = async move {
+            // Without a place in the poll set, the lock tells of the end: the look waits for it.
+            if let Ok(process) = super::watched(process, Interest::READABLE) {
+                let _ = process.readable().await;
+            }
+        };
+        self.wake(run, Wake::Look(run.clone()), ended);
+    }
+
+    /// Ends or awaits what is left of a run, and then reports it lost.
+    pub(super) fn hunt(&mut self, run: &RunId, quarry: hunt::Quarry, kill: bool, reason: String) {
+        self.wake(run, Wake::Hunted(run.clone(), reason), hunt::until_gone(quarry, kill));
+    }
+
+    fn wake(&mut self, run: &RunId, wake: Wake, when: impl Future<Output = ()> + Send + 'static) {
+        let Some(entry) = self.runs.get_mut(run) else { return };
+        let wakes = self.wakes.clone();
+        let task = tokio::spawn(async move {
+            when.await;
+            // The server is gone: so is the need to wake it.
+            let _ = wakes.send(wake);
+        });
+        entry.wake_by(task.abort_handle());
+    }
+
+    /// Tells what does not end a run.
+    pub(super) fn report(&self, run: &RunId, report: Report) {
+        // Nobody listens any more: the daemon is on its way out, and the next one finds the run.
+        let _ = self.reports.send((run.clone(), report));
+    }
+
+    /// Tells what ends a run, and forgets it.
+    pub(super) fn report_end(&mut self, run: &RunId, report: Report) {
+        let Some(entry) = self.runs.remove(run) else { return };
+        self.serials.remove(&entry.serial);
+        self.report(run, report);
+    }
+
+    /// The order with this serial is of no interest any more.
+    pub(super) fn forget_order(&mut self, serial: u64) {
+        self.serials.remove(&serial);
+    }
+
+    pub(super) fn folder(&self, run: &RunId) -> PathBuf {
+        self.around.runs.join(run.to_string())
+    }
+}
+
+/// The next answer; for ever pending without a launcher.
+async fn next_answer(link: &mut Option<Link>) -> Option<Answer> {
+    match link {
+        Some(link) => link.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_notices(pipe: &AsyncFd<OwnedFd>) -> Vec<Notice> {
+    let mut bytes = [0; NOTICES_MAX * Notice::BYTES];
+    let read = pipe.async_io(Interest::READABLE, |pipe| Ok(rustix::io::read(pipe, &mut bytes[..])?)).await;
+    // The pipe has a writer, ourselves, so it has no end; an error leaves the files to say what happened.
+    let count = read.unwrap_or(0);
+    bytes[..count].as_chunks().0.iter().map(|bytes| Notice::decode(*bytes)).collect()
+}

@@ -1,0 +1,278 @@
+//! A daemon that is gone, and what the next one finds: living, ended, never begun, lost.
+
+use std::fs;
+
+use batchd::model::launch::{ExitCause, Launch, Report};
+use batchd::model::run::{State, StopRequest};
+use batchd::rundir::RunDir;
+use batchd::rundir::records::{Claim, ExitRecord, Started};
+
+use crate::world::{World, boot, is_alive, kill};
+
+const WAITS: &str = "cd \"$BATCHD_RUN_DIR/io\"; echo $$ > pid; until [[ -e go ]]; do sleep 0.01; done; echo went";
+
+fn as_row(launch: &Launch, state: State) -> Launch {
+    let mut launch = launch.clone();
+    launch.run.state = state;
+    launch
+}
+
+fn shim(world: &World, launch: &Launch) -> i32 {
+    let claim: Claim = world.folder(launch).read(&launch.token).unwrap().unwrap();
+    claim.shim.unwrap().pid
+}
+
+/// A run whose script is running and waits for `io/go`, with the script's pid.
+fn running(world: &mut World) -> (Launch, i32) {
+    let launch = world.plan("job", WAITS, |_, _| {});
+    world.launch(&launch);
+    let pid = world.wait_for(&world.file(&launch, "io/pid")).trim().parse().unwrap();
+    assert!(matches!(world.report(&launch), Report::Started { .. }));
+    (launch, pid)
+}
+
+fn assert_lost(report: Report, why: &str) {
+    match report {
+        Report::Lost { reason, .. } => assert!(reason.contains(why), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_living_run_is_adopted() {
+    for state in [State::Starting, State::Running] {
+        let mut world = World::new();
+        let (launch, pid) = running(&mut world);
+        world.drop_supervisor();
+        assert!(is_alive(pid));
+        world.start();
+        world.find(&as_row(&launch, state.clone()));
+        if state == State::Starting {
+            assert!(matches!(world.report(&launch), Report::Started { .. }));
+        }
+        fs::write(world.file(&launch, "io/go"), "").unwrap();
+        assert!(matches!(world.report(&launch), Report::Exited { success: true, .. }));
+        assert_eq!(world.text(&launch, "stdout.log"), "went\n");
+    }
+}
+
+#[test]
+fn an_adopted_run_can_be_stopped() {
+    let mut world = World::new();
+    let (launch, pid) = running(&mut world);
+    world.drop_supervisor();
+    world.start();
+    world.find(&as_row(&launch, State::Running));
+    world.stop(&launch);
+    assert!(matches!(world.report(&launch), Report::Exited { exit, .. } if exit.signal == Some(15)));
+    assert!(!is_alive(pid));
+}
+
+#[test]
+fn a_run_that_ended_meanwhile_is_imported() {
+    let mut world = World::new();
+    let (launch, _) = running(&mut world);
+    world.drop_supervisor();
+    fs::write(world.file(&launch, "io/go"), "").unwrap();
+    while world.folder(&launch).is_locked().unwrap() {
+        std::thread::yield_now();
+    }
+    world.start();
+    world.find(&as_row(&launch, State::Running));
+    assert!(matches!(world.report(&launch), Report::Exited { success: true, .. }));
+    // Found once more, as after a commit that did not happen: the same again.
+    world.collect(&launch);
+    world.find(&as_row(&launch, State::Running));
+    assert!(matches!(world.report(&launch), Report::Exited { success: true, .. }));
+}
+
+#[test]
+fn a_run_of_which_nothing_began_is_begun() {
+    let mut world = World::new();
+    let states: [&dyn Fn(&std::path::Path); 4] = [
+        &|_| {},
+        &|folder| fs::create_dir(folder).unwrap(),
+        &|folder| {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("run.json.new"), "{").unwrap();
+        },
+        &|folder| {
+            fs::create_dir(folder).unwrap();
+            fs::create_dir(folder.join("aside.1")).unwrap();
+            fs::write(folder.join("lock"), "").unwrap();
+        },
+    ];
+    for (n, state) in states.iter().enumerate() {
+        let launch = world.plan(&format!("job{n}"), "echo ran", |_, _| {});
+        state(&world.file(&launch, ""));
+        world.find(&launch);
+        assert!(matches!(world.end(&launch), Report::Exited { success: true, .. }));
+        world.collect(&launch);
+        assert_eq!(world.names(&launch), ["exit.json", "io", "run.json", "stderr.log", "stdout.log", "times"]);
+    }
+}
+
+#[test]
+fn a_folder_of_another_journal_is_never_touched() {
+    let mut world = World::new();
+    let (launch, _) = world.run("echo theirs");
+    let mut ours = world.plan("job", "echo ours", |_, _| {});
+    ours.token.journal.0 = "another".to_owned();
+    world.launch(&ours);
+    assert_eq!(world.end(&ours), Report::FolderTaken);
+    world.find(&ours);
+    assert_eq!(world.end(&ours), Report::FolderTaken);
+    world.find(&as_row(&ours, State::Running));
+    assert_lost(world.end(&ours), "another run or another journal");
+    assert_eq!(world.text(&launch, "stdout.log"), "theirs\n");
+}
+
+#[test]
+fn a_killed_shim_means_lost_and_nothing_left() {
+    let mut world = World::new();
+    let launch = world.plan(
+        "job",
+        "cd \"$BATCHD_RUN_DIR/io\"; trap '' TERM; setsid sleep 600 & echo $! > other
+            sleep 600 & echo $! > third; echo $$ > pid; wait",
+        |_, _| {},
+    );
+    world.launch(&launch);
+    let files = ["io/pid", "io/other", "io/third"];
+    let pids = files.map(|name| world.wait_for(&world.file(&launch, name)).trim().parse::<i32>().unwrap());
+    assert!(matches!(world.report(&launch), Report::Started { .. }));
+    kill(shim(&world, &launch));
+    assert_lost(world.report(&launch), "shim was killed");
+    pids.iter().for_each(|pid| assert!(!is_alive(*pid), "{pid} is left"));
+    world.collect(&launch);
+    assert!(world.names(&launch).contains(&"claim".to_owned()), "nothing may begin here again");
+}
+
+#[test]
+fn a_shim_killed_while_no_daemon_looked_means_lost() {
+    let mut world = World::new();
+    let (launch, pid) = running(&mut world);
+    world.drop_supervisor();
+    kill(shim(&world, &launch));
+    world.start();
+    world.find(&as_row(&launch, State::Starting));
+    assert_lost(world.end(&launch), "shim was killed");
+    assert!(!is_alive(pid));
+}
+
+#[test]
+fn another_boot_means_lost_unless_the_end_is_whole() {
+    let mut world = World::new();
+    let (launch, _) = world.run("echo out");
+    let mut found = as_row(&launch, State::Running);
+    found.run.boot = Some("another".to_owned());
+    world.find(&found);
+    assert!(matches!(world.end(&launch), Report::Exited { .. }));
+    fs::write(world.file(&launch, "stdout.log"), "ou").unwrap();
+    world.find(&found);
+    assert_lost(world.end(&launch), "the host went down");
+    assert_ne!(boot(), "another");
+}
+
+#[test]
+fn a_folder_removed_under_a_run_means_lost_when_the_script_has_ended() {
+    let mut world = World::new();
+    let home = world.home.path().to_owned();
+    let script = format!("cd {}; echo $$ > pid; until [[ -e go ]]; do sleep 0.01; done; echo > went", home.display());
+    let launch = world.plan("job", &script, |_, _| {});
+    world.launch(&launch);
+    let pid: i32 = world.wait_for(&home.join("pid")).trim().parse().unwrap();
+    fs::remove_dir_all(world.file(&launch, "")).unwrap();
+    fs::write(home.join("go"), "").unwrap();
+    assert_lost(world.end(&launch), "folder was removed");
+    assert!(!is_alive(pid) && home.join("went").exists());
+}
+
+#[test]
+fn damaged_files_are_kept_and_the_run_is_lost() {
+    for name in ["exit.json", "started.json"] {
+        let mut world = World::new();
+        let (launch, _) = world.run("echo out");
+        // As after a kill between the records, with one of them broken.
+        let folder = world.folder(&launch);
+        assert!(folder.read::<Started>(&launch.token).unwrap().is_some());
+        if name != "exit.json" {
+            fs::remove_file(world.file(&launch, "exit.json")).unwrap();
+        }
+        fs::write(world.file(&launch, name), "{\"version\":1,").unwrap();
+        world.find(&as_row(&launch, State::Running));
+        assert_lost(world.end(&launch), name);
+        assert!(fs::exists(world.file(&launch, "aside.1").join(name)).unwrap());
+    }
+}
+
+#[test]
+fn a_stop_before_the_claim_leaves_nothing_to_run() {
+    let mut world = World::new();
+    let launch = world.plan("job", "echo ran", |_, _| {});
+    // Found in a state in which an earlier daemon's shim may still be on its way.
+    fs::create_dir(world.file(&launch, "")).unwrap();
+    let held = world.folder(&launch).lock().unwrap();
+    world.find(&launch);
+    world.stop(&launch);
+    assert!(matches!(world.end(&launch), Report::StoppedBeforeStart { .. }));
+    drop(held);
+    world.collect(&launch);
+    // The next daemon finds the same, and no order can run it.
+    world.find(&launch);
+    assert!(matches!(world.end(&launch), Report::StoppedBeforeStart { .. }));
+    assert!(world.folder(&launch).read::<ExitRecord>(&launch.token).unwrap().is_none());
+    assert!(!world.names(&launch).contains(&"run.json".to_owned()));
+}
+
+#[test]
+fn a_stop_in_the_journal_is_honoured_by_the_next_daemon() {
+    let mut world = World::new();
+    let asked = |launch: &Launch| {
+        let mut launch = launch.clone();
+        launch.run.stop =
+            Some(StopRequest { by: "uid 0".to_owned(), reason: "test".to_owned(), at: launch.run.due_at });
+        launch
+    };
+    let launch = asked(&world.plan("unbegun", "echo ran", |_, _| {}));
+    world.find(&launch);
+    assert!(matches!(world.end(&launch), Report::StoppedBeforeStart { .. }));
+    let (launch, pid) = running(&mut world);
+    world.drop_supervisor();
+    world.start();
+    world.find(&asked(&as_row(&launch, State::Running)));
+    assert!(matches!(world.end(&launch), Report::Exited { cause: ExitCause::Stop, .. }));
+    assert!(!is_alive(pid));
+}
+
+#[test]
+fn a_launcher_that_is_killed_is_replaced_and_its_runs_go_on() {
+    let mut world = World::new();
+    let (launch, _) = running(&mut world);
+    kill(world.launcher());
+    let others: Vec<Launch> = (0..20).map(|n| world.plan(&format!("other{n}"), "echo ran", |_, _| {})).collect();
+    others.iter().for_each(|other| world.launch(other));
+    let mut ended = 0;
+    while ended < others.len() {
+        match world.any() {
+            (_, Report::Exited { success: true, .. }) => ended += 1,
+            (_, Report::Started { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    fs::write(world.file(&launch, "io/go"), "").unwrap();
+    assert!(matches!(world.end(&launch), Report::Exited { success: true, .. }));
+}
+
+#[test]
+fn a_place_without_room_is_waited_for() {
+    let mut world = World::new();
+    let runs = world.path("runs");
+    fs::rename(&runs, world.path("elsewhere")).unwrap();
+    let launch = world.plan("job", "echo ran", |_, _| {});
+    world.launch(&launch);
+    let Report::Waiting { reason } = world.report(&launch) else { panic!() };
+    assert!(reason.contains("can't be made"), "{reason}");
+    fs::rename(world.path("elsewhere"), &runs).unwrap();
+    assert!(matches!(world.end(&launch), Report::Exited { .. }));
+    assert!(RunDir::open(&world.file(&launch, "")).is_ok());
+}

@@ -1,0 +1,9 @@
+//! Launcher, shim and supervisor with real processes, real files and real bash. Every wait is for something that happens.
+
+mod adopt;
+mod crash;
+mod inputs;
+mod outputs;
+mod scripts;
+mod trees;
+mod world;
