@@ -2,4 +2,5 @@
 //!
 //! The map of the modules, and what each may use, stands in `ARCHITECTURE.md`; `tests/tidy.rs` holds them to it.
 
+pub mod journal;
 pub mod model;
