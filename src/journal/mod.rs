@@ -1,0 +1,44 @@
+//! The journal: the SQLite database of runs. [`Journal`] is its one writer, [`query::Reader`] reads it beside the writer
+//! or without one.
+//!
+//! Durable by itself: WAL with `synchronous=FULL`, so a commit that has returned survives a power cut. It decides nothing:
+//! what a record means, and what follows from it, is the scheduler's. Nothing here reads a clock. That there is one writer
+//! is the daemon's care (`daemon.lock`); a second one would only find the journal busy.
+
+mod error;
+mod migrate;
+mod open;
+pub mod query;
+mod recover;
+mod row;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::path::PathBuf;
+
+use rusqlite::Connection;
+
+pub use error::{CommitError, OpenError, QueryError};
+
+use crate::model::id::JournalId;
+
+/// The journal, open for writing.
+///
+/// [`Journal::open`] makes or opens it, [`Journal::recover`] gives back what it holds, [`Journal::commit`] adds to it.
+#[derive(Debug)]
+pub struct Journal {
+    connection: Connection,
+    path: PathBuf,
+    id: JournalId,
+    /// As in the table `meta`: greater than every queue position in the journal.
+    queue_position_next: u64,
+}
+
+impl Journal {
+    /// The journal's own name: random, made with it, never changed.
+    pub fn id(&self) -> &JournalId {
+        &self.id
+    }
+}

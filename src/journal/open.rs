@@ -1,0 +1,235 @@
+//! Makes or opens the file of the journal, and sets the connection up.
+//!
+//! A new journal is made beside its place and moved there when it is complete, so a file that lies there and is not a
+//! whole journal is never one that was interrupted: it is refused, and nothing starts clean over it.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::OpenError;
+use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
+use super::{Journal, migrate};
+use crate::model::id::JournalId;
+
+/// The first SQLite without the WAL-reset bug, which can lose committed pages (sqlite.org/wal.html).
+const LIBRARY_VERSION_MIN: i32 = 3_051_003;
+
+/// How long a commit waits for a lock that another program holds; then the daemon is told, and tries again.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// The page cache. The writer touches a few pages at the end of each index; a start reads each page once.
+const CACHE_KIB: u32 = 512;
+
+/// What a WAL file is cut down to after it has grown, in bytes: what SQLite's own checkpoint every 1000 pages leaves.
+const WAL_BYTES_KEPT: u32 = 4 * 1024 * 1024;
+
+/// File systems on which locks and shared memory do not reach all who open a file: `f_type` of statfs(2), linux/magic.h.
+const NETWORK_FILE_SYSTEMS: &[(u32, &str)] = &[
+    (0x6969, "NFS"),
+    (0x517b, "SMB"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB2"),
+    (0x6573_5546, "FUSE"),
+    (0x0102_1997, "9P"),
+    (0x5346_414f, "AFS"),
+    (0x6b41_4653, "AFS"),
+    (0x7375_7245, "CODA"),
+    (0x00c3_6400, "Ceph"),
+    (0x0bd0_0bd0, "Lustre"),
+    (0x4750_4653, "GPFS"),
+    (0x0116_1970, "GFS2"),
+    (0x7461_636f, "OCFS2"),
+];
+
+impl Journal {
+    /// Opens the journal at `path`; makes one, with a random name, if there is none; brings an older one up to date, and
+    /// keeps a copy of it as it was. The folder must be there.
+    ///
+    /// Refuses whatever it can't rely on: see [`OpenError`].
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        check_library()?;
+        check_file_system(path)?;
+        if !exists(path)? {
+            create(path)?;
+        }
+        let connection = open_existing(path)?;
+        let found = version_of(&connection, path)?;
+        if found > VERSION {
+            return Err(OpenError::Newer { path: path.to_owned(), found, known: VERSION });
+        }
+        set_up(&connection).map_err(|error| OpenError::of(path, &error))?;
+        migrate::migrate(&connection, path, MIGRATIONS)?;
+        let (id, queue_position_next) = read_meta(&connection).map_err(|error| OpenError::of(path, &error))?;
+        Ok(Self { connection, path: path.to_owned(), id, queue_position_next })
+    }
+}
+
+/// The name and the next queue position.
+pub(super) fn read_meta(connection: &Connection) -> rusqlite::Result<(JournalId, u64)> {
+    let id = connection.query_row("SELECT value FROM meta WHERE key = 'journal_id'", [], |row| row.get(0))?;
+    let next =
+        connection.query_row("SELECT value FROM meta WHERE key = 'queue_position_next'", [], |row| row.get(0))?;
+    Ok((JournalId(id), next))
+}
+
+/// The version of the tables of a file that is a journal of batchd.
+pub(super) fn version_of(connection: &Connection, path: &Path) -> Result<u32, OpenError> {
+    let header = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let application = header("application_id").map_err(|error| OpenError::of(path, &error))?;
+    let version = header("user_version").map_err(|error| OpenError::of(path, &error))?;
+    match (application, u32::try_from(version)) {
+        (APPLICATION_ID, Ok(version)) if version > 0 => Ok(version),
+        _ => {
+            let what = "an SQLite database of something else, or an empty file".to_owned();
+            Err(OpenError::NotAJournal { path: path.to_owned(), what })
+        }
+    }
+}
+
+fn check_library() -> Result<(), OpenError> {
+    if rusqlite::version_number() < LIBRARY_VERSION_MIN {
+        return Err(OpenError::OldLibrary { found: rusqlite::version() });
+    }
+    Ok(())
+}
+
+/// Looks at the folder: the file may not be there yet.
+fn check_file_system(path: &Path) -> Result<(), OpenError> {
+    let folder = folder_of(path);
+    let found =
+        rustix::fs::statfs(folder).map_err(|error| OpenError::io(folder, "look at the folder", &error.into()))?;
+    match network_file_system(found.f_type as u32) {
+        Some(kind) => Err(OpenError::NetworkFileSystem { path: folder.to_owned(), kind }),
+        None => Ok(()),
+    }
+}
+
+fn network_file_system(magic: u32) -> Option<&'static str> {
+    NETWORK_FILE_SYSTEMS.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name)
+}
+
+/// The folder that a file lies in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn exists(path: &Path) -> Result<bool, OpenError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(OpenError::io(path, "look for it", &error)),
+    }
+}
+
+/// Makes an empty journal beside `path` and moves it there.
+fn create(path: &Path) -> Result<(), OpenError> {
+    let wal = beside(path, "-wal");
+    if exists(&wal)? {
+        let what = format!("{} is there without it", wal.display());
+        return Err(OpenError::Damaged { path: path.to_owned(), what });
+    }
+    let new = beside(path, ".new");
+    for leftover in [new.clone(), beside(path, ".new-journal")] {
+        match fs::remove_file(&leftover) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(OpenError::io(&leftover, "remove what an interrupted start left", &error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    let id = random_name().map_err(|error| OpenError::io(path, "get random bytes for its name", &error))?;
+    fill(&new, &id).map_err(|error| OpenError::of(&new, &error))?;
+    put_in_place(&new, path).map_err(|error| OpenError::io(path, "put it in place", &error))
+}
+
+/// A journal with its tables and its name, closed again. In one transaction and with a rollback journal: it is one file.
+fn fill(path: &Path, id: &str) -> rusqlite::Result<()> {
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    for migration in MIGRATIONS {
+        connection.execute_batch(migration.sql)?;
+    }
+    connection.execute("INSERT INTO meta VALUES ('journal_id', ?), ('queue_position_next', 1)", [id])?;
+    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    connection.pragma_update(None, "user_version", VERSION)?;
+    connection.execute_batch("COMMIT")?;
+    connection.close().map_err(|(_, error)| error)
+}
+
+/// Renames `new` to `path` so that it is there after a power cut, whole.
+pub(super) fn put_in_place(new: &Path, path: &Path) -> std::io::Result<()> {
+    File::open(new)?.sync_all()?;
+    fs::rename(new, path)?;
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// 128 random bits in hexadecimal.
+fn random_name() -> std::io::Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// `path` with something behind its name: how SQLite names its files, and we ours.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Opens what is there for writing, and makes nothing.
+fn open_existing(path: &Path) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| OpenError::of(path, &error))?;
+    let error = |error| OpenError::of(path, &error);
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(error)?;
+    // SQLite opens what it may not write for reading, and says nothing.
+    if connection.is_readonly("main").map_err(error)? {
+        let what = "no permission, or a file system mounted read-only".to_owned();
+        return Err(OpenError::ReadOnly { path: path.to_owned(), what });
+    }
+    Ok(connection)
+}
+
+/// The settings of the writer's connection.
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // Each commit is on the disk before it returns; NORMAL may lose the last ones in a power cut.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
+    set_up_any(connection)
+}
+
+/// The settings that reading and writing have in common.
+pub(super) fn set_up_any(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
+    // A stray write through a mapping would reach the file.
+    connection.pragma_update(None, "mmap_size", 0)?;
+    // Damage is found where it is, not where it leads.
+    connection.pragma_update(None, "cell_size_check", true)?;
+    connection.pragma_update(None, "trusted_schema", false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems() {
+        assert_eq!(network_file_system(0x6969), Some("NFS"));
+        assert_eq!(network_file_system(0xff53_4d42), Some("CIFS"));
+        assert_eq!(network_file_system(0xef53), None, "ext4");
+        assert_eq!(network_file_system(0x0102_1994), None, "tmpfs");
+    }
+
+    #[test]
+    fn folders() {
+        assert_eq!(folder_of(Path::new("journal.db")), Path::new("."));
+        assert_eq!(folder_of(Path::new("state/journal.db")), Path::new("state"));
+    }
+}

@@ -1,0 +1,415 @@
+//! Reads the journal, beside a daemon or without one: [`Reader`].
+//!
+//! Every query goes by an index, and none holds a transaction longer than itself, so that the writer's WAL can be
+//! written back. Knows nothing of what is on its way to the journal: it sees what has been committed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use rusqlite::types::ToSql;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Result, params, params_from_iter};
+
+use super::error::{OpenError, QueryError};
+use super::open::{beside, read_meta, set_up_any, version_of};
+use super::recover;
+use super::row::{COLUMNS, run_from_row};
+use super::schema::VERSION;
+use crate::model::id::{BatchName, JournalId, RunId};
+use crate::model::launch::UpstreamEnd;
+use crate::model::record::{BatchFacts, InForce};
+use crate::model::run::{Outcome, Run, StateWord, Trigger};
+use crate::model::time::Instant;
+
+/// The most runs on one page, and the most events at once: what a person or a program asks for in one go.
+pub const PAGE_SIZE_MAX: u32 = 1000;
+
+/// The journal, open for reading only.
+#[derive(Debug)]
+pub struct Reader {
+    connection: Connection,
+    path: PathBuf,
+}
+
+/// Which runs are asked for; what is none lets everything through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Runs of this batch.
+    pub batch: Option<BatchName>,
+    /// Runs of this chain.
+    pub chain: Option<RunId>,
+    /// Runs that ended so.
+    pub outcome: Option<Outcome>,
+    /// Runs that exist for this reason.
+    pub trigger: Option<Trigger>,
+    /// Runs that have come this far.
+    pub state: Option<StateWord>,
+    /// Runs whose row was made at this instant or later.
+    pub since: Option<Instant>,
+    /// Runs whose row was made before this instant.
+    pub until: Option<Instant>,
+}
+
+/// Some runs, newest first: by `queued_at`, and those of the same instant by when their rows were made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// They.
+    pub runs: Vec<Run>,
+    /// Where the next page begins; none: this is the last.
+    pub next: Option<PageMark>,
+}
+
+/// Where a page begins. What is in its text is nobody's business but this module's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageMark {
+    queued_at: Instant,
+    seq: i64,
+}
+
+/// What the journal knows of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchRow {
+    /// Its numbers, its cursor, and whether an operator has disabled it.
+    pub facts: BatchFacts,
+    /// Its definition in force, and whether it is held; none if it was removed.
+    pub in_force: Option<InForce>,
+    /// The run with the highest number.
+    pub latest: Option<Run>,
+}
+
+/// Something that happened beside the runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRow {
+    /// When.
+    pub at: Instant,
+    /// One sentence.
+    pub text: String,
+}
+
+impl Reader {
+    /// Opens the journal at `path` for reading; makes none.
+    ///
+    /// While a daemon lives, or after a killed one where the user may write beside the journal, SQLite reads it with its
+    /// WAL. A journal at rest has no WAL; where the user may not write beside it, and so not make the files by which
+    /// SQLite agrees with a writer, it is opened as `immutable`. That is right as long as no daemon starts and writes:
+    /// so a reader that lives long is opened beside a daemon, and one that was opened before lives briefly.
+    pub fn open(path: &Path) -> std::result::Result<Self, OpenError> {
+        if !path.try_exists().map_err(|error| OpenError::io(path, "look for it", &error))? {
+            return Err(OpenError::Absent { path: path.to_owned() });
+        }
+        let connection = match open_as(path, "mode=ro") {
+            Ok(connection) => connection,
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
+                if beside(path, "-wal").exists() {
+                    return Err(OpenError::NeedsRecovery { path: path.to_owned() });
+                }
+                open_as(path, "mode=ro&immutable=1").map_err(|error| OpenError::of(path, &error))?
+            }
+            Err(error) => return Err(OpenError::of(path, &error)),
+        };
+        let found = version_of(&connection, path)?;
+        let path = path.to_owned();
+        match found.cmp(&VERSION) {
+            std::cmp::Ordering::Less => Err(OpenError::Older { path, found, known: VERSION }),
+            std::cmp::Ordering::Greater => Err(OpenError::Newer { path, found, known: VERSION }),
+            std::cmp::Ordering::Equal => Ok(Self { connection, path }),
+        }
+    }
+
+    /// The journal's own name.
+    pub fn journal_id(&self) -> std::result::Result<JournalId, QueryError> {
+        self.ask(|connection| read_meta(connection).map(|(id, _)| id))
+    }
+
+    /// The run of this id.
+    pub fn run(&self, id: &RunId) -> std::result::Result<Option<Run>, QueryError> {
+        self.ask(|connection| run(connection, id))
+    }
+
+    /// A page of the runs that `filter` lets through: the first, or the one that begins at `from`, of at most `size` runs
+    /// (and at most [`PAGE_SIZE_MAX`]).
+    pub fn runs(&self, filter: &Filter, from: Option<&PageMark>, size: u32) -> std::result::Result<Page, QueryError> {
+        self.ask(|connection| page(connection, filter, from, size.clamp(1, PAGE_SIZE_MAX)))
+    }
+
+    /// All runs of the chain that `run` belongs to, oldest first; none if there is no such run.
+    pub fn chain(&self, run: &RunId) -> std::result::Result<Vec<Run>, QueryError> {
+        self.ask(|connection| chain(connection, run))
+    }
+
+    /// The run of a batch with the highest number whose script was started.
+    pub fn latest_started(&self, batch: &BatchName) -> std::result::Result<Option<Run>, QueryError> {
+        self.ask(|connection| latest(connection, batch, "AND started_at IS NOT NULL"))
+    }
+
+    /// Every batch that the journal knows, removed ones too, by name.
+    pub fn batches(&self) -> std::result::Result<Vec<BatchRow>, QueryError> {
+        self.ask(batches)
+    }
+
+    /// The definition of a batch in force.
+    pub fn in_force(&self, batch: &BatchName) -> std::result::Result<Option<InForce>, QueryError> {
+        self.ask(|connection| recover::in_force_of(connection, batch))
+    }
+
+    /// Every run that has not ended, by batch and number.
+    pub fn live(&self) -> std::result::Result<Vec<Run>, QueryError> {
+        let sql =
+            format!("SELECT {} FROM run INDEXED BY run_live WHERE state <> 'ended' ORDER BY batch, number", *COLUMNS);
+        self.ask(|connection| select(connection, &sql, []))
+    }
+
+    /// The last attempt that `run` led to: itself, or the retry of its retry, and so on.
+    pub fn last_attempt(&self, run: &RunId) -> std::result::Result<Option<Run>, QueryError> {
+        self.ask(|connection| last_attempt(connection, run))
+    }
+
+    /// The first [`PAGE_SIZE_MAX`] events at `since` or later, oldest first.
+    pub fn events(&self, since: Instant) -> std::result::Result<Vec<EventRow>, QueryError> {
+        self.ask(|connection| {
+            let sql = "SELECT at, text FROM event WHERE at >= ? ORDER BY at, seq LIMIT ?";
+            let event = |row: &rusqlite::Row<'_>| Ok(EventRow { at: row.get(0)?, text: row.get(1)? });
+            connection.prepare_cached(sql)?.query_map(params![since, PAGE_SIZE_MAX], event)?.collect()
+        })
+    }
+
+    /// How `run` ended, and whose folder has its output; none while it has not ended, or if there is no such run.
+    ///
+    /// A rerun that counts as succeeded without having run (`rerun --only-downstream`) stands for the run before it.
+    pub fn upstream_end(&self, run: &RunId) -> std::result::Result<Option<UpstreamEnd>, QueryError> {
+        self.ask(|connection| upstream_end(connection, run))
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(&Connection) -> Result<T>) -> std::result::Result<T, QueryError> {
+        // One transaction: all parts of an answer are from the same moment.
+        let answer = self.connection.unchecked_transaction().and_then(|transaction| question(&transaction));
+        answer.map_err(|error| QueryError::new(&self.path, error))
+    }
+}
+
+/// Opens `path` with these parameters of SQLite's URI, and reads from it: only then SQLite looks at the file.
+fn open_as(path: &Path, parameters: &str) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(uri(path, parameters), flags)?;
+    set_up_any(&connection)?;
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(connection)
+}
+
+/// The URI of a file: bytes that mean something in a URI are written as `%xx`.
+fn uri(path: &Path, parameters: &str) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let mut text = "file:".to_owned();
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte) {
+            text.push(byte.into());
+        } else {
+            text.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    format!("{text}?{parameters}")
+}
+
+fn select(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Vec<Run>> {
+    connection.prepare_cached(sql)?.query_map(params, run_from_row)?.collect()
+}
+
+fn run(connection: &Connection, id: &RunId) -> Result<Option<Run>> {
+    // An id that people type may have a number that no column can hold.
+    let Ok(number) = i64::try_from(id.number) else { return Ok(None) };
+    let sql = format!("SELECT {} FROM run WHERE batch = ? AND number = ?", *COLUMNS);
+    connection.prepare_cached(&sql)?.query_row(params![id.batch, number], run_from_row).optional()
+}
+
+/// The run of a batch with the highest number, of those for which `and` holds.
+fn latest(connection: &Connection, batch: &BatchName, and: &str) -> Result<Option<Run>> {
+    let sql = format!("SELECT {} FROM run WHERE batch = ? {and} ORDER BY number DESC LIMIT 1", *COLUMNS);
+    connection.prepare_cached(&sql)?.query_row([batch], run_from_row).optional()
+}
+
+fn chain(connection: &Connection, id: &RunId) -> Result<Vec<Run>> {
+    let Some(run) = run(connection, id)? else { return Ok(Vec::new()) };
+    let sql = format!("SELECT {} FROM run WHERE chain = ? ORDER BY seq", *COLUMNS);
+    select(connection, &sql, [run.chain])
+}
+
+fn last_attempt(connection: &Connection, id: &RunId) -> Result<Option<Run>> {
+    let runs = chain(connection, id)?;
+    let mut last = runs.iter().find(|run| run.id == *id);
+    while let Some(retry) = last.and_then(|of| runs.iter().find(|run| is_retry_of(run, of))) {
+        last = Some(retry);
+    }
+    Ok(last.cloned())
+}
+
+/// A retry has a greater number than what it follows, so that following them comes to an end whatever the journal holds.
+fn is_retry_of(run: &Run, of: &Run) -> bool {
+    run.trigger == Trigger::Retry && run.previous.as_ref() == Some(&of.id) && run.id.number > of.id.number
+}
+
+fn upstream_end(connection: &Connection, id: &RunId) -> Result<Option<UpstreamEnd>> {
+    let Some(first) = run(connection, id)? else { return Ok(None) };
+    let Some(outcome) = first.outcome() else { return Ok(None) };
+    let mut output_of = first;
+    while let Some(previous) = stands_for(&output_of) {
+        // A run that is no longer in the journal: then this is as far as it goes.
+        let Some(previous) = run(connection, previous)? else { break };
+        output_of = previous;
+    }
+    let exit = output_of.end().and_then(|end| end.exit.clone());
+    Ok(Some(UpstreamEnd { run: id.clone(), output_of: output_of.id, outcome, exit }))
+}
+
+/// The run before `run`, if that one's output is meant. Its number is smaller, so that following them comes to an end.
+fn stands_for(run: &Run) -> Option<&RunId> {
+    let counts_without_running = run.trigger == Trigger::Rerun && run.succeeded() && run.started_at.is_none();
+    run.previous.as_ref().filter(|previous| counts_without_running && previous.number < run.id.number)
+}
+
+fn batches(connection: &Connection) -> Result<Vec<BatchRow>> {
+    let facts = recover::batches(connection)?.into_iter().map(|facts| (facts.name.clone(), facts));
+    let mut facts: BTreeMap<BatchName, BatchFacts> = facts.collect();
+    let in_force = recover::in_force(connection)?.into_iter().map(|in_force| (in_force.batch.clone(), in_force));
+    let mut in_force: BTreeMap<BatchName, InForce> = in_force.collect();
+    for name in in_force.keys().filter(|name| !facts.contains_key(*name)).cloned().collect::<Vec<_>>() {
+        let new = BatchFacts { name: name.clone(), next_number: 1, cursor: None, reboot_boot: None, disabled: None };
+        facts.insert(name, new);
+    }
+    let row = |(name, facts): (BatchName, BatchFacts)| {
+        Ok(BatchRow { facts, in_force: in_force.remove(&name), latest: latest(connection, &name, "")? })
+    };
+    facts.into_iter().map(row).collect()
+}
+
+fn page(connection: &Connection, filter: &Filter, from: Option<&PageMark>, size: u32) -> Result<Page> {
+    let mut conditions = Conditions::new(filter, from);
+    let mut statement = connection.prepare(&conditions.page_sql())?;
+    // One more than fits tells whether there is a next page, and where it begins.
+    conditions.values.push(Box::new(size + 1));
+    let seq_column = statement.column_count() - 1;
+    let row = |row: &rusqlite::Row<'_>| Ok((run_from_row(row)?, row.get(seq_column)?));
+    let mut rows: Vec<(Run, i64)> =
+        statement.query_map(params_from_iter(conditions.values), row)?.collect::<Result<_>>()?;
+    let beyond = if rows.len() > size as usize { rows.pop() } else { None };
+    let next = beyond.map(|(run, seq)| PageMark { queued_at: run.queued_at, seq });
+    Ok(Page { runs: rows.into_iter().map(|(run, _)| run).collect(), next })
+}
+
+/// What stands behind WHERE, with its values.
+struct Conditions {
+    text: String,
+    values: Vec<Box<dyn ToSql>>,
+}
+
+impl Conditions {
+    /// Where an index holds only some rows, its own condition is said too: SQLite does not infer it from a value.
+    fn new(filter: &Filter, from: Option<&PageMark>) -> Self {
+        let mut all = Self { text: "TRUE".to_owned(), values: Vec::new() };
+        all.and("batch = ?", filter.batch.clone());
+        all.and("chain = ?", filter.chain.clone());
+        match filter.outcome {
+            None | Some(Outcome::Succeeded) => all.and("outcome = ?", filter.outcome),
+            Some(_) => all.and("outcome <> 'succeeded' AND outcome = ?", filter.outcome),
+        }
+        match filter.trigger {
+            None | Some(Trigger::Schedule | Trigger::Upstream) => all.and("trigger = ?", filter.trigger),
+            Some(_) => all.and("trigger NOT IN ('schedule', 'upstream') AND trigger = ?", filter.trigger),
+        }
+        match filter.state {
+            None | Some(StateWord::Ended) => all.and("state = ?", filter.state),
+            Some(_) => all.and("state <> 'ended' AND state = ?", filter.state),
+        }
+        all.and("queued_at >= ?", filter.since);
+        all.and("queued_at < ?", filter.until);
+        // An index knows the first part; the second decides within its last instant.
+        all.and("queued_at <= ?", from.map(|from| from.queued_at));
+        if let Some(from) = from {
+            all.text.push_str(" AND (queued_at < ? OR seq <= ?)");
+            all.values.extend([Box::new(from.queued_at) as Box<dyn ToSql>, Box::new(from.seq)]);
+        }
+        all
+    }
+
+    /// The statement for a page; its last value is how many rows it gives at most.
+    fn page_sql(&self) -> String {
+        format!("SELECT {}, seq FROM run WHERE {} ORDER BY queued_at DESC, seq DESC LIMIT ?", *COLUMNS, self.text)
+    }
+
+    /// One more condition, if there is a value for it.
+    fn and<T: ToSql + 'static>(&mut self, condition: &str, value: Option<T>) {
+        if let Some(value) = value {
+            self.text.push_str(" AND ");
+            self.text.push_str(condition);
+            self.values.push(Box::new(value));
+        }
+    }
+}
+
+impl fmt::Display for PageMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.queued_at.as_ms(), self.seq)
+    }
+}
+
+impl FromStr for PageMark {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let parts = text.rsplit_once('-').and_then(|(ms, seq)| Some((ms.parse().ok()?, seq.parse().ok()?)));
+        let (ms, seq) =
+            parts.ok_or_else(|| format!("`{text}` is not the mark of a page: take it from the page before"))?;
+        Ok(Self { queued_at: Instant::from_ms(ms), seq })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Journal;
+
+    /// How SQLite carries out the statement for a page.
+    fn plan(connection: &Connection, filter: &Filter, from: Option<&PageMark>) -> String {
+        let sql = format!("EXPLAIN QUERY PLAN {}", Conditions::new(filter, from).page_sql());
+        let mut statement = connection.prepare(&sql).unwrap();
+        let values = vec![1; statement.parameter_count()];
+        let lines = statement.query_map(params_from_iter(values), |row| row.get::<_, String>(3)).unwrap();
+        lines.map(Result::unwrap).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn pages_come_by_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.db");
+        let _journal = Journal::open(&path).unwrap();
+        let reader = Reader::open(&path).unwrap();
+        let check = |filter: Filter, index: &str| {
+            for from in [None, Some("5-5".parse().unwrap())] {
+                let plan = plan(&reader.connection, &filter, from.as_ref());
+                assert!(plan.contains(&format!("INDEX {index} ")) || plan.ends_with(index), "{filter:?}: {plan}");
+                // Only what is few is sorted.
+                assert!(
+                    !plan.contains("TEMP B-TREE") || ["run_chain", "run_live"].contains(&index),
+                    "{filter:?}: {plan}"
+                );
+            }
+        };
+        let all = Filter::default;
+        let batch = Some(BatchName::new("a").unwrap());
+        check(all(), "run_queued");
+        check(Filter { since: Some(Instant::MIN), ..all() }, "run_queued");
+        check(Filter { batch: batch.clone(), ..all() }, "run_batch_queued");
+        check(Filter { batch: batch.clone(), since: Some(Instant::MIN), ..all() }, "run_batch_queued");
+        check(Filter { chain: Some("a.1".parse().unwrap()), ..all() }, "run_chain");
+        check(Filter { outcome: Some(Outcome::Succeeded), ..all() }, "run_queued");
+        check(Filter { outcome: Some(Outcome::Lost), ..all() }, "run_unsuccessful");
+        check(Filter { trigger: Some(Trigger::Upstream), ..all() }, "run_queued");
+        check(Filter { trigger: Some(Trigger::Manual), ..all() }, "run_unusual");
+        check(Filter { state: Some(StateWord::Ended), ..all() }, "run_queued");
+    }
+
+    #[test]
+    fn a_uri_says_the_path_exactly() {
+        assert_eq!(uri(Path::new("/a b/ä?#%.db"), "mode=ro"), "file:/a%20b/%c3%a4%3f%23%25.db?mode=ro");
+    }
+}

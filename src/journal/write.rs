@@ -1,0 +1,134 @@
+//! Commits records: each the whole of its row, all of one call in one transaction.
+
+use rusqlite::{Connection, Error, ErrorCode, Result, TransactionBehavior, params};
+
+use super::error::CommitError;
+use super::row::{self, COLUMNS, UPSERT, run_from_row};
+use super::{Journal, row::to_json};
+use crate::model::record::{BatchFacts, EdgeFacts, InForce, Record};
+use crate::model::run::Run;
+
+/// The design: an ended row never changes again; and what a run is born with is what it is.
+const RULE_CHANGE: &str =
+    "a run that has ended never changes, and no run changes its chain, trigger, attempt, due_at or queued_at";
+
+/// The design's invariant 5.
+const RULE_OCCURRENCE: &str = "its occurrence has been decided by another run";
+
+impl Journal {
+    /// Writes `records`, in their order, all or none; when it returns they are on the disk.
+    ///
+    /// Each takes the place of what the journal had under the same key. To write an ended run again as it is changes
+    /// nothing and is no error. What to do about an error says [`CommitError`].
+    pub fn commit(&mut self, records: &[Record]) -> std::result::Result<(), CommitError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for record in records {
+            write(&transaction, record)?;
+        }
+        let next = queue_position_after(records).max(self.queue_position_next);
+        if next > self.queue_position_next {
+            let sql = "UPDATE meta SET value = ? WHERE key = 'queue_position_next'";
+            transaction.prepare_cached(sql)?.execute([next])?;
+        }
+        transaction.commit()?;
+        self.queue_position_next = next;
+        Ok(())
+    }
+}
+
+fn write(connection: &Connection, record: &Record) -> std::result::Result<(), CommitError> {
+    match record {
+        Record::Run(run) => return write_run(connection, run),
+        Record::Batch(facts) => write_batch(connection, facts)?,
+        Record::Definition(in_force) => write_definition(connection, in_force)?,
+        Record::Edge(edge) => write_edge(connection, edge)?,
+        Record::EdgeRemoved { downstream, upstream } => {
+            let sql = "DELETE FROM edge WHERE downstream = ? AND upstream = ?";
+            connection.prepare_cached(sql)?.execute(params![downstream, upstream])?;
+        }
+        Record::Event { at, text } => {
+            connection.prepare_cached("INSERT INTO event (at, text) VALUES (?, ?)")?.execute(params![at, text])?;
+        }
+    }
+    Ok(())
+}
+
+fn write_run(connection: &Connection, run: &Run) -> std::result::Result<(), CommitError> {
+    let violation = |rule| CommitError::Violation { run: run.id.clone(), rule };
+    match row::upsert(&mut *connection.prepare_cached(&UPSERT)?, run) {
+        Ok(true) => Ok(()),
+        Ok(false) if stored(connection, run)? == *run => Ok(()),
+        Ok(false) => Err(violation(RULE_CHANGE)),
+        // `run_occurrence` is the only constraint that an upsert of a run with its columns filled can meet.
+        Err(Error::SqliteFailure(error, _)) if error.code == ErrorCode::ConstraintViolation => {
+            Err(violation(RULE_OCCURRENCE))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The row that is there under the key of `run`.
+fn stored(connection: &Connection, run: &Run) -> Result<Run> {
+    let sql = format!("SELECT {} FROM run WHERE batch = ? AND number = ?", *COLUMNS);
+    connection.query_row(&sql, params![run.id.batch, run.id.number], run_from_row)
+}
+
+fn write_batch(connection: &Connection, facts: &BatchFacts) -> Result<()> {
+    let disabled = facts.disabled.as_ref();
+    let sql = "INSERT OR REPLACE INTO batch (name, next_number, cursor, reboot_boot, disabled_at, disabled_until, \
+        disabled_reason, disabled_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+    connection.prepare_cached(sql)?.execute(params![
+        facts.name,
+        facts.next_number,
+        facts.cursor,
+        facts.reboot_boot,
+        disabled.map(|disabled| disabled.at),
+        disabled.map(|disabled| disabled.until),
+        disabled.map(|disabled| &disabled.reason),
+        disabled.map(|disabled| &disabled.by),
+    ])?;
+    Ok(())
+}
+
+/// A batch that is removed has no row: its facts stay, its definition does not.
+fn write_definition(connection: &Connection, in_force: &InForce) -> Result<()> {
+    let Some(definition) = &in_force.definition else {
+        connection.prepare_cached("DELETE FROM definition WHERE batch = ?")?.execute([&in_force.batch])?;
+        return Ok(());
+    };
+    let sql = "INSERT INTO definition (batch, held, json) VALUES (?, ?, ?) \
+        ON CONFLICT (batch) DO UPDATE SET held = excluded.held, json = excluded.json";
+    connection.prepare_cached(sql)?.execute(params![in_force.batch, in_force.held, to_json(definition)?])?;
+    Ok(())
+}
+
+fn write_edge(connection: &Connection, edge: &EdgeFacts) -> Result<()> {
+    let unused = edge.unused.as_ref();
+    let sql = "INSERT OR REPLACE INTO edge (downstream, upstream, cursor, unused_number, unused_succeeded, \
+        unused_due_at) VALUES (?, ?, ?, ?, ?, ?)";
+    connection.prepare_cached(sql)?.execute(params![
+        edge.downstream,
+        edge.upstream,
+        edge.cursor,
+        unused.map(|unused| unused.number),
+        unused.map(|unused| unused.succeeded),
+        unused.map(|unused| unused.due_at),
+    ])?;
+    Ok(())
+}
+
+/// Greater than every queue position in `records`.
+fn queue_position_after(records: &[Record]) -> u64 {
+    let position = |record: &Record| match record {
+        Record::Run(run) => run.queue_position.saturating_add(1),
+        Record::Batch(_)
+        | Record::Definition(_)
+        | Record::Edge(_)
+        | Record::EdgeRemoved { .. }
+        | Record::Event { .. } => 0,
+    };
+    records.iter().map(position).max().unwrap_or(0)
+}
