@@ -2,4 +2,7 @@
 //!
 //! The map of the modules, and what each may use, stands in `ARCHITECTURE.md`; `tests/tidy.rs` holds them to it.
 
+pub mod api;
+pub mod cli;
 pub mod model;
+pub mod paths;
