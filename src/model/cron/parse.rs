@@ -1,0 +1,465 @@
+//! From text to [`Cron`]. All that people get wrong in a cron expression gets its words here.
+
+use std::ops::Range;
+
+use super::{Cron, CronError, Days, Expression, MonthDays, Weekdays};
+
+/// Every value of all six fields, listed one by one, has fewer bytes; what is longer is no expression.
+const EXPRESSION_BYTES_MAX: usize = 1024;
+
+/// The forms with `@`, as crontab(5) has them, and the fields they stand for.
+const FORMS: [(&str, &str); 7] = [
+    ("@hourly", "0 * * * *"),
+    ("@daily", "0 0 * * *"),
+    ("@midnight", "0 0 * * *"),
+    ("@weekly", "0 0 * * 0"),
+    ("@monthly", "0 0 1 * *"),
+    ("@yearly", "0 0 1 1 *"),
+    ("@annually", "0 0 1 1 *"),
+];
+
+/// One of the six fields.
+struct Field {
+    name: &'static str,
+    least: u32,
+    /// The last value of `*`.
+    most: u32,
+    /// The largest number that may be written: for weekdays one more, as 7 is Sunday again.
+    written_most: u32,
+    /// The names of the values, from the least.
+    names: &'static [&'static str],
+}
+
+const SECOND: Field = Field { name: "second", least: 0, most: 59, written_most: 59, names: &[] };
+const MINUTE: Field = Field { name: "minute", ..SECOND };
+const HOUR: Field = Field { name: "hour", least: 0, most: 23, written_most: 23, names: &[] };
+const MONTH_DAY: Field = Field { name: "day of month", least: 1, most: 31, written_most: 31, names: &[] };
+const MONTH: Field = Field { name: "month", least: 1, most: 12, written_most: 12, names: &MONTHS };
+const WEEKDAY: Field = Field { name: "day of week", least: 0, most: 6, written_most: 7, names: &WEEKDAYS };
+
+const MONTHS: [&str; 12] = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
+const WEEKDAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
+
+/// A part of the text that knows where it stands.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    text: &'a str,
+    start: usize,
+}
+
+impl<'a> Part<'a> {
+    fn span(&self) -> Range<usize> {
+        self.start..self.start + self.text.len()
+    }
+
+    fn error(&self, what: impl Into<String>) -> CronError {
+        CronError { span: self.span(), what: what.into(), hint: None }
+    }
+
+    fn error_with_hint(&self, what: impl Into<String>, hint: impl Into<String>) -> CronError {
+        CronError { hint: Some(hint.into()), ..self.error(what) }
+    }
+
+    /// The parts of its text between separators.
+    fn split(self, separator: fn(char) -> bool) -> impl Iterator<Item = Part<'a>> {
+        let whole = self;
+        self.text.split(separator).map(move |text| {
+            let before = text.as_ptr() as usize - whole.text.as_ptr() as usize;
+            Part { text, start: whole.start + before }
+        })
+    }
+
+    fn split_once(self, separator: char) -> Option<(Part<'a>, Part<'a>)> {
+        let (left, right) = self.text.split_once(separator)?;
+        let right_start = self.start + left.len() + separator.len_utf8();
+        Some((Part { text: left, start: self.start }, Part { text: right, start: right_start }))
+    }
+
+    /// Its text without a last character.
+    fn strip_suffix(self, suffix: [char; 2]) -> Option<Part<'a>> {
+        Some(Part { text: self.text.strip_suffix(suffix)?, start: self.start })
+    }
+
+    fn begins_with_star(&self) -> bool {
+        self.text.starts_with('*')
+    }
+}
+
+/// See [`Expression::parse`].
+pub(super) fn expression(text: &str) -> Result<Expression, CronError> {
+    let whole = Part { text, start: 0 };
+    if text.len() > EXPRESSION_BYTES_MAX {
+        return Err(whole.error(format!("a cron expression has at most {EXPRESSION_BYTES_MAX} bytes")));
+    }
+    let words: Vec<Part> = whole.split(|c| c.is_ascii_whitespace()).filter(|word| !word.text.is_empty()).collect();
+    let Some(first) = words.first() else {
+        return Err(whole.error_with_hint("an empty cron expression", "five fields, such as `30 2 * * *`, or `@daily`"));
+    };
+    if first.text.starts_with('@') {
+        return form(*first, &words);
+    }
+    if let Some((name, value)) = first.split_once('=') {
+        return Err(assignment(*first, name, value));
+    }
+    match words[..] {
+        [minute, hour, month_day, month, weekday] => fields(None, [minute, hour, month_day, month, weekday]),
+        [second, minute, hour, month_day, month, weekday] => {
+            fields(Some(second), [minute, hour, month_day, month, weekday])
+        }
+        _ => Err(wrong_number(whole, &words)),
+    }
+}
+
+/// An `@` form.
+fn form(first: Part, words: &[Part]) -> Result<Expression, CronError> {
+    let lower = first.text.to_ascii_lowercase();
+    let stands_for = FORMS.iter().find(|(name, _)| *name == lower);
+    if lower != "@reboot" && stands_for.is_none() {
+        let hint = match &*lower {
+            "@every" => "write it as fields: every 5 minutes is `*/5 * * * *`".to_owned(),
+            _ => {
+                let names: Vec<&str> = FORMS.iter().map(|(name, _)| *name).collect();
+                format!("the forms are {} and @reboot", names.join(", "))
+            }
+        };
+        return Err(first.error_with_hint(format!("unknown form `{}`", first.text), hint));
+    }
+    if let Some(second) = words.get(1) {
+        let hint = "what is run is the batch's script; only the time stands here";
+        return Err(second.error_with_hint(format!("`{}` stands behind `{}`", second.text, first.text), hint));
+    }
+    // The forms in the table are expressions without a form, so this goes no deeper.
+    stands_for.map_or(Ok(Expression::Reboot), |(_, fields)| expression(fields))
+}
+
+/// `CRON_TZ=Europe/Berlin 0 5 * * *` and its like.
+fn assignment(first: Part, name: Part, value: Part) -> CronError {
+    let what = format!("`{}` is not part of an expression", first.text);
+    match name.text {
+        "TZ" | "CRON_TZ" => first.error_with_hint(what, format!("write `timezone = \"{}\"` beside `cron`", value.text)),
+        _ => first.error_with_hint(what, "variables stand in `env`"),
+    }
+}
+
+fn wrong_number(whole: Part, words: &[Part]) -> CronError {
+    let span = words[0].start..words[words.len() - 1].span().end;
+    let what = match words.len() {
+        1 => "1 field; an expression has 5, or 6 with seconds first".to_owned(),
+        n => format!("{n} fields; an expression has 5, or 6 with seconds first"),
+    };
+    let year = words.len() == 7 && words[6].text.starts_with(|c: char| c == '*' || c.is_ascii_digit());
+    let hint = if words.len() < 5 {
+        "the fields are minute, hour, day of month, month, day of week, with blanks between them"
+    } else if year {
+        "there is no field for the year: leave the last one out"
+    } else {
+        "only the time stands here: what is run is the batch's script"
+    };
+    CronError { span, ..whole.error_with_hint(what, hint) }
+}
+
+/// An expression from its fields: minute, hour, day of month, month, day of week.
+fn fields(second: Option<Part>, parts: [Part; 5]) -> Result<Expression, CronError> {
+    let [minute, hour, month_day, month, weekday] = parts;
+    let either = !month_day.begins_with_star() && !weekday.begins_with_star();
+    let cron = Cron {
+        seconds: second.map_or(Ok(1), |second| set(&SECOND, second))?,
+        minutes: set(&MINUTE, minute)?,
+        hours: set(&HOUR, hour)? as u32,
+        month_days: month_days(month_day)?,
+        months: set(&MONTH, month)? as u16,
+        weekdays: weekdays(weekday)?,
+        days: if either { Days::Either } else { Days::Both },
+        fixed: !minute.begins_with_star() && !hour.begins_with_star(),
+    };
+    if cron.ever_fires() {
+        return Ok(Expression::Times(cron));
+    }
+    let what = format!(
+        "never fires: no day is day of month `{}` in month `{}` and day of week `{}`",
+        month_day.text, month.text, weekday.text
+    );
+    let hint = "a month has at most 31 days, February at most 29; when one day field begins with `*`, both must match";
+    Err(CronError { span: month_day.start..weekday.span().end, what, hint: Some(hint.to_owned()) })
+}
+
+/// A field that is a list of ranges, as a set: bit n is the value n.
+fn set(field: &Field, part: Part) -> Result<u64, CronError> {
+    let items = part.split(|c| c == ',');
+    items.map(|item| range(field, item)).try_fold(0, |set, bits| Ok(set | bits?))
+}
+
+fn month_days(part: Part) -> Result<MonthDays, CronError> {
+    let mut month_days = MonthDays::default();
+    for item in part.split(|c| c == ',') {
+        let upper = item.text.to_ascii_uppercase();
+        if upper == "L" {
+            month_days.before_last |= 1;
+        } else if upper == "LW" || upper == "WL" {
+            month_days.last_workday = true;
+        } else if upper.starts_with("L-") {
+            month_days.before_last |= 1 << days_before_last(item)?;
+        } else if let Some(day) = item.strip_suffix(['W', 'w']) {
+            month_days.nearest_workday |= 1 << value(&MONTH_DAY, day)?;
+        } else {
+            month_days.days |= range(&MONTH_DAY, item)? as u32;
+        }
+    }
+    Ok(month_days)
+}
+
+/// The 3 of `L-3`.
+fn days_before_last(item: Part) -> Result<u32, CronError> {
+    let number = item.text[2..].parse::<u32>().ok().filter(|number| (1..=30).contains(number));
+    let what = || format!("{}: `{}` wants a number from 1 to 30 behind `L-`", MONTH_DAY.name, item.text);
+    number.ok_or_else(|| item.error_with_hint(what(), "`L-3` is the third day before the last of the month"))
+}
+
+fn weekdays(part: Part) -> Result<Weekdays, CronError> {
+    let mut weekdays = Weekdays::default();
+    for item in part.split(|c| c == ',') {
+        if let Some((weekday, nth)) = item.split_once('#') {
+            let nth = match nth.text {
+                "1" | "2" | "3" | "4" | "5" => usize::from(nth.text.as_bytes()[0] - b'1'),
+                _ => {
+                    let what = format!("{}: `{}` wants a number from 1 to 5 behind `#`", WEEKDAY.name, item.text);
+                    return Err(item.error_with_hint(what, "`5#3` is the third Friday of the month, `5L` the last"));
+                }
+            };
+            weekdays.nth[nth] |= 1 << (value(&WEEKDAY, weekday)? % 7);
+        } else if let Some(weekday) = item.strip_suffix(['L', 'l']).filter(|weekday| !weekday.text.is_empty()) {
+            weekdays.last |= 1 << (value(&WEEKDAY, weekday)? % 7);
+        } else {
+            weekdays.every |= range(&WEEKDAY, item)? as u8;
+        }
+    }
+    Ok(weekdays)
+}
+
+/// `*`, `a`, `a-b`, each with or without `/step`, as a set. A range whose end is before its start passes the field's end.
+fn range(field: &Field, item: Part) -> Result<u64, CronError> {
+    if item.text.is_empty() {
+        return Err(item.error(format!("{}: nothing between the commas", field.name)));
+    }
+    let (ends, step) = match item.split_once('/') {
+        Some((ends, step)) => (ends, Some(self::step(field, step)?)),
+        None => (item, None),
+    };
+    let size = field.most - field.least + 1;
+    let (from, to) = if ends.text == "*" {
+        (field.least, field.most)
+    } else if let Some((from, to)) = ends.split_once('-') {
+        (value(field, from)?, value(field, to)?)
+    } else {
+        let from = value(field, ends)?;
+        (from, if step.is_some() { field.most.max(from) } else { from })
+    };
+    let length = if from <= to { to - from } else { to + size - from };
+    let values =
+        (0..=length).step_by(step.unwrap_or(1) as usize).map(|n| field.least + (from - field.least + n) % size);
+    Ok(values.fold(0, |set, value| set | 1 << value))
+}
+
+fn step(field: &Field, part: Part) -> Result<u32, CronError> {
+    let most = field.most - field.least;
+    let number = part.text.parse::<u32>().ok().filter(|_| is_digits(part.text));
+    match number {
+        Some(step) if (1..=most).contains(&step) => Ok(step),
+        Some(0) => {
+            Err(part.error_with_hint(format!("{}: a step of 0 leads nowhere", field.name), "a step is 1 or more"))
+        }
+        _ if is_digits(part.text) => {
+            let what = format!("{}: a step of {} passes the whole field", field.name, part.text);
+            let hint =
+                format!("steps count within one field, at most {most} here; `*/5` starts anew at {}", field.least);
+            Err(part.error_with_hint(what, hint))
+        }
+        _ => Err(part.error_with_hint(
+            format!("{}: `{}` is not a step", field.name, part.text),
+            "a step is a whole number, as in `*/5`",
+        )),
+    }
+}
+
+/// One value: a number, or a name where the field has names.
+fn value(field: &Field, part: Part) -> Result<u32, CronError> {
+    if is_digits(part.text) {
+        let number = part.text.parse::<u32>().ok();
+        let within = number.filter(|number| (field.least..=field.written_most).contains(number));
+        let what = || format!("{}: {} is out of range", field.name, part.text);
+        return within.ok_or_else(|| part.error_with_hint(what(), range_of(field)));
+    }
+    match field.names.iter().position(|name| name.eq_ignore_ascii_case(part.text)) {
+        // A field has at most twelve names.
+        Some(position) => Ok(field.least + position as u32),
+        None => Err(not_a_value(field, part)),
+    }
+}
+
+fn not_a_value(field: &Field, part: Part) -> CronError {
+    let what = match part.text {
+        "" => format!("{}: a value is missing", field.name),
+        text => format!("{}: `{text}` is not a value", field.name),
+    };
+    let upper = part.text.to_ascii_uppercase();
+    let hint = if upper.contains('?') {
+        "write `*` for any".to_owned()
+    } else if upper == "H" || upper.starts_with("H(") || upper.contains('~') {
+        "to spread batches over time use `jitter`".to_owned()
+    } else if upper == "L" && field.name == WEEKDAY.name {
+        "`5L` is the last Friday of the month, `6` Saturday; `L` alone belongs in day of month".to_owned()
+    } else if upper.ends_with(['L', 'W']) && upper.len() < 3 {
+        "`L` and `W` belong in day of month (`L`, `L-3`, `15W`, `LW`) or, as `5L`, in day of week, and in no range"
+            .to_owned()
+    } else if upper.contains('#') {
+        "`5#3`, the third Friday, belongs in day of week, and in no range".to_owned()
+    } else {
+        range_of(field)
+    };
+    part.error_with_hint(what, hint)
+}
+
+/// What may stand in a field, for hints.
+fn range_of(field: &Field) -> String {
+    let names = match field.names {
+        [first, .., last] => format!(", or {first} to {last}"),
+        _ => String::new(),
+    };
+    let sunday = if field.written_most > field.most { " (0 and 7 are Sunday)" } else { "" };
+    format!("{} is {} to {}{names}{sunday}", field.name, field.least, field.written_most)
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_the_same() {
+        let check = |one: &str, other: &str| {
+            assert!(expression(one).is_ok(), "{one}: {:?}", expression(one));
+            assert_eq!(expression(one), expression(other), "{one} and {other}");
+        };
+        check("0 0 * * 0", "0 0 * * 7");
+        check("0 0 * * 0", "@weekly");
+        check("@Midnight", "  0\t0  * * *\n");
+        check("@daily", "0 0 0 * * *");
+        check("@yearly", "@annually");
+        check("0 0 * * sun-Tue", "0 0 * * 0,1,2");
+        check("0 0 * * FRI-MON", "0 0 * * 5,6,0,1");
+        check("0 0 * * 5-7", "0 0 * * 0,5,6");
+        check("0 0 * * 7-2", "0 0 * * 0-2");
+        check("0 0 * * 7-7", "0 0 * * 0");
+        check("0 0 1 * 0-7", "0 0 1 * 0-6");
+        check("0 0 * * 1-7/2", "0 0 * * 1,3,5,7");
+        check("0 0 * NOV-FEB *", "0 0 * 1,2,11,12 *");
+        check("0 22-4/2 * * *", "0 0,2,4,22 * * *");
+        check("5/15 * * * *", "05,20,35,50 * * * *");
+        check("0 0 25-5/5 * *", "0 0 25,30,4 * *");
+        check("0 0 l-3,lw,15w * friL", "0 0 L-3,WL,15W * 5L");
+        check("0 0 * * 7#2", "0 0 * * SUN#2");
+    }
+
+    /// The text with the span in brackets, and what is said about it.
+    fn shown(text: &str) -> String {
+        let error = expression(text).unwrap_err();
+        let Range { start, end } = error.span;
+        let marked = format!("{}[{}]{}", &text[..start], &text[start..end], &text[end..]);
+        format!("{marked}: {}; {}", error.what, error.hint.unwrap_or_else(|| "-".to_owned()))
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_field() {
+        let check = |text: &str, expected: &str| assert_eq!(shown(text), expected);
+        check("60 * * * *", "[60] * * * *: minute: 60 is out of range; minute is 0 to 59");
+        check("0 99999999999 * * *", "0 [99999999999] * * *: hour: 99999999999 is out of range; hour is 0 to 23");
+        check("0 0 0 * *", "0 0 [0] * *: day of month: 0 is out of range; day of month is 1 to 31");
+        check("0 0 * 1,13 *", "0 0 * 1,[13] *: month: 13 is out of range; month is 1 to 12, or JAN to DEC");
+        check(
+            "0 0 * * MON-8",
+            "0 0 * * MON-[8]: day of week: 8 is out of range; day of week is 0 to 7, or SUN to SAT (0 and 7 are Sunday)",
+        );
+        check("0 0 ? * *", "0 0 [?] * *: day of month: `?` is not a value; write `*` for any");
+        check("H 0 * * *", "[H] 0 * * *: minute: `H` is not a value; to spread batches over time use `jitter`");
+        check(
+            "0~30 0 * * *",
+            "[0~30] 0 * * *: minute: `0~30` is not a value; to spread batches over time use `jitter`",
+        );
+        check(
+            "0 0 * * L",
+            "0 0 * * [L]: day of week: `L` is not a value; `5L` is the last Friday of the month, `6` Saturday; `L` alone belongs in day of month",
+        );
+        check("1,,2 * * * *", "1,[],2 * * * *: minute: nothing between the commas; -");
+        check("1- * * * *", "1-[] * * * *: minute: a value is missing; minute is 0 to 59");
+        check("*/0 * * * *", "*/[0] * * * *: minute: a step of 0 leads nowhere; a step is 1 or more");
+        check(
+            "*/90 * * * *",
+            "*/[90] * * * *: minute: a step of 90 passes the whole field; steps count within one field, at most 59 here; `*/5` starts anew at 0",
+        );
+        check("*/x * * * *", "*/[x] * * * *: minute: `x` is not a step; a step is a whole number, as in `*/5`");
+        check(
+            "0 0 L-31 * *",
+            "0 0 [L-31] * *: day of month: `L-31` wants a number from 1 to 30 behind `L-`; `L-3` is the third day before the last of the month",
+        );
+        check(
+            "0 0 * * 5#6",
+            "0 0 * * [5#6]: day of week: `5#6` wants a number from 1 to 5 behind `#`; `5#3` is the third Friday of the month, `5L` the last",
+        );
+        check(
+            "0 0 * * ä",
+            "0 0 * * [ä]: day of week: `ä` is not a value; day of week is 0 to 7, or SUN to SAT (0 and 7 are Sunday)",
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_whole() {
+        let check = |text: &str, expected: &str| assert_eq!(shown(text), expected);
+        check("", "[]: an empty cron expression; five fields, such as `30 2 * * *`, or `@daily`");
+        check(
+            "* * *",
+            "[* * *]: 3 fields; an expression has 5, or 6 with seconds first; the fields are minute, hour, day of month, month, day of week, with blanks between them",
+        );
+        check(
+            "0 0 12 * * ? 2026",
+            "[0 0 12 * * ? 2026]: 7 fields; an expression has 5, or 6 with seconds first; there is no field for the year: leave the last one out",
+        );
+        check(
+            "0 5 * * * root /usr/bin/backup",
+            "[0 5 * * * root /usr/bin/backup]: 7 fields; an expression has 5, or 6 with seconds first; only the time stands here: what is run is the batch's script",
+        );
+        check(
+            "@fortnightly",
+            "[@fortnightly]: unknown form `@fortnightly`; the forms are @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually and @reboot",
+        );
+        check("@every 5m", "[@every] 5m: unknown form `@every`; write it as fields: every 5 minutes is `*/5 * * * *`");
+        check(
+            "@daily backup.sh",
+            "@daily [backup.sh]: `backup.sh` stands behind `@daily`; what is run is the batch's script; only the time stands here",
+        );
+        check(
+            "CRON_TZ=Europe/Berlin 0 5 * * *",
+            "[CRON_TZ=Europe/Berlin] 0 5 * * *: `CRON_TZ=Europe/Berlin` is not part of an expression; write `timezone = \"Europe/Berlin\"` beside `cron`",
+        );
+        assert!(expression(&"1,".repeat(EXPRESSION_BYTES_MAX)).is_err());
+    }
+
+    #[test]
+    fn what_never_fires() {
+        let hint =
+            "a month has at most 31 days, February at most 29; when one day field begins with `*`, both must match";
+        assert_eq!(
+            shown("0 0 30 2 *"),
+            format!("0 0 [30 2 *]: never fires: no day is day of month `30` in month `2` and day of week `*`; {hint}")
+        );
+        for never in ["0 0 31 4 *", "0 0 31 2,4,6,9,11 *", "0 0 31W 6 *", "0 0 L-30 4 *", "0 0 */30 2 1#2"] {
+            assert!(expression(never).is_err(), "{never}");
+        }
+        for rare in ["0 0 29 2 *", "0 0 31 2 5", "0 0 L-28 2 *", "0 0 * 2 1#5", "0 0 */28 2 0"] {
+            assert!(expression(rare).is_ok(), "{rare}");
+        }
+        assert_eq!(expression("@REBOOT"), Ok(Expression::Reboot));
+    }
+}
