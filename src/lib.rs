@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod load;
 pub mod model;
 pub mod paths;
 pub mod zones;

@@ -1,0 +1,155 @@
+//! The complaints about one text, each with its place: [`Findings`].
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::Diagnosis;
+use crate::model::diagnostic::{Diagnostic, Place};
+use crate::model::id::BatchName;
+
+/// The most diagnostics of one file that are shown: more is a file of another kind, and nobody reads on.
+pub const DIAGNOSTICS_PER_FILE_MAX: usize = 50;
+/// The most characters of a line that are kept to show it; a longer line is cut.
+pub const EXCERPT_CHARACTERS_MAX: usize = 1000;
+
+/// One text and what is wrong with it.
+pub(super) struct Findings<'t> {
+    batch: Option<BatchName>,
+    file: String,
+    text: &'t str,
+    /// Where each line begins: places are found without reading the text again.
+    line_starts: Vec<usize>,
+    /// Lines that are no TOML. What seems wrong beside them may be their echo, so it is not told.
+    broken_lines: BTreeSet<u32>,
+    diagnostics: Vec<Diagnostic>,
+    untold: usize,
+}
+
+impl<'t> Findings<'t> {
+    /// No complaint yet about `text`, which is the file `file` of `batch`.
+    pub(super) fn new(batch: Option<BatchName>, file: impl Into<String>, text: &'t str) -> Self {
+        let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let (broken_lines, diagnostics) = (BTreeSet::new(), Vec::new());
+        Self { batch, file: file.into(), text, line_starts, broken_lines, diagnostics, untold: 0 }
+    }
+
+    /// The text.
+    pub(super) fn text(&self) -> &'t str {
+        self.text
+    }
+
+    /// How often there was something to complain about.
+    pub(super) fn count(&self) -> usize {
+        self.diagnostics.len() + self.untold
+    }
+
+    /// Complains about the bytes `span`.
+    pub(super) fn at(&mut self, span: Range<usize>, diagnosis: Diagnosis) {
+        self.at_place(self.place(span), diagnosis);
+    }
+
+    /// Complains about a place in the text.
+    pub(super) fn at_place(&mut self, place: Place, diagnosis: Diagnosis) {
+        if self.broken_lines.contains(&place.line) {
+            self.untold += 1;
+        } else {
+            self.add(Some(place), diagnosis);
+        }
+    }
+
+    /// Complains about a line that is no TOML, once a line.
+    pub(super) fn broken(&mut self, span: Range<usize>, diagnosis: Diagnosis) {
+        let place = self.place(span);
+        if self.broken_lines.insert(place.line) {
+            self.add(Some(place), diagnosis);
+        }
+    }
+
+    /// Complains about the text as a whole.
+    pub(super) fn whole(&mut self, diagnosis: Diagnosis) {
+        if self.broken_lines.is_empty() {
+            self.add(None, diagnosis);
+        } else {
+            self.untold += 1;
+        }
+    }
+
+    fn add(&mut self, place: Option<Place>, diagnosis: Diagnosis) {
+        let Diagnosis { what, hint } = diagnosis;
+        let (batch, file) = (self.batch.clone(), self.file.clone());
+        self.diagnostics.push(Diagnostic { batch, file, place, what, hint });
+    }
+
+    /// The place of the bytes `span`: of its first line, if it has several.
+    pub(super) fn place(&self, span: Range<usize>) -> Place {
+        let start = self.text.floor_char_boundary(span.start);
+        let line = self.line_starts.partition_point(|line_start| *line_start <= start) - 1;
+        let line_start = self.line_starts[line];
+        let rest = &self.text[line_start..];
+        let whole_line = rest.split('\n').next().unwrap_or_default();
+        let whole_line = whole_line.strip_suffix('\r').unwrap_or(whole_line);
+        let end = self.text.floor_char_boundary(span.end).min(line_start + whole_line.len()).max(start);
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Place {
+            line: number(line + 1),
+            column: number(self.text[line_start..start].chars().count() + 1),
+            excerpt: excerpt(whole_line),
+            marked_characters: number(self.text[start..end].chars().count().clamp(1, EXCERPT_CHARACTERS_MAX)),
+        }
+    }
+
+    /// All complaints in the order of the text, at most [`DIAGNOSTICS_PER_FILE_MAX`].
+    pub(super) fn into_diagnostics(mut self) -> Vec<Diagnostic> {
+        let position = |diagnostic: &Diagnostic| diagnostic.place.as_ref().map(|place| (place.line, place.column));
+        self.diagnostics.sort_by_key(position);
+        if let Some(more) = self.diagnostics.len().checked_sub(DIAGNOSTICS_PER_FILE_MAX).filter(|more| *more > 0) {
+            self.diagnostics.truncate(DIAGNOSTICS_PER_FILE_MAX);
+            self.add(None, Diagnosis::new(format!("{more} more of this kind are not shown")));
+        }
+        self.diagnostics
+    }
+}
+
+/// The line as it is shown: control characters would move the marker or the terminal.
+fn excerpt(line: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
+    let mut excerpt: String = line.chars().take(EXCERPT_CHARACTERS_MAX).map(shown).collect();
+    if line.len() > excerpt.len() && line.chars().nth(EXCERPT_CHARACTERS_MAX).is_some() {
+        excerpt.push('…');
+    }
+    excerpt
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places() {
+        let check = |text: &str, span: Range<usize>, line: u32, column: u32, excerpt: &str, marked: u32| {
+            let place = Findings::new(None, "f", text).place(span);
+            let expected = Place { line, column, excerpt: excerpt.to_owned(), marked_characters: marked };
+            assert_eq!(place, expected, "{text:?}");
+        };
+        check("ab\ncd", 3..5, 2, 1, "cd", 2);
+        check("ä = 1\r\n", 5..6, 1, 5, "ä = 1", 1);
+        check("a\nb", 0..3, 1, 1, "a", 1);
+        check("", 0..0, 1, 1, "", 1);
+        check("a\n", 2..2, 2, 1, "", 1);
+        check("a", 7..9, 1, 2, "a", 1);
+        check("é", 1..2, 1, 1, "é", 1);
+    }
+
+    #[test]
+    fn long_lines_and_long_lists_are_cut() {
+        let line = "x".repeat(5000);
+        let mut findings = Findings::new(None, "f", &line);
+        for at in 0..DIAGNOSTICS_PER_FILE_MAX + 7 {
+            findings.at(at..at + 1, Diagnosis::new("wrong"));
+        }
+        let diagnostics = findings.into_diagnostics();
+        assert_eq!(diagnostics.len(), DIAGNOSTICS_PER_FILE_MAX + 1);
+        assert_eq!(diagnostics[0].place.as_ref().unwrap().excerpt.chars().count(), EXCERPT_CHARACTERS_MAX + 1);
+        assert_eq!(diagnostics.last().unwrap().what, "7 more of this kind are not shown");
+    }
+}

@@ -1,0 +1,272 @@
+//! Which file of a definition is its script, what runs it, and what is wrong with it: [`Script`].
+
+use super::definition::Input;
+use super::findings::Findings;
+use super::policies::plain;
+use super::reader::{At, Reader, Shape};
+use super::{Diagnosis, values, words};
+use crate::model::diagnostic::Diagnostic;
+
+/// The script's name unless the key `script` says otherwise; always its name in a zip.
+const SCRIPT_DEFAULT: &str = "script.sh";
+/// What runs a script that does not say so itself.
+const INTERPRETER_DEFAULT: &str = "bash";
+/// Interpreters that take a carriage return at the end of a line for a part of the last word.
+const SHELLS: [&str; 8] = ["bash", "sh", "dash", "zsh", "ksh", "mksh", "ash", "fish"];
+/// The byte order mark in UTF-8.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// The script and what runs it. Meaningless if there was a complaint.
+pub(super) struct Script {
+    /// Its path in the definition.
+    pub(super) path: String,
+    /// The program that gets it, with its arguments.
+    pub(super) interpreter: Vec<String>,
+    /// What is wrong in the script itself.
+    pub(super) complaint: Option<Diagnostic>,
+}
+
+/// Reads `script` and `interpreter`, and looks at the script.
+pub(super) fn read(reader: &mut Reader<'_, '_>, input: &Input<'_>) -> Script {
+    let interpreter = interpreter(reader);
+    let path = path(reader, input);
+    let mut script = Script { path: String::new(), interpreter: Vec::new(), complaint: None };
+    let Some((path, file)) = path.and_then(|path| input.files.0.get(&path).map(|file| (path, file))) else {
+        return script;
+    };
+    let resolved = check_start(&file.bytes).and_then(|()| match interpreter {
+        Some(interpreter) => Ok(interpreter),
+        None => shebang(&file.bytes),
+    });
+    let checked = resolved.and_then(|interpreter| {
+        check_line_ends(&file.bytes, &interpreter)?;
+        Ok(interpreter)
+    });
+    match checked {
+        Ok(interpreter) => script.interpreter = interpreter,
+        Err((offset, diagnosis)) => script.complaint = Some(in_script(input, &path, &file.bytes, offset, diagnosis)),
+    }
+    script.path = path;
+    script
+}
+
+/// A complaint about the script, and the line it is about: the one with the byte at this offset.
+type Complaint = (usize, Diagnosis);
+
+fn in_script(input: &Input<'_>, path: &str, bytes: &[u8], offset: usize, diagnosis: Diagnosis) -> Diagnostic {
+    let inside = input.zip.map(|zip| format!("{zip}/")).unwrap_or_default();
+    // One line is enough to show it, and replacing what is not UTF-8 in it moves no other.
+    let line_end = bytes[offset..].iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| offset + at);
+    let text = String::from_utf8_lossy(&bytes[..line_end]);
+    let mut findings = Findings::new(Some(input.name.clone()), format!("{}/{inside}{path}", input.name), &text);
+    let line_start = text.rfind('\n').map_or(0, |at| at + 1);
+    findings.at(line_start..text.len(), diagnosis);
+    findings.into_diagnostics().remove(0)
+}
+
+fn interpreter(reader: &mut Reader<'_, '_>) -> Option<Vec<String>> {
+    let list = reader.list("interpreter", Shape::List, values::text)?;
+    let is_empty = list.get_ref().first().is_none_or(|program| program.get_ref().trim().is_empty());
+    if is_empty {
+        let hint = "such as `interpreter = [\"python3\", \"-u\"]`; without the key, the script's `#!` line counts";
+        reader.findings.at(list.span(), Diagnosis::hinted("`interpreter` names no program", hint));
+        return None;
+    }
+    Some(plain(list))
+}
+
+/// The script's path among the files; none if there is none, which is a complaint.
+fn path(reader: &mut Reader<'_, '_>, input: &Input<'_>) -> Option<String> {
+    let files = &input.files.0;
+    let had_key = reader.key_span("script").is_some();
+    let Some(written) = reader.value("script", values::contained_path) else {
+        // A wrong `script` is a complaint already.
+        return if had_key { None } else { default_path(reader, input) };
+    };
+    let (span, name) = (written.span(), At::into_inner(written));
+    if name.starts_with('/') {
+        let hint = "the script is a file in the batch's folder, so that it is kept and deployed with it";
+        reader
+            .findings
+            .at(span, Diagnosis::hinted(format!("`script` must be in the batch's folder, found `{name}`"), hint));
+        return None;
+    }
+    if input.zip == Some(name.as_str()) {
+        return in_zip(reader, input, &name);
+    }
+    if files.contains_key(&name) {
+        return Some(name);
+    }
+    let hint = match words::nearest(&name, scripts(input)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("make it, or write the name of another file of the folder `{}`", input.name),
+    };
+    reader.findings.at(span, Diagnosis::hinted(format!("there is no file `{name}` in the folder"), hint));
+    None
+}
+
+/// `script.sh`, else the only zip.
+fn default_path(reader: &mut Reader<'_, '_>, input: &Input<'_>) -> Option<String> {
+    let files = &input.files.0;
+    if files.contains_key(SCRIPT_DEFAULT) {
+        return Some(SCRIPT_DEFAULT.to_owned());
+    }
+    if let Some(zip) = input.zip {
+        return in_zip(reader, input, zip);
+    }
+    let zips: Vec<&str> = files.keys().map(String::as_str).filter(|path| is_zip(path)).collect();
+    let candidates: Vec<&str> = scripts(input).filter(|path| !path.contains('/')).collect();
+    let diagnosis = match (zips.as_slice(), candidates.as_slice()) {
+        ([first, second, ..], _) => Diagnosis::hinted(
+            format!("the folder has no `{SCRIPT_DEFAULT}`, and more than one zip: `{first}`, `{second}`"),
+            format!("say which: `script = \"{first}\"`"),
+        ),
+        (_, [only]) => Diagnosis::hinted(
+            format!("the folder has no `{SCRIPT_DEFAULT}`"),
+            format!("rename `{only}` to `{SCRIPT_DEFAULT}`, or write `script = \"{only}\"`"),
+        ),
+        _ => Diagnosis::hinted(
+            format!("the folder has no `{SCRIPT_DEFAULT}`"),
+            format!(
+                "put `{SCRIPT_DEFAULT}` beside `batch.toml`, or name another file of the folder: `script = \"...\"`"
+            ),
+        ),
+    };
+    reader.findings.whole(diagnosis);
+    None
+}
+
+fn in_zip(reader: &mut Reader<'_, '_>, input: &Input<'_>, zip: &str) -> Option<String> {
+    if input.files.0.contains_key(SCRIPT_DEFAULT) {
+        return Some(SCRIPT_DEFAULT.to_owned());
+    }
+    let inner = input.files.0.keys().find_map(|path| path.strip_suffix("/script.sh"));
+    let hint = match inner {
+        Some(folder) => {
+            format!("it is in `{folder}`: zip the content, not the folder: `(cd {folder} && zip -r ../{zip} .)`")
+        }
+        None => format!("put a `{SCRIPT_DEFAULT}` at the root of the zip"),
+    };
+    reader.findings.whole(Diagnosis::hinted(format!("`{zip}` has no `{SCRIPT_DEFAULT}` at its root"), hint));
+    None
+}
+
+fn is_zip(path: &str) -> bool {
+    !path.contains('/') && path.to_ascii_lowercase().ends_with(".zip")
+}
+
+/// The files that may be meant as scripts.
+fn scripts<'i>(input: &Input<'i>) -> impl Iterator<Item = &'i str> {
+    input.files.0.keys().map(String::as_str).filter(|path| *path != "batch.toml" && !path.starts_with('_'))
+}
+
+/// What no interpreter can read.
+fn check_start(bytes: &[u8]) -> Result<(), Complaint> {
+    let (what, hint) = if bytes.trim_ascii().is_empty() {
+        ("the script is empty", "write what it shall do; `true` does nothing and succeeds")
+    } else if bytes.starts_with(BOM) {
+        let hint =
+            "the system would not see the `#!` behind it; take it out: `sed -i '1s/^\\xEF\\xBB\\xBF//' script.sh`";
+        ("the script begins with a byte order mark", hint)
+    } else if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        ("the script is UTF-16, not UTF-8", "save it as UTF-8: `iconv -f UTF-16 -t UTF-8`")
+    } else if bytes.starts_with(b"\x7fELF") {
+        let hint = "keep the program beside a `script.sh` that calls it: `exec ./program \"$@\"`";
+        ("the script is a compiled program, not text", hint)
+    } else {
+        return Ok(());
+    };
+    Err((0, Diagnosis::hinted(what, hint)))
+}
+
+/// What the `#!` line says, split as execve(2) on Linux does: the program, and all that follows as one argument.
+fn shebang(bytes: &[u8]) -> Result<Vec<String>, Complaint> {
+    let Some(rest) = bytes.strip_prefix(b"#!") else { return Ok(vec![INTERPRETER_DEFAULT.to_owned()]) };
+    let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let complaint = |what: String, hint: String| Err((0, Diagnosis::hinted(what, hint)));
+    if line.ends_with(b"\r") {
+        return Err((
+            0,
+            crlf("the `#!` line ends with a carriage return: the system would look for a program of that name"),
+        ));
+    }
+    let Ok(line) = std::str::from_utf8(line) else {
+        return complaint("the `#!` line is not UTF-8".to_owned(), "such as `#!/bin/bash`".to_owned());
+    };
+    let blank = [' ', '\t'];
+    let line = line.trim_matches(blank);
+    let (program, argument) = line.split_once(blank).unwrap_or((line, ""));
+    let argument = argument.trim_start_matches(blank);
+    if program.is_empty() || line.contains('\0') {
+        return complaint("the `#!` line names no program".to_owned(), "such as `#!/bin/bash`".to_owned());
+    }
+    if !program.starts_with('/') {
+        let name = program.rsplit('/').next().unwrap_or(program);
+        let what = format!("the program of a `#!` line must have an absolute path, found `{program}`");
+        return complaint(what, format!("write `#!/usr/bin/env {name}`"));
+    }
+    if program.ends_with("/env") && argument.contains(blank) && !argument.starts_with('-') && !argument.contains('=') {
+        let what = format!("the system passes `{argument}` to `env` as one word, the name of a program");
+        return complaint(what, format!("write `#!{program} -S {argument}`"));
+    }
+    let argument = Some(argument).filter(|argument| !argument.is_empty());
+    Ok([program].into_iter().chain(argument).map(str::to_owned).collect())
+}
+
+/// A shell takes the carriage return for a part of the line; other interpreters mind only the `#!` line.
+fn check_line_ends(bytes: &[u8], interpreter: &[String]) -> Result<(), Complaint> {
+    let names = interpreter.iter().flat_map(|word| word.split([' ', '/'])).collect::<Vec<_>>();
+    if !names.iter().any(|name| SHELLS.contains(name)) {
+        return Ok(());
+    }
+    match bytes.windows(2).position(|pair| pair == b"\r\n") {
+        None => Ok(()),
+        Some(first) => Err((
+            first,
+            crlf("the line ends with a carriage return, as on Windows: a shell takes it for a part of the line"),
+        )),
+    }
+}
+
+fn crlf(what: &str) -> Diagnosis {
+    Diagnosis::hinted(what, "`sed -i 's/\\r$//' script.sh`; with git, `*.sh text eol=lf` in .gitattributes keeps it so")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shebangs() {
+        let check = |script: &[u8], expected: Result<&[&str], &str>| match (shebang(script), expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{script:?}"),
+            (Err((_, diagnosis)), Err(expected)) => assert!(diagnosis.what.contains(expected), "{diagnosis:?}"),
+            (found, expected) => panic!("{:?}: {found:?}, expected {expected:?}", String::from_utf8_lossy(script)),
+        };
+        check(b"echo", Ok(&["bash"]));
+        check(b"", Ok(&["bash"]));
+        check(b" #!/bin/sh", Ok(&["bash"]));
+        check(b"#!/bin/sh\necho", Ok(&["/bin/sh"]));
+        check(b"#! \t/bin/bash  -e -u \t\n", Ok(&["/bin/bash", "-e -u"]));
+        check(b"#!/usr/bin/env python3", Ok(&["/usr/bin/env", "python3"]));
+        check(b"#!/usr/bin/env -S bash -eu\n", Ok(&["/usr/bin/env", "-S bash -eu"]));
+        check(b"#!/usr/bin/env bash -eu\n", Err("as one word"));
+        check(b"#!/bin/sh\r\n", Err("carriage return"));
+        check(b"#!\n", Err("names no program"));
+        check(b"#!python3\n", Err("absolute path, found `python3`"));
+        check(b"#!/bin/\xff\n", Err("not UTF-8"));
+    }
+
+    #[test]
+    fn only_shells_mind_line_ends_everywhere() {
+        let check = |interpreter: &[&str], expected: bool| {
+            let interpreter: Vec<String> = interpreter.iter().map(|word| (*word).to_owned()).collect();
+            assert_eq!(check_line_ends(b"a\nb\r\nc", &interpreter).is_ok(), expected, "{interpreter:?}");
+        };
+        check(&["bash"], false);
+        check(&["/usr/bin/env", "-S bash -eu"], false);
+        check(&["/bin/sh"], false);
+        check(&["/usr/bin/env", "python3"], true);
+        check(&["/usr/bin/perl"], true);
+    }
+}

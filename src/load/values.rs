@@ -1,0 +1,292 @@
+//! Values of TOML to values of batchd, one kind each. Every function here is given the key's name only to speak of it.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::Diagnosis;
+use super::reader::{Expected, Wrong};
+use crate::model::id::BatchName;
+use crate::model::time::{format_duration, parse_duration};
+
+/// The word that stands for the absence of a timeout or a pool, so that a batch can do without the settings' default.
+pub(super) const NONE: &str = "none";
+
+/// The most bytes of output that can be asked for, 1 PiB: sums of them fit into the journal's integers.
+pub(super) const LOG_BYTES_LARGEST: u64 = 1 << 50;
+
+/// The longest name of a user or group that Linux and its directories (`name@realm`) use.
+const ACCOUNT_BYTES_MAX: usize = 256;
+
+/// Units of a size, in bytes.
+const SIZE_UNITS: [(&str, u64); 9] = [
+    ("B", 1),
+    ("kB", 1000),
+    ("KB", 1000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+];
+
+fn wrong<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T, Wrong> {
+    Err(Wrong::Value(Diagnosis::hinted(what, hint)))
+}
+
+/// A string. NUL is in none: it can't be in an argument, a path or a variable.
+pub(super) fn text(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
+    let text = value.as_str().ok_or(Wrong::Type(Expected::Text))?;
+    if text.contains('\0') {
+        return wrong(
+            format!("`{key}` has a NUL character in it"),
+            "take it out: no argument, path or variable can hold it",
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// A string that is not empty.
+pub(super) fn filled_text(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
+    let text = text(key, value)?;
+    if text.trim().is_empty() {
+        wrong(format!("`{key}` is empty"), "write something, or take it out")
+    } else {
+        Ok(text)
+    }
+}
+
+/// A string of one line, which may be empty.
+pub(super) fn line(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
+    let text = text(key, value)?;
+    if text.trim_end().contains(char::is_control) {
+        return wrong(
+            format!("`{key}` has more than one line"),
+            "one line is shown in lists; the rest can be comments (`# ...`)",
+        );
+    }
+    Ok(text.trim_end().to_owned())
+}
+
+/// `true` or `false`.
+pub(super) fn flag(_key: &str, value: &DeValue<'_>) -> Result<bool, Wrong> {
+    value.as_bool().ok_or(Wrong::Type(Expected::Flag))
+}
+
+/// A whole number within `range`.
+pub(super) fn whole(range: RangeInclusive<i64>) -> impl Fn(&str, &DeValue<'_>) -> Result<i64, Wrong> {
+    move |key, value| {
+        let integer = value.as_integer().ok_or(Wrong::Type(Expected::Whole))?;
+        let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
+        number.filter(|number| range.contains(number)).ok_or_else(|| {
+            let what = format!("`{key}` is {integer}, and must be from {} to {}", range.start(), range.end());
+            Wrong::Value(Diagnosis::new(what))
+        })
+    }
+}
+
+/// A number, with or without a fraction, from 1 to `most`.
+pub(super) fn factor(most: f64) -> impl Fn(&str, &DeValue<'_>) -> Result<f64, Wrong> {
+    move |key, value| {
+        let number: Option<f64> = match value {
+            DeValue::Integer(integer) => {
+                i64::from_str_radix(integer.as_str(), integer.radix()).ok().map(|number| number as f64)
+            }
+            DeValue::Float(float) => float.as_str().parse().ok(),
+            DeValue::String(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                return Err(Wrong::Type(Expected::Number));
+            }
+        };
+        match number.filter(|number| (1.0..=most).contains(number)) {
+            Some(number) => Ok(number),
+            None => wrong(
+                format!("`{key}` must be a number from 1 to {most}"),
+                format!(
+                    "each wait is the last one times this: `{key} = 1.0` waits equally long, `{key} = 2.0` twice as long each time"
+                ),
+            ),
+        }
+    }
+}
+
+/// A duration, zero included.
+pub(super) fn duration(key: &str, value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    let text = value.as_str().ok_or(Wrong::Type(Expected::Duration))?;
+    parse_duration(text).or_else(|error| {
+        let (what, hint) = error.split_once("; ").unwrap_or((&error, "a hundred years is the longest"));
+        let digits = text.trim().strip_prefix('-').unwrap_or(text.trim());
+        let hint = match text.trim() {
+            text if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+                format!("a duration has a unit: `{key} = \"{text}s\"` or `{key} = \"{text}m\"`")
+            }
+            _ if digits.contains(' ') => format!("without the space: `{key} = \"{}\"`", digits.replace(' ', "")),
+            _ => hint.to_owned(),
+        };
+        wrong(format!("`{key}`: {what}"), hint)
+    })
+}
+
+/// A duration, not zero, at most `longest`.
+pub(super) fn duration_within(longest: Duration) -> impl Fn(&str, &DeValue<'_>) -> Result<Duration, Wrong> {
+    move |key, value| {
+        let duration = duration(key, value)?;
+        if duration > longest {
+            let longest = format_duration(longest);
+            return wrong(format!("`{key}` is longer than {longest}"), format!("at most `{key} = \"{longest}\"`"));
+        }
+        Ok(duration)
+    }
+}
+
+/// A duration that is not zero, or `"none"`.
+pub(super) fn timeout(key: &str, value: &DeValue<'_>) -> Result<Option<Duration>, Wrong> {
+    if value.as_str() == Some(NONE) {
+        return Ok(None);
+    }
+    match duration(key, value)? {
+        Duration::ZERO => wrong(
+            format!("`{key}` is zero: no run could last that short"),
+            format!("for no timeout leave it out, or write `{key} = \"none\"` against a default in the settings"),
+        ),
+        duration => Ok(Some(duration)),
+    }
+}
+
+/// A number of bytes: `"100MiB"`, `"1GB"`, or a plain number.
+pub(super) fn size(key: &str, value: &DeValue<'_>) -> Result<u64, Wrong> {
+    let plain = value.as_integer().map(|number| u64::from_str_radix(number.as_str(), number.radix()).ok());
+    let bytes = match (plain, value.as_str()) {
+        (Some(plain), _) => plain,
+        (None, Some(text)) => parse_size(key, text)?,
+        (None, None) => return Err(Wrong::Type(Expected::Size)),
+    };
+    match bytes.filter(|bytes| *bytes <= LOG_BYTES_LARGEST) {
+        Some(bytes) => Ok(bytes),
+        None => {
+            wrong(format!("`{key}` must be from 0 to {LOG_BYTES_LARGEST} bytes"), format!("such as `{key} = \"1GiB\"`"))
+        }
+    }
+}
+
+/// None: too many to count.
+fn parse_size(key: &str, text: &str) -> Result<Option<u64>, Wrong> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = (&text[..digits], text[digits..].trim());
+    let unit_bytes = SIZE_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, bytes)| *bytes);
+    match unit_bytes.filter(|_| digits > 0) {
+        Some(unit_bytes) => Ok(number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_bytes))),
+        None => {
+            let letter = unit.chars().next().map(|c| c.to_ascii_uppercase()).filter(|c| "KMGT".contains(*c));
+            let hint = match letter.filter(|_| digits > 0) {
+                Some(letter) => format!("write `{key} = \"{number}{letter}iB\"`"),
+                None => format!("a whole number and a unit (B, KB, MB, GB, KiB, MiB, GiB, TiB): `{key} = \"100MiB\"`"),
+            };
+            wrong(format!("`{text}` is not a size"), hint)
+        }
+    }
+}
+
+/// The name of a batch.
+pub(super) fn batch(key: &str, value: &DeValue<'_>) -> Result<BatchName, Wrong> {
+    let text = text(key, value)?;
+    BatchName::new(&text).or_else(|error| {
+        let hint = if text.contains([',', ' ']) {
+            let names: Vec<String> =
+                text.split([',', ' ']).filter(|n| !n.is_empty()).map(|n| format!("\"{n}\"")).collect();
+            format!("several names are a list: `{key} = [{}]`", names.join(", "))
+        } else {
+            "the name of a batch is the name of its folder in `batches.d`".to_owned()
+        };
+        wrong(error.to_string(), hint)
+    })
+}
+
+/// The name of a user or a group.
+pub(super) fn account(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
+    let text = filled_text(key, value)?;
+    let odd = |c: char| c.is_whitespace() || c.is_control() || c == '/' || c == ':';
+    if text.bytes().all(|b| b.is_ascii_digit()) {
+        return wrong(
+            format!("`{key}` must be a name, found the number `{text}`"),
+            format!("its name: `getent passwd {text}`"),
+        );
+    }
+    if text.contains(odd) || text.starts_with('-') || text.len() > ACCOUNT_BYTES_MAX {
+        return wrong(
+            format!("`{text}` cannot be the name of a user or group"),
+            "a name as `getent passwd` or `getent group` shows it",
+        );
+    }
+    Ok(text)
+}
+
+/// An octal file mode creation mask in quotes.
+pub(super) fn umask(key: &str, value: &DeValue<'_>) -> Result<u32, Wrong> {
+    let text = match value {
+        DeValue::Integer(integer) => {
+            return wrong(
+                format!("`{key}` must be a string, found a whole number"),
+                format!("a mask is octal, in quotes: `{key} = \"{:0>3}\"`", integer.as_str()),
+            );
+        }
+        value => text(key, value)?,
+    };
+    let mask = u32::from_str_radix(&text, 8).ok().filter(|mask| (3..=4).contains(&text.len()) && *mask <= 0o777);
+    match mask {
+        Some(mask) if text.bytes().all(|b| b.is_ascii_digit()) => Ok(mask),
+        Some(_) | None => wrong(
+            format!("`{text}` is not a file mode creation mask"),
+            format!("three octal digits, what is taken from owner, group and others: `{key} = \"022\"`"),
+        ),
+    }
+}
+
+/// An absolute path.
+pub(super) fn absolute_path(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
+    let path = filled_text(key, value)?;
+    if path.starts_with('/') {
+        return Ok(path);
+    }
+    let hint = if path.starts_with('~') {
+        "`~` is not expanded here: write the path out"
+    } else {
+        "without it, the script runs in its workspace, where its own files are"
+    };
+    wrong(format!("`{key}` must be an absolute path, found `{path}`"), hint)
+}
+
+/// A path that is absolute, or relative and stays below where it begins; `./` before it is taken away.
+pub(super) fn contained_path(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
+    let path = filled_text(key, value)?;
+    if path.starts_with('~') {
+        return wrong(format!("`~` is not expanded in `{key}`"), "write the path out");
+    }
+    if path.starts_with('/') {
+        return Ok(path);
+    }
+    let relative = path.trim_start_matches("./");
+    let odd = |part: &str| part.is_empty() || part == "." || part == "..";
+    if relative.split('/').any(odd) {
+        return wrong(
+            format!("`{path}` leads out of the folder, or has empty parts"),
+            "a file in the batch's folder, such as `bin/load.sh`",
+        );
+    }
+    Ok(relative.to_owned())
+}
+
+/// One of a few words.
+pub(super) fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&str, &DeValue<'_>) -> Result<T, Wrong> {
+    move |key, value| {
+        let text = value.as_str().ok_or(Wrong::Type(Expected::Text))?;
+        if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
+            return Ok(*meaning);
+        }
+        let all: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let near = super::words::nearest(text, words.iter().map(|(word, _)| *word));
+        let hint = near.map_or_else(String::new, |near| format!("did you mean \"{near}\"? "));
+        wrong(format!("`{key}` cannot be \"{text}\""), format!("{hint}it is one of {}", all.join(", ")))
+    }
+}

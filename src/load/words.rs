@@ -1,0 +1,274 @@
+//! What somebody may have meant: the nearest name, and the words that other schedulers use.
+
+/// The one of `known` that `word` is probably a slip of, if there is one: at most a third of its letters are wrong.
+pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let plain = plain(word);
+    let distance = |candidate: &str| strsim::damerau_levenshtein(&plain, candidate);
+    let (best, distance) = known.into_iter().map(|known| (known, distance(known))).min_by_key(|(_, d)| *d)?;
+    let allowed = (plain.chars().count().max(best.chars().count()) / 3).max(1);
+    (distance <= allowed && distance < best.chars().count()).then_some(best)
+}
+
+/// What to write instead of the unknown key `key`, given the keys that are known where it stands.
+pub(super) fn unknown_key_hint(key: &str, known: &[&str]) -> String {
+    let plain = plain(key);
+    if known.contains(&plain.as_str()) {
+        return format!("it is written `{plain}`");
+    }
+    // The words of other schedulers come before likeness: `needs` is not a slip of `tags`.
+    let foreign = FOREIGN.iter().find(|(words, key, _)| words.contains(&plain.as_str()) && known.contains(key));
+    if let Some((_, key, how)) = foreign {
+        return format!("batchd calls it `{key}`: {how}");
+    }
+    if let Some((_, hint)) = NO_KEY.iter().find(|(words, _)| words.contains(&plain.as_str())) {
+        return (*hint).to_owned();
+    }
+    match nearest(&plain, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => {
+            let mut known = known.to_vec();
+            known.sort_unstable();
+            format!("known here are {}", known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// A key as batchd would spell it: `Retry-Delay` and `retryDelay` are `retry_delay`.
+fn plain(key: &str) -> String {
+    let mut plain = String::new();
+    let mut before_is_lower = false;
+    for c in key.chars() {
+        if c.is_uppercase() && before_is_lower {
+            plain.push('_');
+        }
+        before_is_lower = c.is_lowercase();
+        plain.extend(if c == '-' || c == ' ' { '_' } else { c }.to_lowercase());
+    }
+    plain
+}
+
+/// What cron, systemd, Airflow, Dagu, Kubernetes, GitLab CI and Slurm call it; batchd's key; how that is written.
+const FOREIGN: &[(&[&str], &str, &str)] = &[
+    (
+        &[
+            "schedule",
+            "schedules",
+            "crontab",
+            "cron_expression",
+            "cron_schedule",
+            "expression",
+            "on_calendar",
+            "when",
+            "at",
+        ],
+        "cron",
+        "`cron = \"30 2 * * *\"`",
+    ),
+    (&["interval", "every", "on_unit_active_sec", "period"], "cron", "every 5 minutes is `cron = \"*/5 * * * *\"`"),
+    (
+        &["depends", "depends_on", "dependencies", "dependency", "deps", "needs", "requires", "wants", "upstream"],
+        "after",
+        "`after = [\"load\"]`",
+    ),
+    (
+        &["upstreams", "parent", "parents", "previous", "predecessors", "runs_after", "triggered_by"],
+        "after",
+        "`after = [\"load\"]`",
+    ),
+    (
+        &[
+            "command",
+            "commands",
+            "cmd",
+            "run",
+            "exec",
+            "exec_start",
+            "entrypoint",
+            "steps",
+            "executable",
+            "program",
+            "file",
+        ],
+        "script",
+        "the name of a file beside batch.toml; without it, `script.sh`",
+    ),
+    (&["shell"], "interpreter", "`interpreter = [\"bash\", \"-eu\"]`; without it, the script's `#!` line"),
+    (&["arguments", "parameters", "params", "argv"], "args", "`args = [\"--full\"]`"),
+    (&["environment", "env_vars", "envs", "variables", "vars", "environ"], "env", "`env = { NAME = \"value\" }`"),
+    (
+        &["envfile", "environment_file", "dotenv", "env_files", "secrets"],
+        "env_file",
+        "`env_file = \"/etc/batchd/report.env\"`",
+    ),
+    (&["tz", "time_zone", "zone", "cron_tz", "location"], "timezone", "`timezone = \"Europe/Berlin\"`"),
+    (
+        &["retry", "max_retries", "attempts", "retry_count", "max_attempts", "retry_limit", "backoff_limit", "restart"],
+        "retries",
+        "`retries = 3`",
+    ),
+    (&["retry_interval", "restart_sec", "retry_wait", "retry_interval_sec"], "retry_delay", "`retry_delay = \"10s\"`"),
+    (&["backoff", "retry_exponential_backoff", "backoff_factor"], "retry_backoff", "`retry_backoff = 2.0`"),
+    (&["max_retry_delay", "retry_max_delay", "max_backoff"], "retry_delay_max", "`retry_delay_max = \"10m\"`"),
+    (
+        &[
+            "on_failure",
+            "on_fail",
+            "onerror",
+            "onfailure",
+            "failure",
+            "on_failure_callback",
+            "notify",
+            "mail",
+            "mailto",
+            "handler_on",
+        ],
+        "on_error",
+        "the batches to start when this one has failed, `on_error = [\"alert\"]`",
+    ),
+    (
+        &["concurrency", "concurrency_policy", "max_active_runs", "allow_concurrent", "concurrent", "singleton"],
+        "overlap",
+        "`skip`, `queue`, `allow` or `replace`",
+    ),
+    (
+        &["catchup", "misfire", "persistent", "misfire_policy", "coalesce", "backfill"],
+        "catch_up",
+        "`last`, `all` or `none`",
+    ),
+    (
+        &["starting_deadline", "starting_deadline_seconds", "misfire_grace_time", "catchup_window"],
+        "catch_up_within",
+        "`catch_up_within = \"7d\"`",
+    ),
+    (
+        &[
+            "time_limit",
+            "max_runtime",
+            "timeout_sec",
+            "timeout_seconds",
+            "deadline",
+            "execution_timeout",
+            "max_duration",
+            "runtime_max_sec",
+            "max_time",
+        ],
+        "timeout",
+        "`timeout = \"2h\"`",
+    ),
+    (
+        &["kill_timeout", "grace", "grace_period", "timeout_stop_sec", "kill_after", "max_clean_up_time_sec"],
+        "stop_grace",
+        "`stop_grace = \"10s\"`",
+    ),
+    (
+        &["disabled", "suspend", "suspended", "paused", "active", "is_paused"],
+        "enabled",
+        "`enabled = false` turns it off",
+    ),
+    (
+        &["cwd", "workdir", "dir", "directory", "working_directory", "chdir", "work_dir"],
+        "working_dir",
+        "`working_dir = \"/srv/data\"`",
+    ),
+    (&["run_as", "owner", "username", "run_as_user", "runas", "uid"], "user", "`user = \"backup\"`"),
+    (&["host", "hostname", "nodes", "node", "machines", "nodelist"], "hosts", "`hosts = [\"db*\"]`"),
+    (&["title", "summary", "comment", "desc", "info"], "description", "`description = \"...\"`"),
+    (&["labels", "tag", "label", "keywords", "group"], "tags", "`tags = [\"nightly\"]`"),
+    (
+        &["queue", "resource_group", "limit", "semaphore", "partition"],
+        "pool",
+        "a named limit from the settings' `[pools]`",
+    ),
+    (&["nice", "weight", "priority_weight"], "priority", "`priority = 10`; higher goes first"),
+    (
+        &["always", "ignore_errors", "run_always", "trigger_rule", "allow_failure", "continue_on", "when_failed"],
+        "independent",
+        "`independent = true` runs it even if an upstream did not succeed",
+    ),
+    (
+        &["input", "stdin", "pipe", "use_output", "previous_output"],
+        "use_previous_output",
+        "`use_previous_output = true`",
+    ),
+    (
+        &["log_size", "max_log_size", "log_size_max", "max_log_bytes", "log_limit"],
+        "log_bytes_max",
+        "`log_bytes_max = \"100MiB\"`",
+    ),
+    (&["random_delay", "randomized_delay_sec", "splay", "random_delay_sec"], "jitter", "`jitter = \"5m\"`"),
+    (
+        &["exit_codes", "success_exit_status", "success_codes", "ok_codes"],
+        "success_exit_codes",
+        "`success_exit_codes = [0, 3]`",
+    ),
+    (&["includes", "common", "shared", "libs", "files"], "include", "`include = [\"_common\"]`"),
+    (
+        &["max_concurrent", "max_parallel", "parallelism", "max_jobs", "workers", "concurrency", "max_runs"],
+        "max_running",
+        "`max_running = 100`",
+    ),
+    (&["batches_dir", "definitions", "jobs", "dags"], "batches", "the folder with the batches"),
+    (&["runs_dir", "logs", "log_dir", "log"], "runs", "the folder with one folder per run"),
+    (&["state_dir", "data", "data_dir", "db"], "state", "the daemon's own folder"),
+    (&["default"], "defaults", "`[defaults]`"),
+    (&["pool"], "pools", "`[pools]`, a name and a number of slots a line"),
+];
+
+/// Words for what is no key at all.
+const NO_KEY: &[(&[&str], &str)] = &[
+    (&["name", "id", "job", "job_name", "batch"], "the folder's name is the batch's name; take this line out"),
+    (
+        &["on_success", "then", "before", "downstream", "downstreams", "next", "children", "triggers", "followed_by"],
+        "an edge is written at its other end: the later batch names this one in its `after`",
+    ),
+    (
+        &["max_running", "pools", "defaults", "trusted_owners", "socket_group", "batches", "runs", "state"],
+        "it is a setting of the daemon: it belongs into `batchd.toml`, and not in `[defaults]`",
+    ),
+    (&["version", "schema", "api_version", "kind"], "definitions have no version; take this line out"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_names() {
+        let check =
+            |word: &str, expected: Option<&str>| assert_eq!(nearest(word, ["load", "report", "x"]), expected, "{word}");
+        check("lod", Some("load"));
+        check("Report", Some("report"));
+        check("reprot", Some("report"));
+        check("transform", None);
+        check("y", None);
+    }
+
+    #[test]
+    fn hints_for_unknown_keys() {
+        let known = ["cron", "after", "retry_delay", "retries", "tags"];
+        let check = |key: &str, expected: &str| {
+            let hint = unknown_key_hint(key, &known);
+            assert!(hint.starts_with(expected), "{key}: {hint}");
+        };
+        check("retryDelay", "it is written `retry_delay`");
+        check("RETRIES", "it is written `retries`");
+        check("OnCalendar", "batchd calls it `cron`");
+        check("needs", "batchd calls it `after`");
+        check("retrys", "did you mean `retries`?");
+        check("name", "the folder's name");
+        check("max_running", "it is a setting");
+        check("zzz", "known here are `after`, `cron`");
+    }
+
+    /// A foreign word that is a key of ours would hide the key.
+    #[test]
+    fn foreign_words_are_spelt_plainly_and_stand_once_for_a_key() {
+        for (words, key, _) in FOREIGN {
+            for word in *words {
+                assert_eq!(plain(word), *word);
+                let again = FOREIGN.iter().filter(|(words, other, _)| other == key && words.contains(word)).count();
+                assert_eq!(again, 1, "{word} for {key}");
+            }
+        }
+    }
+}
