@@ -76,6 +76,20 @@ pub enum State {
     Ended(End),
 }
 
+/// A [`State`] without what is known in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateWord {
+    /// [`State::Queued`].
+    Queued,
+    /// [`State::Starting`].
+    Starting,
+    /// [`State::Running`].
+    Running,
+    /// [`State::Ended`].
+    Ended,
+}
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct End {
@@ -216,6 +230,18 @@ pub struct Range {
     pub at_least: bool,
 }
 
+impl State {
+    /// The word for it.
+    pub fn word(&self) -> StateWord {
+        match self {
+            Self::Queued => StateWord::Queued,
+            Self::Starting => StateWord::Starting,
+            Self::Running => StateWord::Running,
+            Self::Ended(_) => StateWord::Ended,
+        }
+    }
+}
+
 impl Run {
     /// How it ended, once it has.
     pub fn end(&self) -> Option<&End> {
@@ -277,6 +303,7 @@ words!(Trigger {
     Schedule => "schedule", Upstream => "upstream", Error => "error", Manual => "manual",
     Retry => "retry", Rerun => "rerun", Backfill => "backfill",
 });
+words!(StateWord { Queued => "queued", Starting => "starting", Running => "running", Ended => "ended" });
 words!(Outcome {
     Succeeded => "succeeded", Failed => "failed", TimedOut => "timed_out", Cancelled => "cancelled",
     Lost => "lost", Aborted => "aborted", Skipped => "skipped", Missed => "missed",
@@ -295,6 +322,9 @@ mod tests {
         }
         for outcome in Outcome::ALL {
             assert_eq!(serde_json::to_string(outcome).unwrap(), format!("\"{outcome}\""));
+        }
+        for state in StateWord::ALL {
+            assert_eq!(serde_json::to_string(state).unwrap(), format!("\"{state}\""));
         }
         for follow in Follow::ALL {
             assert_eq!(serde_json::to_string(follow).unwrap(), format!("\"{follow}\""));
