@@ -21,6 +21,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
+#[cfg(test)]
+pub(crate) use self::view::tests as view_tests;
 pub use self::view::{GivenView, RunView};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::id::RunId;

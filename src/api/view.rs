@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::id::{BatchName, DefinitionHash, RunId};
-use crate::model::run::{Exit, Input, Outcome, Range, Run, State, StopRequest, Trigger};
+use crate::model::run::{Exit, Input, Outcome, Range, Run, StateWord, StopRequest, Trigger};
 use crate::model::time::Instant;
 
 /// A run for programs. Instants are RFC 3339 in UTC; what is not known, or not yet, is null. Fields may be added, but none
@@ -24,8 +24,8 @@ pub struct RunView {
     pub attempt: u32,
     /// The attempt before this one, or the run that this one repeats.
     pub previous: Option<RunId>,
-    /// `queued`, `starting`, `running` or `ended`.
-    pub state: String,
+    /// How far it has come.
+    pub state: StateWord,
     /// How it ended.
     pub outcome: Option<Outcome>,
     /// Why it ended so.
@@ -93,7 +93,7 @@ impl From<&Run> for RunView {
             trigger: run.trigger,
             attempt: run.attempt,
             previous: run.previous.clone(),
-            state: state_word(&run.state).to_owned(),
+            state: run.state.word(),
             outcome: run.outcome(),
             reason: end.and_then(|end| end.reason.clone()),
             remark: run.remark.clone(),
@@ -122,20 +122,10 @@ impl From<&Run> for RunView {
     }
 }
 
-/// The word of the design's table.
-fn state_word(state: &State) -> &'static str {
-    match state {
-        State::Queued => "queued",
-        State::Starting => "starting",
-        State::Running => "running",
-        State::Ended(_) => "ended",
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::model::run::{End, Follow, Given};
+    use crate::model::run::{End, Follow, Given, State};
 
     /// A run of `id` that is queued, due at the second 0 of 1970.
     pub(crate) fn queued(id: &str) -> Run {
@@ -192,7 +182,7 @@ pub(crate) mod tests {
     fn an_end_is_told_in_full() {
         let exit = Exit { exit_code: Some(3), ..Exit::default() };
         let view = RunView::from(&ended("report.42", Outcome::Failed, Some(exit)));
-        assert_eq!((view.state.as_str(), view.outcome, view.exit_code), ("ended", Some(Outcome::Failed), Some(3)));
+        assert_eq!((view.state, view.outcome, view.exit_code), (StateWord::Ended, Some(Outcome::Failed), Some(3)));
         assert_eq!(view.duration_ms, Some(3000));
         let text = serde_json::to_string(&view).unwrap();
         assert_eq!(serde_json::from_str::<RunView>(&text).unwrap(), view);
