@@ -2,9 +2,12 @@
 //!
 //! The map of the modules, and what each may use, stands in `ARCHITECTURE.md`; `tests/tidy.rs` holds them to it.
 
+pub mod api;
+pub mod cli;
 pub mod journal;
 pub mod load;
 pub mod model;
+pub mod paths;
 pub mod rundir;
 pub mod scheduler;
 pub mod shim;

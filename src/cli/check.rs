@@ -1,0 +1,91 @@
+//! `batchd check`.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::args::Json;
+use super::exit::Exit;
+use super::{Context, disk, escape};
+use crate::model::diagnostic::Diagnostic;
+
+/// Says all that is wrong with the definitions on the disk, each with its place and what to do about it
+///
+/// Needs no daemon and changes nothing; exits 1 if anything is wrong.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  batchd check
+  batchd check path/to/batches.d     as a git hook, or in CI")]
+pub struct CheckArgs {
+    /// The folder of definitions, if not the usual one
+    pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// For programs.
+#[derive(Serialize)]
+struct Checked<'c> {
+    /// How many batches would be in force.
+    batches: usize,
+    diagnostics: &'c [Diagnostic],
+}
+
+/// Carries it out.
+pub(super) fn run(args: &CheckArgs, context: &mut Context) -> Result<Exit> {
+    let folder = args.dir.clone().unwrap_or_else(|| context.paths.batches.clone());
+    let fitted = disk::fit(context, &folder, &BTreeMap::new())?;
+    let batches = fitted.graph.len();
+    let diagnostics = &fitted.diagnostics;
+    if args.json.json {
+        context.screen.json(&Checked { batches, diagnostics })?;
+    } else {
+        show(context, diagnostics)?;
+        context.screen.flush()?;
+        writeln!(io::stderr(), "{}", summary(batches, diagnostics.len()))?;
+    }
+    Ok(if diagnostics.is_empty() { Exit::Success } else { Exit::Failure })
+}
+
+/// Shows diagnostics one below the other, with an empty line between.
+pub(super) fn show(context: &mut Context, diagnostics: &[Diagnostic]) -> io::Result<()> {
+    let is_terminal = context.screen.is_terminal();
+    for (index, diagnostic) in diagnostics.iter().enumerate() {
+        let text = format!("{}{diagnostic}\n", if index == 0 { "" } else { "\n" });
+        // An excerpt may hold whatever is in the file.
+        let mut harmless = String::new();
+        if is_terminal {
+            escape::log(text.as_bytes(), &mut harmless);
+        } else {
+            harmless = text;
+        }
+        context.screen.write_all(harmless.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn summary(batches: usize, problems: usize) -> String {
+    let batches = if batches == 1 { "1 batch".to_owned() } else { format!("{batches} batches") };
+    match problems {
+        0 => format!("{batches}, nothing wrong"),
+        1 => format!("\n1 thing is wrong; {batches} would be in force"),
+        more => format!("\n{more} things are wrong; {batches} would be in force"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries() {
+        assert_eq!(summary(1, 0), "1 batch, nothing wrong");
+        assert_eq!(summary(3, 1), "\n1 thing is wrong; 3 batches would be in force");
+        assert_eq!(summary(0, 2), "\n2 things are wrong; 0 batches would be in force");
+    }
+}

@@ -1,0 +1,106 @@
+//! Makes text from scripts harmless on a terminal: what would move the cursor, change colours or reorder the line is
+//! written out instead. Files and pipes get every byte as it is.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+/// One line of text with everything that is not plain written out, tabs and line ends too.
+pub(super) fn line(text: &str) -> Cow<'_, str> {
+    if text.chars().any(|c| is_active(c) || matches!(c, '\n' | '\t')) {
+        let mut escaped = String::with_capacity(text.len() + 8);
+        text.chars().for_each(|c| push(&mut escaped, c, false));
+        Cow::Owned(escaped)
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// Bytes of a log as text for a terminal: line ends and tabs stay, what is no UTF-8 is written out too.
+///
+/// A character that is cut off at the end is left for the next call: gives how many bytes were used, all but at most three.
+pub(super) fn log(bytes: &[u8], escaped: &mut String) -> usize {
+    let mut used = 0;
+    for chunk in bytes.utf8_chunks() {
+        chunk.valid().chars().for_each(|c| push(escaped, c, true));
+        used += chunk.valid().len();
+        let invalid = chunk.invalid();
+        let cut_off = used + invalid.len() == bytes.len() && is_beginning(invalid);
+        if cut_off {
+            break;
+        }
+        used += invalid.len();
+        push_bytes(escaped, invalid);
+    }
+    used
+}
+
+/// Writes bytes out as `\xff`.
+pub(super) fn push_bytes(escaped: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        // Writing to a String never fails.
+        let _ = write!(escaped, "\\x{byte:02x}");
+    }
+}
+
+/// Whether these bytes, which are no character, may become one when more come.
+fn is_beginning(invalid: &[u8]) -> bool {
+    match std::str::from_utf8(invalid) {
+        Ok(_) => false,
+        Err(error) => error.error_len().is_none(),
+    }
+}
+
+fn push(escaped: &mut String, c: char, keep_layout: bool) {
+    match c {
+        '\n' | '\t' if keep_layout => escaped.push(c),
+        '\n' => escaped.push_str("\\n"),
+        '\t' => escaped.push_str("\\t"),
+        '\r' => escaped.push_str("\\r"),
+        c if !is_active(c) => escaped.push(c),
+        c if (c as u32) < 0x100 => push_bytes(escaped, &[c as u8]),
+        c => {
+            let _ = write!(escaped, "\\u{{{:x}}}", c as u32);
+        }
+    }
+}
+
+/// Control characters (C0, DEL, C1), those that change the direction of text (Unicode, UAX 9), and Unicode's own line ends.
+/// Line ends and tabs are not counted: they depend on where the text goes.
+fn is_active(c: char) -> bool {
+    match c {
+        '\n' | '\t' => false,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        c => c.is_control(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines() {
+        let check = |text: &str, expected: &str| assert_eq!(line(text), expected, "{text:?}");
+        check("ärger 漢字 plain", "ärger 漢字 plain");
+        check("\x1b[31mred\x07", "\\x1b[31mred\\x07");
+        check("a\nb\tc\rd", "a\\nb\\tc\\rd");
+        check("\u{9b}31m\u{7f}", "\\x9b31m\\x7f");
+        check("user\u{202e}gpj.exe\u{2066}", "user\\u{202e}gpj.exe\\u{2066}");
+    }
+
+    #[test]
+    fn logs() {
+        let check = |bytes: &[u8], expected: &str, used: usize| {
+            let mut escaped = String::new();
+            assert_eq!(log(bytes, &mut escaped), used, "{bytes:?}");
+            assert_eq!(escaped, expected, "{bytes:?}");
+        };
+        check(b"a\tb\r\n\0", "a\tb\\r\n\\x00", 6);
+        check(b"\xff\xfea", "\\xff\\xfea", 3);
+        check("ä".as_bytes(), "ä", 2);
+        check(b"a\xc3", "a", 1);
+        check(b"\xe6\xbc", "", 0);
+        check(b"\xe6\xbcx", "\\xe6\\xbcx", 3);
+        check(b"", "", 0);
+    }
+}

@@ -1,0 +1,190 @@
+//! The one place from which reading verbs get their facts: the journal, which says what is in force, and the definitions on
+//! the disk where there is no journal yet. No daemon is asked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+
+use super::Context;
+use super::disk;
+use super::exit::Complaint;
+use crate::journal::OpenError;
+use crate::journal::query::Reader;
+use crate::load;
+use crate::model::cron::Expression;
+use crate::model::definition::{Definition, Overlap};
+use crate::model::graph::{Entry, Graph};
+use crate::model::id::{BatchName, RunId};
+use crate::model::record::{BatchFacts, Disabled};
+use crate::model::run::Run;
+use crate::model::schedule::Schedule;
+use crate::model::settings::Limits;
+use crate::model::zone::Zone;
+use crate::zones::Zones;
+
+/// What is known of everything, and from where.
+pub(super) struct Facts {
+    /// None where no daemon has ever run.
+    journal: Option<Reader>,
+    /// Every batch in force, by name.
+    pub batches: BTreeMap<BatchName, BatchFact>,
+}
+
+/// What is known of a batch in force.
+#[derive(Clone, Debug)]
+pub(super) struct BatchFact {
+    /// Its definition.
+    pub definition: Arc<Definition>,
+    /// It does not fit the graph, and starts nothing.
+    pub held: bool,
+    /// What the journal knows beside it; none where there is no journal.
+    pub facts: Option<BatchFacts>,
+    /// Its newest run.
+    pub latest: Option<Run>,
+}
+
+impl BatchFact {
+    /// The operator's no, whether it still holds or not.
+    pub(super) fn disabled(&self) -> Option<&Disabled> {
+        self.facts.as_ref()?.disabled.as_ref()
+    }
+}
+
+/// When a definition is due.
+#[derive(Clone, Debug)]
+pub(super) struct Times {
+    /// Its times; none if it has none.
+    pub schedule: Option<Arc<Schedule>>,
+    /// It has `@reboot`.
+    pub reboot: bool,
+}
+
+impl Facts {
+    /// What the journal says; without one, what is on the disk, as it would come into force.
+    pub(super) fn read(context: &Context) -> Result<Self> {
+        let Some(journal) = open_journal(context)? else {
+            let fitted = disk::fit(context, &context.paths.batches, &BTreeMap::new())?;
+            let on_disk = fitted.graph.iter().map(|(name, node)| {
+                let definition = node.definition().clone();
+                (name.clone(), BatchFact { definition, held: node.entry.held, facts: None, latest: None })
+            });
+            return Ok(Self { journal: None, batches: on_disk.collect() });
+        };
+        let rows = journal.batches()?.into_iter().filter_map(|row| {
+            let in_force = row.in_force?;
+            let fact = BatchFact {
+                definition: in_force.definition?,
+                held: in_force.held,
+                facts: Some(row.facts),
+                latest: row.latest,
+            };
+            Some((in_force.batch, fact))
+        });
+        let batches = rows.collect();
+        Ok(Self { journal: Some(journal), batches })
+    }
+
+    /// The journal; where there is none, that is an answer too.
+    pub(super) fn journal(&self) -> Option<&Reader> {
+        self.journal.as_ref()
+    }
+
+    /// The batch of this name in force.
+    pub(super) fn batch(&self, name: &BatchName) -> Result<&BatchFact> {
+        self.batches.get(name).ok_or_else(|| no_batch(name, self.batches.keys()))
+    }
+
+    /// The graph in force.
+    pub(super) fn graph(&self, zones: &Zones) -> Result<Graph> {
+        let entry = |fact: &BatchFact| {
+            let times = times_of(&fact.definition, zones)?;
+            let definition = fact.definition.clone();
+            Ok(Entry { definition, schedule: times.schedule, reboot: times.reboot, held: fact.held })
+        };
+        let entries = self.batches.values().map(entry).collect::<Result<Vec<_>>>()?;
+        Graph::new(entries, Limits::default()).map_err(|_| {
+            let hint = "look at the daemon's log; `batchd check` says what is wrong on the disk";
+            Complaint::failure("the definitions in the journal do not fit together", hint)
+        })
+    }
+
+    /// The definitions in force, as a reload starts from them.
+    pub(super) fn definitions(&self) -> BTreeMap<BatchName, Arc<Definition>> {
+        self.batches.iter().map(|(name, fact)| (name.clone(), fact.definition.clone())).collect()
+    }
+}
+
+/// The journal, for verbs that need nothing else; none where no daemon has ever run.
+pub(super) fn open_journal(context: &Context) -> Result<Option<Reader>> {
+    match Reader::open(&context.paths.journal()) {
+        Ok(reader) => Ok(Some(reader)),
+        Err(OpenError::Absent { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The run of this id.
+pub(super) fn run(context: &Context, id: &RunId) -> Result<Run> {
+    let journal = open_journal(context)?;
+    let run = journal.map(|journal| journal.run(id)).transpose()?.flatten();
+    run.ok_or_else(|| {
+        Complaint::usage(format!("there is no run {id}"), format!("`batchd runs {}` lists the runs", id.batch))
+    })
+}
+
+/// All runs of the chain that a run belongs to, oldest first.
+pub(super) fn chain(context: &Context, id: &RunId) -> Result<Vec<Run>> {
+    let journal = open_journal(context)?;
+    Ok(journal.map(|journal| journal.chain(id)).transpose()?.unwrap_or_default())
+}
+
+/// The zone of a run's batch, if that is still in force and its zone is known.
+pub(super) fn zone_of_run(context: &Context, run: &Run) -> Option<Arc<Zone>> {
+    let in_force = open_journal(context).ok()??.in_force(&run.id.batch).ok()??;
+    zone_of(in_force.definition.as_deref()?, &context.zones).ok()
+}
+
+/// The folder, below `workspaces`, in which a definition's script runs.
+pub(super) fn workspace_name(definition: &Definition) -> String {
+    match definition.overlap {
+        Overlap::Allow => format!("{}@{}", definition.name, definition.hash),
+        Overlap::Skip | Overlap::Queue | Overlap::Replace => definition.name.to_string(),
+    }
+}
+
+/// When a definition is due, with the zone files as they are now.
+pub(super) fn times_of(definition: &Definition, zones: &Zones) -> Result<Times> {
+    let mut times = Vec::new();
+    let mut reboot = false;
+    for text in &definition.cron {
+        let expression = Expression::parse(text)
+            .map_err(|error| anyhow::anyhow!("`cron` of {}: {}", definition.name, error.what))?;
+        match expression {
+            Expression::Reboot => reboot = true,
+            Expression::Times(cron) => times.push(cron),
+        }
+    }
+    let schedule = match times.is_empty() {
+        true => None,
+        false => Some(Arc::new(Schedule::new(times, zone_of(definition, zones)?))),
+    };
+    Ok(Times { schedule, reboot })
+}
+
+/// The zone in which a definition's times are meant.
+pub(super) fn zone_of(definition: &Definition, zones: &Zones) -> Result<Arc<Zone>> {
+    match &definition.timezone {
+        Some(name) => zones.get(name).with_context(|| format!("the zone of {}", definition.name)),
+        None => Ok(zones.system().zone),
+    }
+}
+
+/// There is no such batch; perhaps one of `known` is meant.
+pub(super) fn no_batch<'n>(name: &BatchName, known: impl Iterator<Item = &'n BatchName>) -> anyhow::Error {
+    let hint = match load::nearest(name.as_str(), known.map(BatchName::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "`batchd list` shows all batches".to_owned(),
+    };
+    Complaint::usage(format!("there is no batch `{name}`"), hint)
+}

@@ -1,0 +1,85 @@
+//! The command line: one file per verb.
+//!
+//! Verbs that read take their facts from the journal and the disk and need no daemon; verbs that act go through the socket.
+//! Nothing in here reads a clock or decides anything about a run.
+
+mod args;
+mod check;
+mod daemon;
+mod disable;
+mod disk;
+mod enable;
+mod escape;
+mod exit;
+mod facts;
+mod graph;
+mod list;
+mod logs;
+mod moment;
+mod next;
+mod operate;
+mod path;
+mod reload;
+mod rerun;
+mod runs;
+mod screen;
+mod show;
+mod start;
+mod stop;
+mod table;
+
+use std::io::Write as _;
+
+use anyhow::Result;
+
+pub use self::args::{Cli, Verb};
+pub use self::daemon::{DaemonArgs, LogFormat};
+pub use self::exit::{Exit, conclude};
+use self::screen::Screen;
+use crate::model::time::Instant;
+use crate::paths::Paths;
+use crate::zones::Zones;
+
+/// What every verb needs.
+struct Context {
+    /// Where everything is.
+    paths: Paths,
+    /// When the command was given.
+    now: Instant,
+    /// The zones of this host.
+    zones: Zones,
+    /// Where to write.
+    screen: Screen,
+}
+
+/// Carries out a verb at `now`. The daemon is started by `daemon`: the command line does not know how.
+pub fn run(cli: Cli, now: Instant, daemon: impl FnOnce(DaemonArgs, Paths) -> Result<()>) -> Result<Exit> {
+    let paths = Paths::resolve(&cli.paths)?;
+    let verb = match cli.verb {
+        Verb::Daemon(args) => return daemon(args, paths).map(|()| Exit::Success),
+        verb => verb,
+    };
+    let zones = Zones::new(std::env::var_os("TZDIR").map(Into::into), std::env::var("TZ").ok());
+    let mut context = Context { paths, now, zones, screen: Screen::of_process() };
+    let context = &mut context;
+    let exit = match verb {
+        Verb::Check(args) => check::run(&args, context),
+        Verb::Reload(args) => reload::run(&args, context),
+        Verb::List(args) => list::run(&args, context),
+        Verb::Next(args) => next::run(&args, context),
+        Verb::Graph(args) => graph::run(&args, context),
+        Verb::Start(args) => start::run(args, context),
+        Verb::Stop(args) => stop::run(&args, context),
+        Verb::Rerun(args) => rerun::run(&args, context),
+        Verb::Runs(args) => runs::run(&args, context),
+        Verb::Show(args) => show::run(&args, context),
+        Verb::Logs(args) => logs::run(&args, context),
+        Verb::Path(args) => path::run(&args, context),
+        Verb::Enable(args) => enable::run(&args, context),
+        Verb::Disable(args) => disable::run(&args, context),
+        Verb::ExitCodes => writeln!(context.screen, "{}", exit::HELP).map(|()| Exit::Success).map_err(Into::into),
+        Verb::Daemon(_) => unreachable!("main starts the daemon"),
+    }?;
+    context.screen.flush()?;
+    Ok(exit)
+}

@@ -1,0 +1,292 @@
+//! `batchd next`.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::args::Json;
+use super::exit::{Complaint, Exit};
+use super::facts::{self, BatchFact, Facts};
+use super::table::{Cell, Style, Table};
+use super::{Context, moment};
+use crate::model::cron::Expression;
+use crate::model::id::BatchName;
+use crate::model::schedule::{Moved, Occurrence, Schedule, jitter_offset};
+use crate::model::time::Instant;
+use crate::model::zone::Zone;
+
+/// Shows what will start when, in each batch's zone, and what a change of the clocks does to it
+///
+/// Without a batch, all of them together. With `--cron`, an expression is tried out without any batch.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  batchd next
+  batchd next report -n 30
+  batchd next --cron '30 2 * * *' --timezone Europe/Berlin --from 2026-03-28 -n 3")]
+pub struct NextArgs {
+    /// Only this batch
+    #[arg(conflicts_with = "cron")]
+    pub batch: Option<BatchName>,
+    /// An expression: 5 fields as in crontab(5), 6 with seconds first, or @daily and its like
+    #[arg(long, value_name = "EXPR")]
+    pub cron: Option<String>,
+    /// The zone in which EXPR is meant, such as Europe/Berlin; else the system's
+    #[arg(long, value_name = "ZONE", requires = "cron")]
+    pub timezone: Option<String>,
+    /// From when on, if not from now: a date, a time, or RFC 3339
+    #[arg(long, value_name = "INSTANT")]
+    pub from: Option<String>,
+    /// How many
+    #[arg(short = 'n', long = "number", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=NUMBER_MAX))]
+    pub number: u32,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// The most that can be asked for: a year of every hour, and no mistyped number runs for minutes.
+const NUMBER_MAX: i64 = 10_000;
+
+/// One start to come.
+#[derive(Debug, Serialize)]
+struct Start {
+    /// None for `--cron`.
+    batch: Option<BatchName>,
+    /// When it is due.
+    due_at: Instant,
+    /// The same with the jitter's offset: when it can start.
+    start_at: Instant,
+    /// `start_at` in the batch's zone.
+    start_at_local: String,
+    /// The zone's name.
+    timezone: String,
+    /// What a change of the clocks does to it.
+    moved: Option<String>,
+    /// It will be skipped: the batch is disabled then.
+    disabled: bool,
+    #[serde(skip)]
+    zone: Arc<Zone>,
+}
+
+/// A source of starts.
+struct Source<'s> {
+    batch: Option<&'s BatchName>,
+    zone: &'s Arc<Zone>,
+    offset: Duration,
+    is_off: Box<dyn Fn(Instant) -> bool + 's>,
+    occurrences: Box<dyn Iterator<Item = Occurrence> + 's>,
+}
+
+/// Carries it out.
+pub(super) fn run(args: &NextArgs, context: &mut Context) -> Result<Exit> {
+    let local = context.zones.system().zone;
+    let from = match &args.from {
+        Some(text) => moment::parse(text, context.now, &local)
+            .map_err(|error| Complaint::usage(format!("--from: {error}"), ""))?,
+        None => context.now,
+    };
+    let starts = match (&args.cron, &args.batch) {
+        (Some(text), _) => of_expression(text, args, context, from)?,
+        (None, batch) => of_batches(batch.as_ref(), args, context, from)?,
+    };
+    if args.json.json {
+        context.screen.json(&serde_json::json!({ "starts": starts }))?;
+        return Ok(Exit::Success);
+    }
+    let mut table = Table::new(["STARTS", "IN", "BATCH", "REMARK"]);
+    for start in &starts {
+        let ahead = start.start_at.since(context.now);
+        let ahead = if ahead.is_zero() { String::new() } else { moment::span(ahead) };
+        let batch = start.batch.as_ref().map_or("", BatchName::as_str);
+        let style = if start.disabled { Style::Dim } else { Style::Plain };
+        let cells = [moment::full(start.start_at, &start.zone), ahead, batch.to_owned(), remark(start)];
+        table.row(cells.map(|text| Cell::styled(text, style)));
+    }
+    context.screen.table(&table, "nothing will start by itself")?;
+    Ok(Exit::Success)
+}
+
+fn of_expression(text: &str, args: &NextArgs, context: &Context, from: Instant) -> Result<Vec<Start>> {
+    let zone = match &args.timezone {
+        Some(name) => {
+            context.zones.get(name).map_err(|error| Complaint::usage(error.what, error.hint.unwrap_or_default()))?
+        }
+        None => context.zones.system().zone,
+    };
+    let cron = match Expression::parse(text) {
+        Ok(Expression::Times(cron)) => cron,
+        Ok(Expression::Reboot) => {
+            let hint = "it starts a batch once after each boot of the host";
+            return Err(Complaint::usage("`@reboot` has no times to show", hint));
+        }
+        Err(error) => {
+            let before: String = text.chars().take(text[..error.span.start].chars().count()).map(|_| ' ').collect();
+            let marker = "^".repeat(text[error.span].chars().count().max(1));
+            let what = format!("--cron: {}\n  {text}\n  {before}{marker}", error.what);
+            return Err(Complaint::usage(what, error.hint.unwrap_or_default()));
+        }
+    };
+    let schedule = Schedule::new(vec![cron], zone);
+    let source = Source {
+        batch: None,
+        zone: schedule.zone(),
+        offset: Duration::ZERO,
+        is_off: Box::new(|_| false),
+        occurrences: Box::new(schedule.upcoming(from)),
+    };
+    Ok(merge(vec![source], args.number as usize))
+}
+
+fn of_batches(batch: Option<&BatchName>, args: &NextArgs, context: &Context, from: Instant) -> Result<Vec<Start>> {
+    let facts = Facts::read(context)?;
+    if let Some(name) = batch {
+        explain(name, facts.batch(name)?)?;
+    }
+    let mut schedules = Vec::new();
+    for (name, fact) in facts.batches.iter().filter(|(name, fact)| batch.is_none_or(|one| one == *name) && !fact.held) {
+        if let Some(schedule) = facts::times_of(&fact.definition, &context.zones)?.schedule {
+            schedules.push((name, fact, schedule));
+        }
+    }
+    let sources = schedules.iter().map(|(name, fact, schedule)| Source {
+        batch: Some(name),
+        zone: schedule.zone(),
+        offset: jitter_offset(name, fact.definition.jitter),
+        is_off: Box::new(|at| {
+            !fact.definition.enabled || fact.disabled().is_some_and(|disabled| disabled.holds_at(at))
+        }),
+        occurrences: Box::new(schedule.upcoming(from)),
+    });
+    Ok(merge(sources.collect(), args.number as usize))
+}
+
+/// Says on stderr why a batch has no times, if it has none.
+fn explain(name: &BatchName, fact: &BatchFact) -> Result<()> {
+    let definition = &fact.definition;
+    let list = |names: &[BatchName]| names.iter().map(BatchName::as_str).collect::<Vec<_>>().join(", ");
+    let mut err = std::io::stderr();
+    if fact.held {
+        writeln!(err, "{name} is held: its definition does not fit the others; `batchd list` says why")?;
+    } else if !definition.after.is_empty() {
+        writeln!(err, "{name} starts after {}", list(&definition.after))?;
+    } else if definition.cron.is_empty() {
+        writeln!(
+            err,
+            "{name} has no schedule: `batchd start {name}` starts it, or a batch that names it in `on_error`"
+        )?;
+    } else if definition.cron.iter().any(|text| text == "@reboot") {
+        writeln!(err, "{name} starts after each boot of the host")?;
+    }
+    Ok(())
+}
+
+/// The first `number` starts of all sources together, in order of time; of the same instant, in the order of the sources.
+fn merge(mut sources: Vec<Source<'_>>, number: usize) -> Vec<Start> {
+    let mut heads: BinaryHeap<Reverse<Head>> =
+        (0..sources.len()).filter_map(|index| head(&mut sources, index)).collect();
+    let mut starts = Vec::new();
+    while let Some(Reverse(Head { start_at, source: index, due_at, moved })) = heads.pop() {
+        let source = &sources[index];
+        starts.push(Start {
+            batch: source.batch.cloned(),
+            due_at,
+            start_at,
+            start_at_local: source.zone.local(start_at),
+            timezone: source.zone.name.clone(),
+            moved: moved.map(describe),
+            disabled: (source.is_off)(due_at),
+            zone: source.zone.clone(),
+        });
+        if starts.len() == number {
+            break;
+        }
+        heads.extend(head(&mut sources, index));
+    }
+    starts
+}
+
+/// The next start of a source. Ordered by time, then by source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Head {
+    start_at: Instant,
+    source: usize,
+    due_at: Instant,
+    moved: Option<Moved>,
+}
+
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.start_at, self.source).cmp(&(other.start_at, other.source))
+    }
+}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+fn head(sources: &mut [Source<'_>], index: usize) -> Option<Reverse<Head>> {
+    let source = &mut sources[index];
+    let Occurrence { due_at, moved } = source.occurrences.next()?;
+    Some(Reverse(Head { start_at: due_at + source.offset, source: index, due_at, moved }))
+}
+
+fn describe(moved: Moved) -> String {
+    match moved {
+        Moved::Skipped(civil) => format!("moved: clocks skip {}", civil.format("%H:%M")),
+        Moved::FirstPassOnly => "clocks show this time twice: the first one".to_owned(),
+    }
+}
+
+fn remark(start: &Start) -> String {
+    let disabled = start.disabled.then(|| "disabled: will be skipped".to_owned());
+    start.moved.iter().cloned().chain(disabled).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(cron: &str, zone: &Arc<Zone>) -> Schedule {
+        let Ok(Expression::Times(cron)) = Expression::parse(cron) else { panic!("{cron}") };
+        Schedule::new(vec![cron], zone.clone())
+    }
+
+    fn source<'s>(batch: &'s BatchName, schedule: &'s Schedule, from: &str, offset_s: u64) -> Source<'s> {
+        Source {
+            batch: Some(batch),
+            zone: schedule.zone(),
+            offset: Duration::from_secs(offset_s),
+            is_off: Box::new(|at| at < Instant::parse("2026-03-29T01:00:00Z").unwrap()),
+            occurrences: Box::new(schedule.upcoming(Instant::parse(from).unwrap())),
+        }
+    }
+
+    #[test]
+    fn starts_of_all_batches_in_order_of_time() {
+        let change_s = Instant::parse("2026-03-29T01:00:00Z").unwrap().as_s();
+        let zone = Arc::new(Zone::new("Test/Zone", 3600, [(change_s, 7200)], None));
+        let (a, b) = (BatchName::new("a").unwrap(), BatchName::new("b").unwrap());
+        let (hourly, nightly) = (schedule("0 * * * *", &zone), schedule("30 2 * * *", &zone));
+        let from = "2026-03-28T23:30:00Z";
+        let starts = merge(vec![source(&a, &hourly, from, 60), source(&b, &nightly, from, 0)], 4);
+        let shown: Vec<String> = starts
+            .iter()
+            .map(|start| format!("{} {} {}", start.batch.as_ref().unwrap(), start.start_at_local, remark(start)))
+            .collect();
+        let expected = [
+            "a 2026-03-29T01:01:00+01:00 disabled: will be skipped",
+            "b 2026-03-29T03:00:00+02:00 moved: clocks skip 02:30",
+            "a 2026-03-29T03:01:00+02:00 ",
+            "a 2026-03-29T04:01:00+02:00 ",
+        ];
+        assert_eq!(shown, expected);
+    }
+}

@@ -1,0 +1,184 @@
+//! `batchd show`.
+
+use std::io::Write as _;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::args::Json;
+use super::exit::Exit;
+use super::table::Cell;
+use super::{Context, facts, moment, runs};
+use crate::api::RunView;
+use crate::model::id::RunId;
+use crate::model::run::{Exit as Measured, Input, Range};
+use crate::model::time::{Instant, format_duration};
+use crate::model::zone::Zone;
+
+/// Shows all that is known of a run, and of the others in its chain
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  batchd show report.42
+  batchd show report.42 --json | jq .exit_code")]
+pub struct ShowArgs {
+    /// The run
+    pub run: RunId,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Carries it out.
+pub(super) fn run(args: &ShowArgs, context: &mut Context) -> Result<Exit> {
+    let run = facts::run(context, &args.run)?;
+    let view = RunView::from(&run);
+    if args.json.json {
+        context.screen.json(&view)?;
+        return Ok(Exit::Success);
+    }
+    let zone = match facts::zone_of_run(context, &run) {
+        Some(zone) => zone,
+        None => context.zones.system().zone,
+    };
+    let lines = lines(&view, context.now, &zone);
+    let width = lines.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+    for (key, value) in lines {
+        let value = Cell::plain(value).paint(context.screen.look());
+        writeln!(context.screen, "{key:width$}  {value}")?;
+    }
+    let chain: Vec<RunView> = facts::chain(context, &run.id)?.iter().map(RunView::from).collect();
+    if chain.len() > 1 {
+        let local = context.zones.system().zone;
+        let table = runs::table(&chain, context.now, &local);
+        writeln!(context.screen, "\nits chain:")?;
+        context.screen.table(&table, "")?;
+    }
+    Ok(Exit::Success)
+}
+
+/// A run that has ended, in a line.
+pub(super) fn ending(run: &RunView) -> String {
+    let how = run.outcome.map_or("has not ended", |outcome| outcome.word());
+    let took = run.duration_ms.map(|ms| format!(" after {}", moment::span(std::time::Duration::from_millis(ms))));
+    let why = run.reason.as_ref().map(|reason| format!(": {reason}"));
+    format!("{} {how}{}{}", run.id, took.unwrap_or_default(), why.unwrap_or_default())
+}
+
+/// What is known, a fact a line; what is not known has none.
+fn lines(run: &RunView, now: Instant, zone: &Zone) -> Vec<(&'static str, String)> {
+    let moment = |at: Instant| moment::full(at, zone);
+    let list =
+        |runs: &[RunId]| (!runs.is_empty()).then(|| runs.iter().map(RunId::to_string).collect::<Vec<_>>().join(", "));
+    let took = run.started_at.map(|at| moment::span(run.ended_at.unwrap_or(now).since(at)));
+    let how = run.outcome.map_or(run.state.word(), |outcome| outcome.word()).to_owned();
+    let attempt = (run.attempt > 1).then(|| run.attempt.to_string());
+    let stop = run.stop.as_ref().map(|stop| format!("{} at {}: {}", stop.by, moment(stop.at), stop.reason));
+    let facts = [
+        ("run", Some(run.id.to_string())),
+        ("how", Some(how)),
+        ("why", run.reason.clone()),
+        ("remark", run.remark.clone()),
+        ("trigger", Some(run.trigger.to_string())),
+        ("attempt", attempt),
+        ("previous", run.previous.as_ref().map(RunId::to_string)),
+        ("chain", Some(run.chain.to_string())),
+        ("upstreams", list(&run.upstreams)),
+        ("due", Some(moment(run.due_at))),
+        ("stands for", run.range.as_ref().map(|range| stands_for(range, zone))),
+        ("not before", run.start_at.map(moment)),
+        ("queued", Some(moment(run.queued_at))),
+        ("started", run.started_at.map(moment)),
+        ("ended", run.ended_at.map(moment)),
+        ("took", took),
+        ("exit code", run.exit_code.map(|code| code.to_string())),
+        ("signal", run.signal.map(|signal| signal.to_string())),
+        ("stopped by", stop),
+        ("pool", run.pool.clone()),
+        ("arguments", (!run.given.args.is_empty()).then(|| run.given.args.join(" "))),
+        ("variables", (!run.given.variables.is_empty()).then(|| run.given.variables.join(", "))),
+        ("input", run.given.input.as_ref().map(input)),
+        ("definition", run.definition.map(|hash| hash.to_string())),
+    ];
+    let known = facts.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    known.chain(run.exit.as_ref().map(measured).into_iter().flatten()).collect()
+}
+
+fn input(input: &Input) -> String {
+    match input {
+        Input::Run(run) => format!("stdout of {run}"),
+        Input::File(path) => path.clone(),
+    }
+}
+
+fn stands_for(range: &Range, zone: &Zone) -> String {
+    let least = if range.at_least { "at least " } else { "" };
+    format!("{least}{} occurrences from {} on", range.count, moment::full(range.from, zone))
+}
+
+/// What was measured of the script.
+fn measured(exit: &Measured) -> Vec<(&'static str, String)> {
+    let stream = |kept: u64, dropped: u64| {
+        if dropped == 0 {
+            bytes(kept)
+        } else {
+            format!("{}, and {} beyond `log_bytes_max` not kept", bytes(kept), bytes(dropped))
+        }
+    };
+    let cpu = std::time::Duration::from_millis(exit.cpu_user_ms + exit.cpu_system_ms);
+    let mut lines = vec![
+        ("stdout", stream(exit.stdout_bytes, exit.stdout_dropped_bytes)),
+        ("stderr", stream(exit.stderr_bytes, exit.stderr_dropped_bytes)),
+        ("CPU", format_duration(cpu)),
+        ("memory", bytes(exit.memory_bytes_max)),
+    ];
+    if exit.left_running > 0 {
+        lines.push(("left running", format!("{} processes, ended by batchd", exit.left_running)));
+    }
+    lines
+}
+
+/// A number of bytes as people read it.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let power = (count.ilog2() / 10).min(UNITS.len() as u32);
+    format!("{:.1} {}", count as f64 / 1024_f64.powi(power as i32), UNITS[power as usize - 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::view_tests::{ended, queued};
+    use crate::model::run::Outcome;
+
+    #[test]
+    fn only_what_is_known_is_shown() {
+        let lines = lines(&RunView::from(&queued("report.42")), Instant::from_s(60), &Zone::utc());
+        let keys: Vec<&str> = lines.iter().map(|(key, _)| *key).collect();
+        assert_eq!(keys, ["run", "how", "trigger", "chain", "due", "queued"]);
+    }
+
+    #[test]
+    fn an_end_with_what_it_used() {
+        let exit = Measured { exit_code: Some(3), stdout_bytes: 2048, stdout_dropped_bytes: 1, ..Measured::default() };
+        let view = RunView::from(&ended("report.42", Outcome::Failed, Some(exit)));
+        let lines = lines(&view, Instant::from_s(60), &Zone::utc());
+        let value = |key: &str| lines.iter().find(|(one, _)| *one == key).map(|(_, value)| value.as_str());
+        assert_eq!(value("how"), Some("failed"));
+        assert_eq!(value("took"), Some("3s"));
+        assert_eq!(value("stdout"), Some("2.0 KiB, and 1 B beyond `log_bytes_max` not kept"));
+        assert_eq!(ending(&view), "report.42 failed after 3s");
+    }
+
+    #[test]
+    fn sizes() {
+        let check = |count: u64, expected: &str| assert_eq!(bytes(count), expected);
+        check(0, "0 B");
+        check(1023, "1023 B");
+        check(1536, "1.5 KiB");
+        check(100 << 20, "100.0 MiB");
+        check(u64::MAX, "16777216.0 TiB");
+    }
+}
