@@ -3,3 +3,4 @@
 //! The map of the modules, and what each may use, stands in `ARCHITECTURE.md`; `tests/tidy.rs` holds them to it.
 
 pub mod model;
+pub mod store;
