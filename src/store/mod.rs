@@ -5,8 +5,10 @@
 
 pub mod read;
 pub mod trust;
+pub mod unpack;
 mod users;
 mod walk;
+pub mod zip;
 
 use std::io;
 use std::path::{Path, PathBuf};
