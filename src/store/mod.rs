@@ -1,3 +1,86 @@
-//! Definitions and workspaces on disk.
+//! Folders and zips to bytes, and back to the disk: who may write them, what is in them, `definitions/`, `workspaces/`.
+//!
+//! It knows files, owners and limits. It does not know what a `batch.toml` means, what is in force, or which run needs a
+//! workspace; it prints nothing, reads no clock, and starts no thread.
 
-pub mod workspace;
+pub mod read;
+pub mod trust;
+pub mod unpack;
+mod users;
+mod walk;
+pub mod zip;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// How deep the folders of a definition may be nested: each level holds a descriptor and a stack frame while it is read.
+pub const FOLDER_DEPTH_MAX: usize = 32;
+
+/// Something on a file that the system refused to do.
+#[derive(Debug, thiserror::Error)]
+#[error("can't {act} `{}`: {source}{}", path.display(), advice(source.kind()))]
+pub struct FileError {
+    /// The act, as a verb: `read`, `write`, `rename`.
+    pub act: &'static str,
+    /// The file or folder.
+    pub path: PathBuf,
+    /// The system's answer.
+    pub source: io::Error,
+}
+
+/// Makes a system's answer a [`FileError`], for `map_err`.
+fn cannot<E: Into<io::Error>>(act: &'static str, path: &Path) -> impl FnOnce(E) -> FileError {
+    let path = path.to_owned();
+    move |source| FileError { act, path, source: source.into() }
+}
+
+/// What to do about the answers that an operator can do something about.
+fn advice(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::PermissionDenied => "; give the daemon's user the right to do so",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room on its file system",
+        io::ErrorKind::ReadOnlyFilesystem => "; mount its file system writable",
+        _ => "",
+    }
+}
+
+/// True for names that are no part of a definition, wherever in it they stand (design 3.2): what version control and
+/// editors keep beside the files. `.#*` are the links that Emacs plants while a buffer is unsaved; they point nowhere.
+fn is_left_out(name: &str) -> bool {
+    const NAMES: [&str; 10] = [".git", ".hg", ".svn", ".jj", ".bzr", "CVS", "_darcs", ".pijul", ".DS_Store", "4913"];
+    let swap_file = || {
+        let mut end = name.rsplit('.');
+        let extension = end.next().unwrap_or("");
+        name.starts_with('.') && end.next().is_some_and(|stem| !stem.is_empty()) && is_swap_extension(extension)
+    };
+    NAMES.contains(&name)
+        || name.ends_with('~')
+        || name.starts_with(".#")
+        || (name.len() > 1 && name.starts_with('#') && name.ends_with('#'))
+        || swap_file()
+}
+
+/// `sw` and one more character, as in vim's `.name.swp`, `.swo`, `.swx`.
+fn is_swap_extension(extension: &str) -> bool {
+    extension.strip_prefix("sw").is_some_and(|last| last.chars().count() == 1)
+}
+
+/// A name for a message: what would move the cursor is escaped.
+fn shown(name: &str) -> String {
+    if name.chars().any(char::is_control) { name.escape_debug().to_string() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers() {
+        for name in [".git", ".DS_Store", "4913", "a~", "~", ".script.sh.swp", ".a.swx", "#a#", "##", ".#script.sh"] {
+            assert!(is_left_out(name), "{name}");
+        }
+        for name in ["git", "49130", "a~b", "script.swp", ".swp", ".a.sw", ".a.swap", "#", "#a", ".env", "__MACOSX"] {
+            assert!(!is_left_out(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Who may write definitions: they decide what code runs, so it is checked as cron and sshd do (design 4.5).
+//!
+//! It knows owners and mode bits. What is in the files, and which of them are read, it does not know.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{FileType, Stat};
+
+use super::users;
+use crate::model::diagnostic::Diagnostic;
+
+/// How many symbolic links a path may lead through, as in the kernel.
+const LINKS_MAX: usize = 40;
+/// The mode bit that lets the group write.
+const GROUP_WRITES: u32 = 0o020;
+/// The mode bit that lets everybody write.
+const OTHERS_WRITE: u32 = 0o002;
+/// The mode bit that lets only the owner of an entry remove it.
+const STICKY: u32 = 0o1000;
+
+/// Whose files are believed. Made anew with the settings, since it keeps what the host's users and groups were then.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// None: everybody is believed.
+    rules: Option<Rules>,
+}
+
+#[derive(Clone, Debug)]
+struct Rules {
+    daemon_uid: u32,
+    /// The owners who are believed, each with its private group.
+    owners: BTreeMap<u32, Option<u32>>,
+}
+
+/// Why there is no [`Trust`].
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// A name in `trusted_owners` that the host does not know.
+    #[error("`trusted_owners` names `{0}`, and this host has no such user; remove the name, or create the user")]
+    UnknownOwner(String),
+    /// The host's user database does not answer.
+    #[error("can't look up the user or group `{name}`: {source}; see whether `getent passwd {name}` answers")]
+    Lookup {
+        /// Who was looked up, as a name or number.
+        name: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// What a file is to a definition: a parent may be sticky.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// `batches.d` itself or a folder above it.
+    Parent,
+    /// A batch's folder or something in it.
+    Definition,
+}
+
+impl Trust {
+    /// Root, the daemon's user (this process's effective one) and `trusted_owners`, which are names.
+    pub fn new(trusted_owners: &[String]) -> Result<Self, TrustError> {
+        let daemon_uid = rustix::process::geteuid().as_raw();
+        let mut uids = vec![0, daemon_uid];
+        for name in trusted_owners {
+            let uid = users::uid_of(name).map_err(lookup_failed(name))?;
+            uids.push(uid.ok_or_else(|| TrustError::UnknownOwner(name.clone()))?);
+        }
+        let mut owners = BTreeMap::new();
+        for uid in uids {
+            // A user without a name (a container's) has no private group.
+            let name = users::user_name(uid).map_err(lookup_failed(&uid.to_string()))?;
+            let group = match name {
+                Some(name) => users::private_group(&name).map_err(lookup_failed(&name))?,
+                None => None,
+            };
+            owners.insert(uid, group);
+        }
+        Ok(Self { rules: Some(Rules { daemon_uid, owners }) })
+    }
+
+    /// Believes everybody: `--insecure-permissions`, for trying out.
+    pub fn insecure() -> Self {
+        Self { rules: None }
+    }
+
+    /// Checks `path` and all folders above it, links on the way included. `path` is absolute.
+    pub(super) fn check_parents(&self, path: &Path) -> io::Result<Vec<Diagnostic>> {
+        let mut diagnostics = Vec::new();
+        if self.rules.is_none() {
+            return Ok(diagnostics);
+        }
+        // Walked part by part, so that also the folders in which links stand are checked: who can write there decides too.
+        let mut ahead: VecDeque<OsString> = parts(path).collect();
+        let mut here = PathBuf::from("/");
+        let mut links = 0;
+        self.check_parent(&here, &mut diagnostics)?;
+        while let Some(part) = ahead.pop_front() {
+            if part == ".." {
+                here.pop();
+                continue;
+            }
+            let next = here.join(&part);
+            if !next.symlink_metadata()?.is_symlink() {
+                here = next;
+                self.check_parent(&here, &mut diagnostics)?;
+                continue;
+            }
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(rustix::io::Errno::LOOP.into());
+            }
+            let target = next.read_link()?;
+            if target.is_absolute() {
+                here = PathBuf::from("/");
+            }
+            for part in parts(&target).rev() {
+                ahead.push_front(part);
+            }
+        }
+        diagnostics.sort();
+        diagnostics.dedup();
+        Ok(diagnostics)
+    }
+
+    fn check_parent(&self, folder: &Path, diagnostics: &mut Vec<Diagnostic>) -> io::Result<()> {
+        let stat = rustix::fs::stat(folder)?;
+        if let Some((what, hint)) = self.complaint(&stat, Role::Parent, folder) {
+            diagnostics.push(Diagnostic::of_file(None, folder.display().to_string(), what).with_hint(hint));
+        }
+        Ok(())
+    }
+
+    /// What is wrong with who may write the file of this `stat`, and the command that mends it. `path` is for the command.
+    pub(super) fn complaint(&self, stat: &Stat, role: Role, path: &Path) -> Option<(String, String)> {
+        let rules = self.rules.as_ref()?;
+        let Some(private_group) = rules.owners.get(&stat.st_uid) else {
+            let what = format!("it belongs to {}, who is not trusted with what batchd runs", user_shown(stat.st_uid));
+            let chown = format!("chown {} {}", user_argument(rules.daemon_uid), quoted(path));
+            return Some((what, format!("run `{chown}`, or name its owner in the settings' `trusted_owners`")));
+        };
+        let mode = stat.st_mode;
+        let sticky_parent = role == Role::Parent
+            && FileType::from_raw_mode(mode) == FileType::Directory
+            && mode & STICKY != 0
+            && stat.st_uid == 0;
+        if sticky_parent {
+            return None;
+        }
+        let private = rules.daemon_uid != 0 && *private_group == Some(stat.st_gid);
+        let by_group = mode & GROUP_WRITES != 0 && !private;
+        let by_others = mode & OTHERS_WRITE != 0;
+        let (who, change) = match (by_group, by_others) {
+            (false, false) => return None,
+            (true, false) => ("its group", "g-w"),
+            (false, true) => ("everybody", "o-w"),
+            (true, true) => ("its group and everybody", "go-w"),
+        };
+        Some((format!("{who} may write it"), format!("run `chmod {change} {}`", quoted(path))))
+    }
+}
+
+fn lookup_failed(name: &str) -> impl FnOnce(io::Error) -> TrustError {
+    let name = name.to_owned();
+    move |source| TrustError::Lookup { name, source }
+}
+
+/// The named parts and `..` of a path.
+fn parts(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(part) => Some(part.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
+
+/// A user as an argument of `chown`. One that can't be looked up is a number.
+fn user_argument(uid: u32) -> String {
+    users::user_name(uid).ok().flatten().unwrap_or_else(|| uid.to_string())
+}
+
+fn user_shown(uid: u32) -> String {
+    match users::user_name(uid) {
+        Ok(Some(name)) => format!("`{name}`"),
+        Ok(None) | Err(_) => format!("user {uid}"),
+    }
+}
+
+/// A path as one word of a shell command.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    /// Stands for a host where users 7 (private group 70) and 8 (none) are trusted.
+    fn trust(daemon_uid: u32) -> Trust {
+        Trust { rules: Some(Rules { daemon_uid, owners: BTreeMap::from([(0, Some(0)), (7, Some(70)), (8, None)]) }) }
+    }
+
+    fn stat(uid: u32, gid: u32, mode: u32) -> Stat {
+        let mut stat = rustix::fs::stat("/").unwrap();
+        (stat.st_uid, stat.st_gid, stat.st_mode) = (uid, gid, mode);
+        stat
+    }
+
+    #[test]
+    fn owners_and_bits() {
+        const FILE: u32 = 0o100_000;
+        const FOLDER: u32 = 0o040_000;
+        let check = |daemon, (uid, gid, mode), role, expected: Option<&str>| {
+            let found = trust(daemon).complaint(&stat(uid, gid, mode), role, Path::new("/b/it's"));
+            assert_eq!(
+                found.as_ref().map(|(_, hint)| hint.as_str()),
+                expected,
+                "{daemon} {uid}:{gid} {mode:o} {role:?}"
+            );
+        };
+        let of = Role::Definition;
+        check(7, (0, 0, FILE | 0o644), of, None);
+        check(7, (7, 70, FILE | 0o644), of, None);
+        check(7, (7, 70, FILE | 0o664), of, None);
+        check(0, (7, 70, FILE | 0o664), of, Some(r"run `chmod g-w '/b/it'\''s'`"));
+        check(7, (7, 71, FILE | 0o664), of, Some(r"run `chmod g-w '/b/it'\''s'`"));
+        check(7, (8, 70, FILE | 0o664), of, Some(r"run `chmod g-w '/b/it'\''s'`"));
+        check(7, (7, 70, FILE | 0o646), of, Some(r"run `chmod o-w '/b/it'\''s'`"));
+        check(7, (7, 71, FOLDER | 0o777), of, Some(r"run `chmod go-w '/b/it'\''s'`"));
+        check(0, (9, 0, FILE | 0o600), of, {
+            Some(r"run `chown root '/b/it'\''s'`, or name its owner in the settings' `trusted_owners`")
+        });
+        check(7, (0, 0, FOLDER | 0o1777), Role::Parent, None);
+        check(0, (0, 0, FOLDER | 0o1777), of, Some(r"run `chmod go-w '/b/it'\''s'`"));
+        check(7, (7, 70, FOLDER | 0o1777), Role::Parent, Some(r"run `chmod o-w '/b/it'\''s'`"));
+        assert_eq!(Trust::insecure().complaint(&stat(9, 9, FILE | 0o666), of, Path::new("/b")), None);
+    }
+
+    #[test]
+    fn unknown_owners_are_errors() {
+        assert!(Trust::new(&["root".to_owned()]).is_ok());
+        let error = Trust::new(&["no-such-user-here".to_owned()]).unwrap_err();
+        assert!(matches!(error, TrustError::UnknownOwner(name) if name == "no-such-user-here"));
+    }
+
+    #[test]
+    fn a_link_is_as_safe_as_the_folder_it_stands_in() {
+        let root = tempfile::tempdir().unwrap();
+        let open = root.path().join("open");
+        let safe = root.path().join("safe");
+        fs::create_dir(&open).unwrap();
+        fs::create_dir_all(safe.join("batches.d")).unwrap();
+        symlink("../safe/batches.d", open.join("link")).unwrap();
+        let trust = Trust::new(&[]).unwrap();
+        assert_eq!(trust.check_parents(&open.join("link")).unwrap(), []);
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        let found = trust.check_parents(&open.join("link")).unwrap();
+        let files: Vec<&str> = found.iter().map(|diagnostic| diagnostic.file.as_str()).collect();
+        assert_eq!(files, [open.to_str().unwrap()]);
+        assert_eq!(trust.check_parents(&safe.join("batches.d")).unwrap(), []);
+        assert_eq!(Trust::insecure().check_parents(&open.join("link")).unwrap(), []);
+    }
+
+    #[test]
+    fn a_loop_of_links_ends() {
+        let root = tempfile::tempdir().unwrap();
+        symlink("b", root.path().join("a")).unwrap();
+        symlink("a", root.path().join("b")).unwrap();
+        let error = Trust::new(&[]).unwrap().check_parents(&root.path().join("a")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+    }
+}

@@ -1,0 +1,350 @@
+//! One walk over a batch's folder, from its descriptor downwards: what is in it, how it looks, and what must not be there.
+//!
+//! It does not know of other folders, and what the files mean.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
+
+use super::read::{Fingerprint, ReadError, link_instead_of_folder};
+use super::trust::{Role, Trust};
+use super::{FOLDER_DEPTH_MAX, is_left_out, shown};
+use crate::model::diagnostic::Diagnostic;
+use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files};
+use crate::model::id::BatchName;
+use crate::model::time::Instant;
+
+/// The most complaints about one folder: more of the same help nobody.
+const DIAGNOSTICS_MAX: usize = 20;
+/// How much room a file's claim of its size may reserve before it is read.
+const BYTES_RESERVED_MAX: usize = 64 * 1024;
+
+/// How a folder is opened: links and what is no folder are refused.
+pub(super) const FOLDER: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// How a file is opened. `NONBLOCK`: a FIFO that was put in its place since it was looked at must not block the daemon.
+pub(super) const FILE: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+/// One walk over a folder: with a trust it reads and checks, without it only looks.
+pub(super) struct Walk<'a> {
+    batches: &'a Path,
+    name: &'a str,
+    trust: Option<&'a Trust>,
+    digest: Sha256,
+    newest_change_ns: i128,
+    /// What was read.
+    pub(super) files: Files,
+    files_seen: usize,
+    folders_seen: usize,
+    bytes_left: u64,
+    diagnostics: Vec<Diagnostic>,
+    diagnostics_dropped: usize,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(batches: &'a Path, name: &'a str, trust: Option<&'a Trust>) -> Self {
+        Self {
+            batches,
+            name,
+            trust,
+            digest: Sha256::new(),
+            newest_change_ns: i128::MIN,
+            files: Files::default(),
+            files_seen: 0,
+            folders_seen: 0,
+            bytes_left: DEFINITION_BYTES_MAX,
+            diagnostics: Vec::new(),
+            diagnostics_dropped: 0,
+        }
+    }
+
+    /// Walks the folder of that name in `batches_folder`. Complaints do not end it; what has no end does.
+    pub(super) fn run(&mut self, batches_folder: &OwnedFd) -> Result<(), ReadError> {
+        match rustix::fs::openat(batches_folder, self.name, FOLDER, Mode::empty()) {
+            Ok(folder) => self.folder(&folder, &folder, "", 0),
+            // A link may have been put in the folder's place since it was listed.
+            Err(Errno::NOTDIR) if is_link(batches_folder, self.name) => {
+                Err(ReadError::Refused(vec![link_instead_of_folder(self.name)]))
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => Err(ReadError::Gone),
+            Err(error) => Err(ReadError::Refused(vec![self.unreadable("", error)])),
+        }
+    }
+
+    /// Walks `folder`, which is at `path` (empty, or with a `/` at its end) below `top`.
+    fn folder(&mut self, top: &OwnedFd, folder: &OwnedFd, path: &str, depth: usize) -> Result<(), ReadError> {
+        let stat = rustix::fs::fstat(folder).map_err(|_| ReadError::Changed)?;
+        self.note(path, &stat);
+        self.check_owner(path, &stat);
+        self.folders_seen += 1;
+        if self.folders_seen > DEFINITION_FILES_MAX {
+            return self.over_limit(path, format!("it has more than {DEFINITION_FILES_MAX} folders"));
+        }
+        if depth > FOLDER_DEPTH_MAX {
+            return self.over_limit(path, format!("its folders are nested more than {FOLDER_DEPTH_MAX} deep"));
+        }
+        let Some(names) = self.names(folder, path)? else { return Ok(()) };
+        for (name, on_disk) in names {
+            let path = format!("{path}{name}");
+            let stat = match rustix::fs::statat(folder, &on_disk, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => return Err(ReadError::Changed),
+                Err(error) => {
+                    self.refuse_unreadable(&path, error);
+                    continue;
+                }
+            };
+            self.note(&path, &stat);
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    if path == "batch.toml" {
+                        self.refuse(&path, "it is a folder".to_owned(), Some("batch.toml is a file".to_owned()));
+                    }
+                    match rustix::fs::openat(folder, &on_disk, FOLDER, Mode::empty()) {
+                        Ok(below) => self.folder(top, &below, &format!("{path}/"), depth + 1)?,
+                        Err(error) => self.after_race(&path, error)?,
+                    }
+                }
+                FileType::RegularFile if self.trust.is_none() => self.count_file()?,
+                FileType::RegularFile => {
+                    match rustix::fs::openat(folder, &on_disk, FILE | OFlags::NOFOLLOW, Mode::empty()) {
+                        Ok(file) => self.file(&path, file, Some(&stat))?,
+                        Err(error) => self.after_race(&path, error)?,
+                    }
+                }
+                FileType::Symlink => self.link(top, &path)?,
+                kind => self.refuse_special(&path, kind),
+            }
+        }
+        Ok(())
+    }
+
+    /// The names in a folder that are part of a definition, in their order; none if there are too many.
+    fn names(&mut self, folder: &OwnedFd, path: &str) -> Result<Option<BTreeMap<String, CString>>, ReadError> {
+        let mut names = BTreeMap::new();
+        let dir = match Dir::read_from(folder) {
+            Ok(dir) => dir,
+            Err(error) => {
+                self.refuse_unreadable(path, error);
+                return Ok(None);
+            }
+        };
+        for entry in dir {
+            let Ok(entry) = entry else { return Err(ReadError::Changed) };
+            match entry.file_name().to_str() {
+                Ok("." | "..") => {}
+                Ok(name) if is_left_out(name) => {}
+                Ok(name) => {
+                    names.insert(name.to_owned(), entry.file_name().to_owned());
+                }
+                Err(_) => {
+                    let path = format!("{path}{}", entry.file_name().to_string_lossy());
+                    let hint = "rename it; names of a definition's files are UTF-8".to_owned();
+                    self.refuse(&path, "its name is not UTF-8".to_owned(), Some(hint));
+                }
+            }
+            if names.len() > DEFINITION_FILES_MAX {
+                self.over_limit(path, format!("it has more than {DEFINITION_FILES_MAX} files"))?;
+                return Ok(None);
+            }
+        }
+        Ok(Some(names))
+    }
+
+    /// A link: the file that it leads to, if that is inside the folder.
+    fn link(&mut self, top: &OwnedFd, path: &str) -> Result<(), ReadError> {
+        match rustix::fs::openat2(top, path, FILE, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
+            Ok(file) => self.file(path, file, None),
+            Err(Errno::XDEV) => {
+                let hint = "put the file itself into the folder; for files that several batches use there is `include`";
+                self.refuse(path, "it is a link that leads out of the folder".to_owned(), Some(hint.to_owned()));
+                Ok(())
+            }
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {
+                self.refuse(path, "it is a link that leads nowhere".to_owned(), Some("remove it".to_owned()));
+                Ok(())
+            }
+            // What it led through was renamed meanwhile.
+            Err(Errno::AGAIN) => Err(ReadError::Changed),
+            // A socket or a device without a driver.
+            Err(Errno::NXIO | Errno::NODEV) => {
+                self.refuse_special(path, FileType::Unknown);
+                Ok(())
+            }
+            Err(error) => {
+                self.refuse_unreadable(path, error);
+                Ok(())
+            }
+        }
+    }
+
+    /// An opened file. `seen`: how it looked before it was opened.
+    fn file(&mut self, path: &str, file: OwnedFd, seen: Option<&Stat>) -> Result<(), ReadError> {
+        let stat = rustix::fs::fstat(&file).map_err(|_| ReadError::Changed)?;
+        match seen {
+            Some(seen) if traits(seen) != traits(&stat) => return Err(ReadError::Changed),
+            Some(_) => {}
+            None => self.note(path, &stat),
+        }
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            kind => {
+                self.refuse_special(path, kind);
+                return Ok(());
+            }
+        }
+        self.check_owner(path, &stat);
+        self.count_file()?;
+        if self.trust.is_none() {
+            return Ok(());
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).min(BYTES_RESERVED_MAX));
+        // One more than allowed, so that the limit shows; the size that the file claims is not believed.
+        if let Err(error) = File::from(file).take(self.bytes_left + 1).read_to_end(&mut bytes) {
+            self.refuse_unreadable(path, error);
+            return Ok(());
+        }
+        let length = bytes.len() as u64;
+        if length > self.bytes_left {
+            let mebibytes = DEFINITION_BYTES_MAX / (1024 * 1024);
+            return self.over_limit("", format!("its files have more than {mebibytes} MiB"));
+        }
+        self.bytes_left -= length;
+        let executable = stat.st_mode & Mode::XUSR.bits() != 0;
+        self.files.0.insert(path.to_owned(), FileContent { bytes, executable });
+        Ok(())
+    }
+
+    fn count_file(&mut self) -> Result<(), ReadError> {
+        self.files_seen += 1;
+        if self.files_seen <= DEFINITION_FILES_MAX {
+            return Ok(());
+        }
+        self.over_limit("", format!("it has more than {DEFINITION_FILES_MAX} files"))
+    }
+
+    /// Stops the walk: there is no end to what else could be found.
+    fn over_limit(&mut self, path: &str, what: String) -> Result<(), ReadError> {
+        let hint = "keep data and dependencies elsewhere; a definition is the script and what it needs beside it";
+        self.refuse(path, what, Some(hint.to_owned()));
+        Err(ReadError::Refused(self.complaints()))
+    }
+
+    fn check_owner(&mut self, path: &str, stat: &Stat) {
+        let on_disk = self.batches.join(self.name).join(path);
+        if let Some((what, hint)) = self.trust.and_then(|trust| trust.complaint(stat, Role::Definition, &on_disk)) {
+            self.refuse(path, what, Some(hint));
+        }
+    }
+
+    /// An open that failed on something that was there a moment ago.
+    fn after_race(&mut self, path: &str, error: Errno) -> Result<(), ReadError> {
+        match error {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE | Errno::NXIO => Err(ReadError::Changed),
+            error => {
+                self.refuse_unreadable(path, error);
+                Ok(())
+            }
+        }
+    }
+
+    fn refuse_special(&mut self, path: &str, kind: FileType) {
+        let kind = match kind {
+            FileType::Directory => "it is a link to a folder",
+            FileType::Fifo => "it is a FIFO",
+            FileType::Socket => "it is a socket",
+            FileType::CharacterDevice | FileType::BlockDevice => "it is a device",
+            FileType::RegularFile | FileType::Symlink | FileType::Unknown => "it is no regular file",
+        };
+        self.refuse(path, kind.to_owned(), Some("a definition has regular files only; remove it".to_owned()));
+    }
+
+    fn refuse_unreadable(&mut self, path: &str, error: impl Into<io::Error>) {
+        let diagnostic = self.unreadable(path, error);
+        self.push(diagnostic);
+    }
+
+    fn refuse(&mut self, path: &str, what: String, hint: Option<String>) {
+        let diagnostic = Diagnostic { hint, ..self.diagnostic(path, what) };
+        self.push(diagnostic);
+    }
+
+    fn push(&mut self, diagnostic: Diagnostic) {
+        if self.diagnostics.len() < DIAGNOSTICS_MAX {
+            self.diagnostics.push(diagnostic);
+        } else {
+            self.diagnostics_dropped += 1;
+        }
+    }
+
+    fn unreadable(&self, path: &str, error: impl Into<io::Error>) -> Diagnostic {
+        let error = error.into();
+        let diagnostic = self.diagnostic(path, format!("it can't be read: {error}"));
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            return diagnostic.with_hint("let the daemon's user read it with `chown` or `chmod`");
+        }
+        diagnostic
+    }
+
+    fn diagnostic(&self, path: &str, what: String) -> Diagnostic {
+        let file = shown(format!("{}/{path}", self.name).trim_end_matches('/'));
+        Diagnostic::of_file(BatchName::new(self.name).ok(), file, what)
+    }
+
+    /// All complaints, and how many there were beside them.
+    pub(super) fn complaints(&mut self) -> Vec<Diagnostic> {
+        let mut diagnostics = std::mem::take(&mut self.diagnostics);
+        if self.diagnostics_dropped > 0 {
+            diagnostics.push(self.diagnostic("", format!("{} more complaints like these", self.diagnostics_dropped)));
+        }
+        diagnostics
+    }
+
+    /// Takes how an entry looks into the fingerprint.
+    fn note(&mut self, path: &str, stat: &Stat) {
+        self.digest.update((path.len() as u64).to_be_bytes());
+        self.digest.update(path.as_bytes());
+        let traits = traits(stat);
+        for value in traits {
+            self.digest.update(value.to_be_bytes());
+        }
+        // Not the time of modification: anybody can set that one, also into the future.
+        let [.., changed_ns] = traits;
+        self.newest_change_ns = self.newest_change_ns.max(changed_ns);
+    }
+
+    /// How all of it looked.
+    pub(super) fn fingerprint(&self) -> Result<Fingerprint, ReadError> {
+        let newest_change_ms =
+            i64::try_from(self.newest_change_ns.div_euclid(1_000_000)).map_err(|_| ReadError::Changed)?;
+        let newest_change_at = Instant::from_ms(newest_change_ms);
+        Ok(Fingerprint { digest: self.digest.clone().finalize().into(), newest_change_at })
+    }
+}
+
+fn is_link(folder: &OwnedFd, name: &str) -> bool {
+    rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+}
+
+/// All that shows a change of a file's bytes, owner or mode from outside; the time of the last change is the last.
+fn traits(stat: &Stat) -> [i128; 8] {
+    let time_ns = |seconds: i128, nanoseconds: i128| seconds * 1_000_000_000 + nanoseconds;
+    [
+        stat.st_dev.into(),
+        stat.st_ino.into(),
+        stat.st_mode.into(),
+        stat.st_uid.into(),
+        stat.st_gid.into(),
+        stat.st_size.into(),
+        time_ns(stat.st_mtime.into(), stat.st_mtime_nsec.into()),
+        time_ns(stat.st_ctime.into(), stat.st_ctime_nsec.into()),
+    ]
+}

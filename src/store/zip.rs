@@ -1,0 +1,340 @@
+//! A zip archive to files, or the reason why not: [`unzip`], the walker over hostile bytes.
+//!
+//! It believes no size that an archive declares, and writes nothing. It runs in a child with a memory limit (see
+//! [`super::unpack`]), because the archive's own directory is parsed by a crate before anything here can bound it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Cursor, Read};
+
+use serde::{Deserialize, Serialize};
+use zip::CompressionMethod;
+use zip::read::{ZipArchive, ZipFileEntry};
+
+use super::{FOLDER_DEPTH_MAX, is_left_out, shown};
+use crate::model::diagnostic::Diagnostic;
+use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files};
+use crate::model::id::BatchName;
+
+/// The most entries of an archive, folders included (design 4.5).
+pub const ZIP_ENTRIES_MAX: usize = DEFINITION_FILES_MAX;
+/// The most bytes that each byte of an archive may unpack to, on average (design 4.5): text packs to a tenth, a bomb to a
+/// thousandth.
+pub const ZIP_RATIO_MAX: u64 = 200;
+/// The most bytes of an entry's path (design 4.5).
+pub const ZIP_PATH_BYTES_MAX: usize = 255;
+/// The file that an archive must have at its root (design 3.1).
+pub const ZIP_SCRIPT: &str = "script.sh";
+
+/// What the kind of a file is in the upper bits of a mode.
+const KIND_MASK: u32 = 0o170_000;
+/// The kind of a regular file.
+const KIND_REGULAR: u32 = 0o100_000;
+/// The kind of a folder.
+const KIND_FOLDER: u32 = 0o040_000;
+/// The mode bit that lets the owner execute.
+const OWNER_EXECUTES: u32 = 0o100;
+
+/// Why an archive is not unpacked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum ZipError {
+    /// Its bytes are not those of an archive, or are damaged.
+    #[error("it is no zip archive, or a damaged one: {0}")]
+    Damaged(String),
+    /// One entry can't be read.
+    #[error("its entry `{}` is damaged: {what}", shown(name))]
+    DamagedEntry {
+        /// The entry.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// More than [`ZIP_ENTRIES_MAX`].
+    #[error("it has more than {ZIP_ENTRIES_MAX} entries")]
+    TooManyEntries,
+    /// More than [`DEFINITION_BYTES_MAX`].
+    #[error("it unpacks to more than {} MiB", DEFINITION_BYTES_MAX / (1024 * 1024))]
+    TooManyBytes,
+    /// More than [`ZIP_RATIO_MAX`].
+    #[error("it unpacks to more than {ZIP_RATIO_MAX} times its size")]
+    RatioTooHigh,
+    /// An entry's path is not one that a definition can have.
+    #[error("its entry `{}` can't be unpacked: {what}", shown(name))]
+    BadPath {
+        /// The entry.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Two entries for one path.
+    #[error("it has two entries of the same name")]
+    DuplicateNames,
+    /// Two entries that are one on some systems.
+    #[error("its entries `{}` and `{}` differ only in upper and lower case", shown(one), shown(other))]
+    CaseTwins {
+        /// The one.
+        one: String,
+        /// The other.
+        other: String,
+    },
+    /// A file below a file.
+    #[error("its entry `{}` is a file and a folder", shown(.0))]
+    FileAndFolder(String),
+    /// A link, a device, a FIFO.
+    #[error("its entry `{}` is {kind}", shown(name))]
+    NotRegular {
+        /// The entry.
+        name: String,
+        /// What it is.
+        kind: String,
+    },
+    /// It wants a password.
+    #[error("its entry `{}` is encrypted", shown(.0))]
+    Encrypted(String),
+    /// Packed by a method other than stored and deflate.
+    #[error("its entry `{}` is packed by `{method}`", shown(name))]
+    Method {
+        /// The entry.
+        name: String,
+        /// The method.
+        method: String,
+    },
+    /// No [`ZIP_SCRIPT`] at its root.
+    #[error("it has no `{ZIP_SCRIPT}` at its root{}", below(top_folder.as_deref()))]
+    NoScript {
+        /// The one folder that has everything in it, if there is one.
+        top_folder: Option<String>,
+    },
+    /// The child that unpacks could not be started, or its answer not be read.
+    #[error("it can't be unpacked now: {0}")]
+    NoChild(String),
+    /// The child did not come back with an answer.
+    #[error("unpacking it took too much memory or time, or failed ({0})")]
+    ChildDied(String),
+}
+
+fn below(top_folder: Option<&str>) -> String {
+    top_folder.map(|folder| format!("; all of it lies below `{}/`", shown(folder))).unwrap_or_default()
+}
+
+impl ZipError {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Damaged(_) | Self::DamagedEntry { .. } | Self::DuplicateNames | Self::ChildDied(_) => {
+                "make the archive again; `unzip -t` tests it".to_owned()
+            }
+            Self::TooManyEntries | Self::TooManyBytes | Self::RatioTooHigh => {
+                "keep data and dependencies elsewhere; a definition is the script and what it needs beside it"
+                    .to_owned()
+            }
+            Self::BadPath { .. } | Self::CaseTwins { .. } | Self::FileAndFolder(_) => {
+                "rename it, and make the archive again with `zip -r` inside the folder of the script".to_owned()
+            }
+            Self::NotRegular { .. } => "put the file itself in; an archive has regular files only".to_owned(),
+            Self::Encrypted(_) => {
+                "make the archive again without a password; secrets belong into an `env_file`".to_owned()
+            }
+            Self::Method { .. } => "make the archive again with the usual method, deflate".to_owned(),
+            Self::NoScript { top_folder: Some(folder) } => {
+                format!(
+                    "make the archive inside the folder: `cd {} && zip -r ../{}.zip .`",
+                    shown(folder),
+                    shown(folder)
+                )
+            }
+            Self::NoScript { top_folder: None } => format!("put the script into the archive as `{ZIP_SCRIPT}`"),
+            Self::NoChild(_) => "it is tried again with the next reload; see what the host is short of".to_owned(),
+        }
+    }
+
+    /// The complaint about the archive `file` of `batch`, a path below `batches.d`.
+    pub fn diagnostic(&self, batch: Option<BatchName>, file: impl Into<String>) -> Diagnostic {
+        Diagnostic::of_file(batch, file, self.to_string()).with_hint(self.hint())
+    }
+}
+
+/// The files in an archive, without what version control, editors and macOS leave there. The owner's x bit of an entry's
+/// Unix mode makes it executable; an entry without such a mode is not.
+pub fn unzip(bytes: &[u8]) -> Result<Files, ZipError> {
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|error| ZipError::Damaged(error.to_string()))?;
+    if archive.len() > ZIP_ENTRIES_MAX {
+        return Err(ZipError::TooManyEntries);
+    }
+    if archive.has_duplicate_names() {
+        return Err(ZipError::DuplicateNames);
+    }
+    let mut collector = Collector::default();
+    let bytes_max_by_ratio = (bytes.len() as u64).saturating_mul(ZIP_RATIO_MAX);
+    for index in 0..archive.len() {
+        let entry = archive.by_index_data(index).map_err(|error| ZipError::Damaged(error.to_string()))?;
+        let Some(file) = entry_to_unpack(&entry)? else { continue };
+        // One more than allowed, so that the limit shows.
+        let bytes_left = DEFINITION_BYTES_MAX.min(bytes_max_by_ratio).saturating_sub(collector.bytes_total);
+        let content = read_entry(&mut archive, index, &file.path, bytes_left + 1)?;
+        if content.len() as u64 > bytes_left {
+            let ratio = bytes_max_by_ratio < DEFINITION_BYTES_MAX;
+            return Err(if ratio { ZipError::RatioTooHigh } else { ZipError::TooManyBytes });
+        }
+        collector.add(file.path, FileContent { bytes: content, executable: file.executable })?;
+    }
+    collector.finish()
+}
+
+/// What an entry says of itself, once it is checked.
+struct EntryToUnpack {
+    path: String,
+    executable: bool,
+}
+
+/// Checks all that an entry says of itself; none if it is a folder or left out.
+fn entry_to_unpack(entry: &ZipFileEntry<'_>) -> Result<Option<EntryToUnpack>, ZipError> {
+    let raw = entry.name_raw();
+    let Ok(name) = std::str::from_utf8(raw) else {
+        let name = String::from_utf8_lossy(raw).into_owned();
+        return Err(ZipError::BadPath { name, what: "its name is not UTF-8".to_owned() });
+    };
+    let path = name.strip_suffix('/').unwrap_or(name);
+    check_path(path)?;
+    let top = path.split('/').next().unwrap_or(path);
+    if top == "__MACOSX" || path.split('/').any(is_left_out) {
+        return Ok(None);
+    }
+    let is_folder = path.len() < name.len();
+    // The system that made the archive may know no modes: then the kind is that of the name.
+    let mode = entry.unix_mode().unwrap_or(0);
+    match (mode & KIND_MASK, is_folder) {
+        (0 | KIND_FOLDER, true) => return Ok(None),
+        (0 | KIND_REGULAR, false) => {}
+        (kind, _) => return Err(ZipError::NotRegular { name: name.to_owned(), kind: kind_shown(kind).to_owned() }),
+    }
+    if entry.encrypted() {
+        return Err(ZipError::Encrypted(name.to_owned()));
+    }
+    match entry.compression() {
+        CompressionMethod::Stored | CompressionMethod::Deflated => {}
+        method => return Err(ZipError::Method { name: name.to_owned(), method: format!("{method}") }),
+    }
+    Ok(Some(EntryToUnpack { path: path.to_owned(), executable: mode & OWNER_EXECUTES != 0 }))
+}
+
+/// The bytes of an entry, at most `bytes_max` of them.
+fn read_entry(
+    archive: &mut ZipArchive<Cursor<&[u8]>>,
+    index: usize,
+    path: &str,
+    bytes_max: u64,
+) -> Result<Vec<u8>, ZipError> {
+    let damaged = |what: String| ZipError::DamagedEntry { name: path.to_owned(), what };
+    let entry = archive.by_index(index).map_err(|error| damaged(error.to_string()))?;
+    let declared = entry.size();
+    // Grows with what comes; the length that the entry declares reserves nothing.
+    let mut content = Vec::new();
+    entry.take(bytes_max).read_to_end(&mut content).map_err(|error| damaged(error.to_string()))?;
+    let length = content.len() as u64;
+    if length < bytes_max && length != declared {
+        return Err(damaged(format!("it has {length} bytes, and says that it has {declared}")));
+    }
+    Ok(content)
+}
+
+fn kind_shown(kind: u32) -> &'static str {
+    match kind {
+        0o120_000 => "a link",
+        0o010_000 => "a FIFO",
+        0o140_000 => "a socket",
+        0o020_000 | 0o060_000 => "a device",
+        KIND_FOLDER => "a folder without a `/` at its end",
+        _ => "no regular file",
+    }
+}
+
+/// Checks a path in an archive against the grammar of [`Files`] and the limits.
+fn check_path(path: &str) -> Result<(), ZipError> {
+    let bad = |what: &str| Err(ZipError::BadPath { name: path.chars().take(300).collect(), what: what.to_owned() });
+    if path.len() > ZIP_PATH_BYTES_MAX {
+        return bad("its path is longer than 255 bytes");
+    }
+    if path.starts_with('/') {
+        return bad("its path is absolute");
+    }
+    if path.contains('\\') {
+        return bad("its path has a backslash; parts of a path are separated by `/`");
+    }
+    if path.contains('\0') {
+        return bad("its path has a NUL byte");
+    }
+    if path.split('/').any(|part| part == "..") {
+        return bad("its path leads out of the archive");
+    }
+    if path.split('/').any(|part| part.is_empty() || part == ".") {
+        return bad("a part of its path is empty or `.`");
+    }
+    if path.split('/').count() > FOLDER_DEPTH_MAX {
+        return bad("it is nested too deep");
+    }
+    Ok(())
+}
+
+/// Puts files together, and holds them to all that the paths and sizes of an archive's files must keep.
+#[derive(Default)]
+pub(super) struct Collector {
+    files: Files,
+    bytes_total: u64,
+    /// All paths in lower case, as they are written.
+    lower: BTreeMap<String, String>,
+    /// All folders that a file lies below, in lower case.
+    folders: BTreeSet<String>,
+}
+
+impl Collector {
+    /// Adds a file.
+    pub(super) fn add(&mut self, path: String, file: FileContent) -> Result<(), ZipError> {
+        check_path(&path)?;
+        let lower = path.to_lowercase();
+        if let Some(other) = self.lower.get(&lower) {
+            let twins = *other != path;
+            return Err(if twins {
+                ZipError::CaseTwins { one: other.clone(), other: path }
+            } else {
+                ZipError::DuplicateNames
+            });
+        }
+        if self.folders.contains(&lower) {
+            return Err(ZipError::FileAndFolder(path));
+        }
+        for (end, _) in lower.match_indices('/') {
+            if let Some(file) = self.lower.get(&lower[..end]) {
+                return Err(ZipError::FileAndFolder(file.clone()));
+            }
+            self.folders.insert(lower[..end].to_owned());
+        }
+        self.bytes_total += file.bytes.len() as u64;
+        if self.bytes_total > DEFINITION_BYTES_MAX {
+            return Err(ZipError::TooManyBytes);
+        }
+        if self.files.0.len() == ZIP_ENTRIES_MAX {
+            return Err(ZipError::TooManyEntries);
+        }
+        self.lower.insert(lower, path.clone());
+        self.files.0.insert(path, file);
+        Ok(())
+    }
+
+    /// All files, if the script is among them.
+    pub(super) fn finish(self) -> Result<Files, ZipError> {
+        if self.files.0.contains_key(ZIP_SCRIPT) {
+            return Ok(self.files);
+        }
+        let tops: BTreeSet<Option<&str>> =
+            self.files.0.keys().map(|path| path.split_once('/').map(|(top, _)| top)).collect();
+        let mut tops = tops.into_iter();
+        let top_folder = match (tops.next(), tops.next()) {
+            (Some(Some(top)), None) => Some(top.to_owned()),
+            _ => None,
+        };
+        Err(ZipError::NoScript { top_folder })
+    }
+}
+
+#[cfg(test)]
+mod tests;
