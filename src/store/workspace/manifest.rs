@@ -38,8 +38,8 @@ pub(super) struct Trace {
 
 impl Trace {
     /// Of this stat, which must have been taken before the file was read, or after it was put in place.
+    #[allow(clippy::unnecessary_cast, reason = "these fields have other types on 32-bit systems; all values fit")]
     pub(super) fn of(stat: &Stat) -> Self {
-        // The types of these fields differ between architectures; all values fit.
         Self {
             inode: stat.st_ino as u64,
             bytes: stat.st_size as i64,
