@@ -3,15 +3,20 @@
 //! It knows files, owners and limits. It does not know what a `batch.toml` means, what is in force, or which run needs a
 //! workspace; it prints nothing, reads no clock, and starts no thread.
 
+pub mod definitions;
 pub mod read;
 pub mod trust;
 pub mod unpack;
 mod users;
 mod walk;
+pub mod workspace;
 pub mod zip;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::model::files::Files;
 
 /// How deep the folders of a definition may be nested: each level holds a descriptor and a stack frame while it is read.
 pub const FOLDER_DEPTH_MAX: usize = 32;
@@ -63,6 +68,11 @@ fn is_left_out(name: &str) -> bool {
 /// `sw` and one more character, as in vim's `.name.swp`, `.swo`, `.swx`.
 fn is_swap_extension(extension: &str) -> bool {
     extension.strip_prefix("sw").is_some_and(|last| last.chars().count() == 1)
+}
+
+/// All folders that the files lie in, the root left out; a folder comes before what is in it.
+fn folders_of(files: &Files) -> BTreeSet<&str> {
+    files.0.keys().flat_map(|path| path.match_indices('/').map(|(end, _)| &path[..end])).collect()
 }
 
 /// A name for a message: what would move the cursor is escaped.

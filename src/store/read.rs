@@ -188,13 +188,14 @@ fn suggestion(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
     use std::os::unix::net::UnixListener;
 
     use rustix::fs::{FileType as Kind, mknodat};
 
     use super::*;
     use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX};
+    use crate::store::FOLDER_DEPTH_MAX;
 
     /// A `batches.d` with an empty folder `report`.
     fn root() -> (tempfile::TempDir, PathBuf) {
@@ -307,14 +308,11 @@ mod tests {
         check(&|r| fifo(&r.join("batch.toml")), "report/batch.toml: it is a FIFO");
         check(&|r| (fifo(&r.join(".f~")), symlink(".f~", r.join("l")).unwrap()).1, "report/l: it is a FIFO");
         check(&|r| drop(UnixListener::bind(r.join("s")).unwrap()), "report/s: it is a socket");
-        check(
-            &|r| fs::write(r.join(std::ffi::OsStr::new(unsafe_bytes())), "").unwrap(),
-            "report/a\u{fffd}: its name is not UTF-8",
-        );
+        check(&|r| fs::write(r.join(not_utf8()), "").unwrap(), "report/a\u{fffd}: its name is not UTF-8");
     }
 
     /// A file name that is not UTF-8.
-    fn unsafe_bytes() -> &'static std::ffi::OsStr {
+    fn not_utf8() -> &'static std::ffi::OsStr {
         std::os::unix::ffi::OsStrExt::from_bytes(b"a\xff")
     }
 
@@ -333,6 +331,29 @@ mod tests {
         fs::set_permissions(report.join("script.sh"), fs::Permissions::from_mode(0o646)).unwrap();
         assert_eq!(complaint(&root), "report/script.sh: everybody may write it");
         assert!(open(&root).read("report", &Trust::insecure()).is_ok());
+        fs::set_permissions(report.join("script.sh"), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(read(&root).is_ok());
+        fs::set_permissions(&report, fs::Permissions::from_mode(0o1757)).unwrap();
+        assert_eq!(complaint(&root), "report: everybody may write it");
+    }
+
+    #[test]
+    fn refuses_what_belongs_to_strangers() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root to give a file to another user");
+            return;
+        }
+        let (root, report) = root();
+        fs::write(report.join("script.sh"), "").unwrap();
+        chown(report.join("script.sh"), Some(54_321), None).unwrap();
+        let expected = "report/script.sh: it belongs to user 54321, who is not trusted with what batchd runs";
+        assert_eq!(complaint(&root), expected);
+        chown(&report, Some(54_321), None).unwrap();
+        let Err(ReadError::Refused(diagnostics)) = read(&root) else { panic!() };
+        assert_eq!(diagnostics.len(), 2);
+        let path = report.display();
+        let expected = format!("run `chown root {path}`, or name its owner in the settings' `trusted_owners`");
+        assert_eq!(diagnostics[0].hint.as_ref().unwrap(), &expected);
     }
 
     #[test]
@@ -347,11 +368,9 @@ mod tests {
         fs::remove_file(report.join("0")).unwrap();
         assert!(read(&root).is_ok());
         fs::remove_file(report.join("1")).unwrap();
-        fs::create_dir_all(report.join("d/".repeat(FOLDER_DEPTH))).unwrap();
+        fs::create_dir_all(report.join("d/".repeat(FOLDER_DEPTH_MAX + 1))).unwrap();
         assert!(complaint(&root).ends_with("its folders are nested more than 32 deep"));
     }
-
-    const FOLDER_DEPTH: usize = crate::store::FOLDER_DEPTH_MAX + 1;
 
     #[test]
     fn many_complaints_are_cut_short() {

@@ -238,7 +238,7 @@ impl<'a> Walk<'a> {
     }
 
     fn check_owner(&mut self, path: &str, stat: &Stat) {
-        let on_disk = self.batches.join(self.name).join(path);
+        let on_disk = self.batches.join(format!("{}/{path}", self.name).trim_end_matches('/'));
         if let Some((what, hint)) = self.trust.and_then(|trust| trust.complaint(stat, Role::Definition, &on_disk)) {
             self.refuse(path, what, Some(hint));
         }

@@ -1,0 +1,267 @@
+//! `state/definitions/<hash>/`: the content of accepted definitions, durable, whole or not there, and never changed.
+//!
+//! It does not know which of them are in force; the journal does. The journal may name a hash once [`put`] has returned.
+//! One daemon writes here at a time, from one thread.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{FileError, cannot, folders_of};
+use crate::model::files::{FileContent, Files};
+use crate::model::id::DefinitionHash;
+
+/// The folder in `state/`.
+const DEFINITIONS: &str = "definitions";
+/// How the folder of a definition that is not yet whole begins.
+const UNFINISHED: &str = ".new-";
+/// Up to so many new definitions, each file is synced by itself; more are synced with all else that waits on their file
+/// system, which costs a little more than a few files and far less than thousands.
+const SYNCED_ALONE_MAX: usize = 4;
+
+/// Only the daemon's user comes here: the shim copies before it gives up its rights, and a definition may hold secrets.
+const DEFINITIONS_MODE: u32 = 0o700;
+/// Of the folders in a definition.
+const FOLDER_MODE: u32 = 0o755;
+
+/// Why a definition can't be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum DefinitionError {
+    /// It is not there.
+    #[error("the definition {0} is not in `{path}`; `batchd reload` stores what is in force again", path = .1.display())]
+    Missing(DefinitionHash, PathBuf),
+    /// It is not what was stored.
+    #[error(
+        "the definition in `{path}` is damaged; remove that folder, then `batchd reload` stores it again",
+        path = .0.display()
+    )]
+    Damaged(PathBuf),
+    /// The system refused something.
+    #[error(transparent)]
+    Io(#[from] FileError),
+}
+
+/// Where the definition `hash` is kept.
+pub fn definition_path(state: &Path, hash: DefinitionHash) -> PathBuf {
+    state.join(DEFINITIONS).join(hash.to_string())
+}
+
+/// Stores `files`, if they are not there already, and returns their hash when they are durable.
+pub fn put(state: &Path, files: &Files) -> Result<DefinitionHash, DefinitionError> {
+    let hash = files.hash();
+    put_all(state, &[(hash, files)])?;
+    Ok(hash)
+}
+
+/// Stores all of `definitions`, each with its hash, that are not there already. They are durable when it returns.
+pub fn put_all(state: &Path, definitions: &[(DefinitionHash, &Files)]) -> Result<(), DefinitionError> {
+    let folder = state.join(DEFINITIONS);
+    if make_folder(&folder, DEFINITIONS_MODE)? {
+        sync_folder(state)?;
+    }
+    let mut seen = BTreeSet::new();
+    let missing: Vec<_> = definitions
+        .iter()
+        .filter(|(hash, _)| seen.insert(*hash) && !definition_path(state, *hash).exists())
+        .map(|(hash, files)| (folder.join(format!("{UNFINISHED}{hash}")), definition_path(state, *hash), *files))
+        .collect();
+    let sync_each = missing.len() <= SYNCED_ALONE_MAX;
+    for (beside, _, files) in &missing {
+        remove(beside)?;
+        write_folder(beside, files, sync_each)?;
+    }
+    let open_folder = File::open(&folder).map_err(cannot("open", &folder))?;
+    if !sync_each {
+        rustix::fs::syncfs(&open_folder).map_err(cannot("sync the file system of", &folder))?;
+    }
+    for (beside, path, _) in &missing {
+        fs::rename(beside, path).map_err(cannot("rename", beside))?;
+    }
+    // Also when nothing was missing: an earlier daemon may have died between its renames and this.
+    open_folder.sync_all().map_err(cannot("sync", &folder))?;
+    Ok(())
+}
+
+/// Removes what an earlier daemon began and did not finish. For the start of a daemon.
+pub fn clear_unfinished(state: &Path) -> Result<(), DefinitionError> {
+    let folder = state.join(DEFINITIONS);
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(cannot("read", &folder)(error).into()),
+    };
+    for entry in entries {
+        let entry = entry.map_err(cannot("read", &folder))?;
+        if entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The files of the definition `hash`, checked against it.
+pub fn read_back(state: &Path, hash: DefinitionHash) -> Result<Files, DefinitionError> {
+    let path = definition_path(state, hash);
+    let mut files = Files::default();
+    match read_folder(&path, "", &mut files) {
+        Ok(()) if files.hash() == hash => Ok(files),
+        Ok(()) => Err(DefinitionError::Damaged(path)),
+        Err(error) if !path.exists() && error.source.kind() == io::ErrorKind::NotFound => {
+            Err(DefinitionError::Missing(hash, path))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Checks that the definition `hash` is on the disk as it was stored.
+pub fn verify(state: &Path, hash: DefinitionHash) -> Result<(), DefinitionError> {
+    read_back(state, hash).map(drop)
+}
+
+fn write_folder(root: &Path, files: &Files, sync_each: bool) -> Result<(), FileError> {
+    let below = folders_of(files).into_iter().map(|folder| root.join(folder));
+    let folders: Vec<PathBuf> = std::iter::once(root.to_owned()).chain(below).collect();
+    for folder in &folders {
+        make_folder(folder, FOLDER_MODE)?;
+    }
+    for (path, file) in &files.0 {
+        write_file(&root.join(path), file, sync_each)?;
+    }
+    if sync_each {
+        for folder in &folders {
+            sync_folder(folder)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_file(path: &Path, file: &FileContent, sync: bool) -> Result<(), FileError> {
+    let mode = if file.executable { 0o755 } else { 0o644 };
+    let mut out =
+        OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(cannot("make", path))?;
+    out.write_all(&file.bytes).map_err(cannot("write", path))?;
+    if sync {
+        out.sync_all().map_err(cannot("sync", path))?;
+    }
+    Ok(())
+}
+
+/// Makes a folder; false if it was there.
+fn make_folder(path: &Path, mode: u32) -> Result<bool, FileError> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(cannot("make", path)(error)),
+    }
+}
+
+fn sync_folder(path: &Path) -> Result<(), FileError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(cannot("sync", path))
+}
+
+fn remove(folder: &Path) -> Result<(), FileError> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(cannot("remove", folder)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Adds all files of `folder`, which is at `below` (empty, or with a `/` at its end) in the definition.
+fn read_folder(folder: &Path, below: &str, files: &mut Files) -> Result<(), FileError> {
+    for entry in fs::read_dir(folder).map_err(cannot("read", folder))? {
+        let entry = entry.map_err(cannot("read", folder))?;
+        let path = entry.path();
+        // A name that no definition can have makes another hash, which the caller finds.
+        let name = format!("{below}{}", entry.file_name().to_string_lossy());
+        let metadata = entry.metadata().map_err(cannot("look at", &path))?;
+        if metadata.is_dir() {
+            read_folder(&path, &format!("{name}/"), files)?;
+        } else {
+            let bytes = fs::read(&path).map_err(cannot("read", &path))?;
+            files.0.insert(name, FileContent { bytes, executable: metadata.permissions().mode() & 0o100 != 0 });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(entries: &[(&str, &str, bool)]) -> Files {
+        let file = |bytes: &str, executable| FileContent { bytes: bytes.into(), executable };
+        Files(entries.iter().map(|(path, bytes, executable)| ((*path).to_owned(), file(bytes, *executable))).collect())
+    }
+
+    fn names(state: &Path) -> Vec<String> {
+        let entries = fs::read_dir(state.join(DEFINITIONS)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_put_comes_back() {
+        let state = tempfile::tempdir().unwrap();
+        let state = state.path();
+        let all = [
+            files(&[]),
+            files(&[("script.sh", "echo", true)]),
+            files(&[("a/b/c", "1", false), ("a/d", "2", true), ("batch.toml", "", false)]),
+        ];
+        for files in &all {
+            let hash = put(state, files).unwrap();
+            assert_eq!(put(state, files).unwrap(), hash);
+            assert_eq!(&read_back(state, hash).unwrap(), files);
+            verify(state, hash).unwrap();
+        }
+        assert_eq!(names(state).len(), all.len());
+        let unknown = DefinitionHash([7; 32]);
+        assert!(matches!(read_back(state, unknown), Err(DefinitionError::Missing(hash, _)) if hash == unknown));
+    }
+
+    #[test]
+    fn many_at_once_and_the_same_twice() {
+        let state = tempfile::tempdir().unwrap();
+        let all: Vec<Files> = (0..20).map(|n| files(&[("script.sh", &(n % 10).to_string(), false)])).collect();
+        let definitions: Vec<_> = all.iter().map(|files| (files.hash(), files)).collect();
+        put_all(state.path(), &definitions).unwrap();
+        assert_eq!(names(state.path()).len(), 10);
+        for (hash, _) in definitions {
+            verify(state.path(), hash).unwrap();
+        }
+    }
+
+    #[test]
+    fn damage_is_found() {
+        let check = |damage: &dyn Fn(&Path)| {
+            let state = tempfile::tempdir().unwrap();
+            let hash = put(state.path(), &files(&[("script.sh", "echo", true), ("a/b", "b", false)])).unwrap();
+            damage(&definition_path(state.path(), hash));
+            let error = verify(state.path(), hash).unwrap_err();
+            assert!(matches!(error, DefinitionError::Damaged(_)), "{error}");
+        };
+        check(&|path| fs::write(path.join("script.sh"), "").unwrap());
+        check(&|path| fs::write(path.join("more"), "").unwrap());
+        check(&|path| fs::remove_file(path.join("a/b")).unwrap());
+        check(&|path| fs::set_permissions(path.join("a/b"), fs::Permissions::from_mode(0o755)).unwrap());
+    }
+
+    #[test]
+    fn what_was_begun_is_cleared_and_never_taken_for_whole() {
+        let state = tempfile::tempdir().unwrap();
+        clear_unfinished(state.path()).unwrap();
+        let whole = files(&[("script.sh", "echo", true)]);
+        let beside = state.path().join(DEFINITIONS).join(format!("{UNFINISHED}{}", whole.hash()));
+        let begin = || {
+            fs::create_dir_all(&beside).unwrap();
+            fs::write(beside.join("script.sh"), "ec").unwrap();
+        };
+        begin();
+        let hash = put(state.path(), &whole).unwrap();
+        verify(state.path(), hash).unwrap();
+        begin();
+        clear_unfinished(state.path()).unwrap();
+        assert_eq!(names(state.path()), [hash.to_string()]);
+    }
+}
