@@ -4,6 +4,9 @@
 
 pub mod api;
 pub mod cli;
+pub mod clock;
+pub mod daemon;
+pub mod folders;
 pub mod journal;
 pub mod load;
 pub mod model;
@@ -13,4 +16,5 @@ pub mod scheduler;
 pub mod shim;
 pub mod store;
 pub mod supervisor;
+pub mod watcher;
 pub mod zones;

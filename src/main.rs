@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-<<<<<<< HEAD
 use batchd::cli::{self, Cli};
 use batchd::store::unpack;
 use batchd::supervisor::launcher;
@@ -18,11 +17,4 @@ fn main() -> ExitCode {
             ExitCode::from(cli::conclude(result).code())
         }
     }
-=======
-fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|verb| verb == batchd::store::unpack::UNPACK_VERB) {
-        return batchd::store::unpack::unpack_child_main();
-    }
-    ExitCode::SUCCESS
->>>>>>> store
 }

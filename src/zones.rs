@@ -82,6 +82,11 @@ impl fmt::Display for Release {
 }
 
 impl Zones {
+    /// The zones of this host, as the environment's `TZDIR` and `TZ` say.
+    pub fn of_environment() -> Self {
+        Self::new(std::env::var_os("TZDIR").map(PathBuf::from), std::env::var("TZ").ok())
+    }
+
     /// The database of this host. `tzdir` and `tz` are the values of the variables `TZDIR` and `TZ`, if they are set.
     pub fn new(tzdir: Option<PathBuf>, tz: Option<String>) -> Self {
         let directories = tzdir.map_or_else(|| DIRECTORIES.map(PathBuf::from).to_vec(), |tzdir| vec![tzdir]);

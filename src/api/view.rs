@@ -143,6 +143,7 @@ pub(crate) mod tests {
             start_at: None,
             queued_at: Instant::from_s(1),
             queue_position: 1,
+            joining: false,
             caught_up: false,
             priority: 0,
             pool: None,

@@ -24,6 +24,9 @@ Examples:
 pub struct CheckArgs {
     /// The folder of definitions, if not the usual one
     pub dir: Option<PathBuf>,
+    /// Say nothing about who else could write the definitions
+    #[arg(long)]
+    pub insecure_permissions: bool,
     #[command(flatten)]
     pub json: Json,
 }
@@ -39,7 +42,7 @@ struct Checked<'c> {
 /// Carries it out.
 pub(super) fn run(args: &CheckArgs, context: &mut Context) -> Result<Exit> {
     let folder = args.dir.clone().unwrap_or_else(|| context.paths.batches.clone());
-    let fitted = disk::fit(context, &folder, &BTreeMap::new())?;
+    let fitted = disk::fit(context, &folder, &BTreeMap::new(), args.insecure_permissions)?;
     let batches = fitted.graph.len();
     let diagnostics = &fitted.diagnostics;
     if args.json.json {

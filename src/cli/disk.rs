@@ -1,16 +1,43 @@
-//! disk (temporary)
-use super::Context;
-use crate::load::Fitted;
-use crate::model::definition::Definition;
-use crate::model::id::BatchName;
+//! What is on the disk, checked as a daemon would, without one.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::{Result, bail};
+
+use super::Context;
+use crate::folders::{Folders, Surroundings};
+use crate::load::Fitted;
+use crate::model::definition::Definition;
+use crate::model::id::BatchName;
+use crate::store::read::BatchesDir;
+
+/// How often folders that change while they are read are read again.
+const TRIES: usize = 20;
+
+/// Reads and checks the definitions in `folder`, against those of `previous` as the last good ones. All that is wrong is in
+/// the result, the settings' part and what is no batch included.
 pub(super) fn fit(
-    _context: &Context,
-    _folder: &Path,
-    _previous: &BTreeMap<BatchName, Arc<Definition>>,
-) -> anyhow::Result<Fitted> {
-    anyhow::bail!("not merged")
+    context: &Context,
+    folder: &Path,
+    previous: &BTreeMap<BatchName, Arc<Definition>>,
+    insecure: bool,
+) -> Result<Fitted> {
+    let (around, mut diagnostics) = Surroundings::read(&context.paths.settings, insecure)?;
+    let dir = BatchesDir::open(folder)?;
+    diagnostics.extend(dir.check_parents(&around.trust)?);
+    let listing = dir.list()?;
+    diagnostics.extend(listing.diagnostics);
+    let mut folders = Folders::default();
+    let mut tries = 0;
+    while !folders.look(&around, &dir, None, &listing.batches, context.now).restless.is_empty() {
+        tries += 1;
+        if tries == TRIES {
+            bail!("{} changes while it is read; try again when it is at rest", folder.display());
+        }
+    }
+    let mut fitted = folders.fit(&around, previous);
+    diagnostics.append(&mut fitted.diagnostics);
+    Ok(Fitted { diagnostics, ..fitted })
 }

@@ -64,7 +64,7 @@ impl Facts {
     /// What the journal says; without one, what is on the disk, as it would come into force.
     pub(super) fn read(context: &Context) -> Result<Self> {
         let Some(journal) = open_journal(context)? else {
-            let fitted = disk::fit(context, &context.paths.batches, &BTreeMap::new())?;
+            let fitted = disk::fit(context, &context.paths.batches, &BTreeMap::new(), false)?;
             let on_disk = fitted.graph.iter().map(|(name, node)| {
                 let definition = node.definition().clone();
                 (name.clone(), BatchFact { definition, held: node.entry.held, facts: None, latest: None })

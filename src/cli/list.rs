@@ -64,7 +64,7 @@ struct Row<'r> {
 /// Carries it out.
 pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
     let facts = Facts::read(context)?;
-    let (fitted, diagnostics) = match disk::fit(context, &context.paths.batches, &facts.definitions()) {
+    let (fitted, diagnostics) = match disk::fit(context, &context.paths.batches, &facts.definitions(), false) {
         Ok(fitted) => {
             let diagnostics = fitted.diagnostics.clone();
             (Some(fitted), diagnostics)

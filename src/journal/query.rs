@@ -165,6 +165,15 @@ impl Reader {
         self.ask(|connection| last_attempt(connection, run))
     }
 
+    /// The occurrences later than `after` that have a row of their own: what was decided before the clock was set back.
+    pub fn decided_after(&self, after: Instant) -> std::result::Result<Vec<(BatchName, Instant)>, QueryError> {
+        let sql = "SELECT batch, due_at FROM run WHERE trigger = 'schedule' AND attempt = 1 AND due_at > ?";
+        self.ask(|connection| {
+            let mut statement = connection.prepare_cached(sql)?;
+            statement.query_map([after], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+    }
+
     /// The first [`PAGE_SIZE_MAX`] events at `since` or later, oldest first.
     pub fn events(&self, since: Instant) -> std::result::Result<Vec<EventRow>, QueryError> {
         self.ask(|connection| {

@@ -95,6 +95,7 @@ CREATE TABLE run (
     memory_bytes_max INTEGER,
     left_running INTEGER,
     start_at INTEGER,
+    joining INTEGER NOT NULL,
     starting_at INTEGER,
     started_at INTEGER,
     queue_position INTEGER NOT NULL,

@@ -46,6 +46,7 @@ fn run(id: &str) -> Run {
         start_at: None,
         queued_at: at(2_000_000 + id.number as i64),
         queue_position: id.number,
+        joining: false,
         caught_up: false,
         priority: 0,
         pool: None,

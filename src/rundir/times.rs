@@ -33,6 +33,8 @@ pub struct Growth {
     pub stream: Stream,
     /// The offset in its log at which it began.
     pub from_offset: u64,
+    /// The offset behind it.
+    pub to_offset: u64,
 }
 
 /// The growths that `file` (the content of [`super::TIMES`]) records, in their order. Never fails: of a file that is not
@@ -52,7 +54,7 @@ pub fn read(file: &[u8]) -> impl Iterator<Item = Growth> + '_ {
         let offset = &mut offsets[stream as usize];
         let from_offset = *offset;
         *offset = offset.checked_add(length)?;
-        Some(Growth { at: Instant::from_ms(at), stream, from_offset })
+        Some(Growth { at: Instant::from_ms(at), stream, from_offset, to_offset: *offset })
     })
 }
 
@@ -135,8 +137,8 @@ fn take_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
 mod tests {
     use super::*;
 
-    fn growth(at_ms: i64, stream: Stream, from_offset: u64) -> Growth {
-        Growth { at: Instant::from_ms(at_ms), stream, from_offset }
+    fn growth(at_ms: i64, stream: Stream, from_offset: u64, length: u64) -> Growth {
+        Growth { at: Instant::from_ms(at_ms), stream, from_offset, to_offset: from_offset + length }
     }
 
     #[test]
@@ -154,11 +156,11 @@ mod tests {
         }
         let file = writer.take();
         let expected = [
-            growth(1000, Stream::Stdout, 0),
-            growth(1009, Stream::Stderr, 0),
-            growth(5000, Stream::Stdout, 10),
-            growth(5000, Stream::Stderr, 300),
-            growth(6000, Stream::Stdout, 10 + (1 << 40)),
+            growth(1000, Stream::Stdout, 0, 10),
+            growth(1009, Stream::Stderr, 0, 300),
+            growth(5000, Stream::Stdout, 10, 1 << 40),
+            growth(5000, Stream::Stderr, 300, 1),
+            growth(6000, Stream::Stdout, 10 + (1 << 40), 1),
         ];
         assert_eq!(read(&file).collect::<Vec<_>>(), expected);
         for cut in 0..file.len() {

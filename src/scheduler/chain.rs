@@ -43,20 +43,24 @@ impl Scheduler {
         if !failed || run.attempt > policy.retries {
             return false;
         }
-        let next = self.first_run(now, &node, Trigger::Retry, run.follow);
-        self.book.put(Run {
-            chain: run.chain,
-            pass: run.pass,
-            attempt: attempt.get(),
-            previous: Some(run.id),
-            due_at: run.due_at,
-            start_at: Some(now + policy.delay_before(attempt)),
-            caught_up: run.caught_up,
-            upstreams: run.upstreams,
-            given: run.given,
-            ..next
-        });
+        let start_at = Some(now + policy.delay_before(attempt));
+        let next = Run { start_at, attempt: attempt.get(), ..self.next_attempt(now, &node, &run) };
+        self.book.put(next);
         true
+    }
+
+    /// Another attempt of `run`, without its count and its time: the same chain, the same inputs.
+    pub(super) fn next_attempt(&mut self, now: Instant, node: &Node, run: &Run) -> Run {
+        Run {
+            chain: run.chain.clone(),
+            pass: run.pass,
+            previous: Some(run.id.clone()),
+            due_at: run.due_at,
+            caught_up: run.caught_up,
+            upstreams: run.upstreams.clone(),
+            given: run.given.clone(),
+            ..self.first_run(now, node, Trigger::Retry, run.follow)
+        }
     }
 
     /// Decides what follows one end.
@@ -183,8 +187,6 @@ impl Scheduler {
     /// All upstreams of a run are known: it is queued, `aborted`, or, if somebody said no, `skipped`.
     fn decide(&mut self, now: Instant, node: &Node, mut run: Run, upstreams: Vec<Result<RunId, BatchName>>) {
         run.upstreams = upstreams.iter().filter_map(|upstream| upstream.clone().ok()).collect();
-        let dues = run.upstreams.iter().filter_map(|id| self.book.get(id)).map(|upstream| upstream.due_at);
-        run.due_at = dues.max().unwrap_or(run.due_at);
         let unsuccessful = upstreams.iter().find_map(|upstream| match upstream {
             Ok(id) => self.book.get(id).filter(|run| !run.succeeded()).map(|run| {
                 let outcome = run.outcome().map_or("has not ended", Outcome::word);

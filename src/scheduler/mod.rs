@@ -290,11 +290,27 @@ impl Scheduler {
                 self.end_unmeasured(now, run, Outcome::Aborted, reason, at);
             }
             Report::Lost { at, reason } => self.end_unmeasured(now, run, Outcome::Lost, reason, at),
+            Report::FolderTaken => self.take_next_number(now, run),
             Report::StoppedBeforeStart { at } => {
                 let reason = stop_reason(&run);
                 self.end_unmeasured(now, run, Outcome::Cancelled, reason, at);
             }
         }
+    }
+
+    /// The folder with its id is another journal's: it goes on under the next number, as an attempt that its policy is not
+    /// charged with.
+    fn take_next_number(&mut self, now: Instant, run: Run) {
+        let Some(node) = self.graph.get(&run.id.batch).cloned() else {
+            let reason = format!("runs/{} belongs to another journal, and its batch was removed", run.id);
+            return self.end_unmeasured(now, run, Outcome::Failed, reason, now);
+        };
+        let next = Run { start_at: Some(now), attempt: run.attempt, ..self.next_attempt(now, &node, &run) };
+        let reason = format!("runs/{} belongs to another journal: it goes on as {}", run.id, next.id);
+        let (id, end) = (run.id.clone(), End { outcome: Outcome::Failed, reason: Some(reason), at: now, exit: None });
+        self.end(run, end, book::Counts::No);
+        self.ended.retain(|ended| ended.run != id);
+        self.book.put(next);
     }
 
     fn end_unmeasured(&mut self, now: Instant, run: Run, outcome: Outcome, reason: String, at: Instant) {

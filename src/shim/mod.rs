@@ -12,7 +12,8 @@ use crate::model::time::Instant;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::{Claim, Ending, ExitRecord, Record, Started, VERSION};
 use crate::rundir::{Lock, RunDir};
-use crate::store::workspace::{self, Owner, WorkspaceError};
+use crate::store::definitions::DefinitionError;
+use crate::store::workspace::{self, Owner, WorkspaceError, WorkspaceName};
 
 pub mod clock;
 mod environment;
@@ -48,6 +49,22 @@ enum Refusal {
     End(Ending),
 }
 
+/// Whether the system was short of something: such an error passes.
+fn is_shortage(error: &io::Error) -> bool {
+    const SHORTAGES: [i32; 9] = [
+        libc::ENOSPC,
+        libc::EDQUOT,
+        libc::ENOMEM,
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::EAGAIN,
+        libc::EINTR,
+        libc::EIO,
+        libc::EROFS,
+    ];
+    error.raw_os_error().is_some_and(|errno| SHORTAGES.contains(&errno))
+}
+
 impl Refusal {
     fn could_not_run(reason: String) -> Self {
         Self::End(Ending::CouldNotRun { reason })
@@ -58,25 +75,20 @@ impl Refusal {
     }
 
     fn of_deploy(error: WorkspaceError) -> Self {
-        Self::io("bringing the workspace up to date", error.0)
+        let shortage = match &error {
+            WorkspaceError::Io(error) | WorkspaceError::Definition(DefinitionError::Io(error)) => {
+                is_shortage(&error.source)
+            }
+            WorkspaceError::Definition(DefinitionError::Missing(..) | DefinitionError::Damaged(_)) => false,
+        };
+        let reason = format!("the workspace can't be brought up to date: {error}");
+        if shortage { Self::Trouble(reason) } else { Self::could_not_run(reason) }
     }
 
     /// An error of the system: a shortage passes, anything else is there the next time too.
     fn io(doing: &str, error: io::Error) -> Self {
-        const SHORTAGES: [i32; 9] = [
-            libc::ENOSPC,
-            libc::EDQUOT,
-            libc::ENOMEM,
-            libc::EMFILE,
-            libc::ENFILE,
-            libc::EAGAIN,
-            libc::EINTR,
-            libc::EIO,
-            libc::EROFS,
-        ];
         let reason = format!("{doing}: {error}");
-        let shortage = error.raw_os_error().is_some_and(|errno| SHORTAGES.contains(&errno));
-        if shortage { Self::Trouble(reason) } else { Self::could_not_run(reason) }
+        if is_shortage(&error) { Self::Trouble(reason) } else { Self::could_not_run(reason) }
     }
 }
 
@@ -204,7 +216,12 @@ impl Shim<'_> {
     fn deploy(&self, user: Option<&User>) -> Result<PathBuf, Refusal> {
         let owner = user.map(|user| Owner { uid: user.uid, gid: user.gid });
         let order = self.order;
-        match workspace::deploy(&order.state, order.definition, &order.workspace, owner) {
+        let batch = &order.token.run.batch;
+        let workspace = match order.own_workspace {
+            true => WorkspaceName::of_definition(batch, order.definition),
+            false => WorkspaceName::of_batch(batch),
+        };
+        match workspace::deploy(&order.state, order.definition, &workspace, owner, &order.boot) {
             Ok(deployed) => Ok(deployed.path),
             Err(error) => Err(Refusal::of_deploy(error)),
         }

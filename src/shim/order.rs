@@ -24,8 +24,8 @@ pub struct Order {
     pub state: PathBuf,
     /// What is run.
     pub definition: DefinitionHash,
-    /// Where: the name of a folder in `workspaces/`.
-    pub workspace: String,
+    /// Where: in a workspace of this definition alone, for runs that live beside each other; else in the batch's.
+    pub own_workspace: bool,
     /// How.
     pub execution: Execution,
     /// Arguments and variables of this start.

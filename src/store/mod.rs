@@ -7,7 +7,7 @@ pub mod definitions;
 pub mod read;
 pub mod trust;
 pub mod unpack;
-mod users;
+pub mod users;
 mod walk;
 pub mod workspace;
 pub mod zip;

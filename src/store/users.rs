@@ -25,6 +25,16 @@ pub(super) fn user_name(uid: u32) -> io::Result<Option<String>> {
     }))
 }
 
+/// The number of the group `name`, if there is one.
+pub fn gid_of(name: &str) -> io::Result<Option<u32>> {
+    let Ok(text) = CString::new(name) else { return Ok(None) };
+    // SAFETY: the callback passes a valid entry, buffer, length and result to getgrnam_r, and `text` ends with NUL.
+    let group = lookup(|entry, buffer, length, found| unsafe {
+        libc::getgrnam_r(text.as_ptr(), entry, buffer, length, found)
+    })?;
+    Ok(group.map(|(entry, _buffer): (libc::group, _)| entry.gr_gid))
+}
+
 /// The number of the private group of the user `name`: the group of the same name, if it lists no other member.
 pub(super) fn private_group(name: &str) -> io::Result<Option<u32>> {
     let Ok(text) = CString::new(name) else { return Ok(None) };

@@ -59,11 +59,8 @@ pub(super) fn token_text(launch: &Launch) -> String {
 pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Option<Order> {
     let (run, definition) = (&launch.run, &launch.definition);
     let hash = run.definition?;
-    let workspace = match definition.overlap {
-        // Runs beside each other must not change each other's scripts.
-        Overlap::Allow => format!("{}@{hash}", definition.name),
-        Overlap::Skip | Overlap::Queue | Overlap::Replace => definition.name.to_string(),
-    };
+    // Runs beside each other must not change each other's scripts.
+    let own_workspace = definition.overlap == Overlap::Allow;
     let stdin = match (&run.given.input, &launch.given_input) {
         (_, Some(end)) => Stdin::Run(end.clone()),
         (Some(Input::File(path)), None) => Stdin::File(PathBuf::from(path)),
@@ -81,7 +78,7 @@ pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Opti
         runs: around.runs.clone(),
         state: around.state.clone(),
         definition: hash,
-        workspace,
+        own_workspace,
         execution: definition.execution.clone(),
         given: run.given.clone(),
         base,

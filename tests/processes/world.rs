@@ -264,6 +264,7 @@ fn run(id: RunId, hash: DefinitionHash) -> Run {
         start_at: None,
         queued_at: now,
         queue_position: 1,
+        joining: false,
         caught_up: false,
         priority: 0,
         pool: None,

@@ -202,6 +202,7 @@ impl Random {
             start_at: self.maybe(Self::instant),
             queued_at: self.instant(),
             queue_position: self.number().min(u64::from(u32::MAX)),
+            joining: self.chance(2),
             caught_up: self.chance(2),
             priority: self.next() as i32,
             pool: self.maybe(Self::text),

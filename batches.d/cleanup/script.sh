@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+set -euo pipefail
+
+echo "$BATCHD_UPSTREAM_RUN $BATCHD_UPSTREAM_OUTCOME; nothing is left lying about"

@@ -1,0 +1,306 @@
+//! The order in which a daemon starts: lock, journal, disk, adoption, and only then scheduling and the socket.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc as sync_mpsc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::FlockOperation;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+use super::effects::Definitions;
+use super::reload::{Loader, Message};
+use super::writer::Writer;
+use super::{Daemon, Inlets, signals};
+use crate::api::{ApiHandle, Runs, server, socket};
+use crate::cli::DaemonArgs;
+use crate::clock::{self, Alarm};
+use crate::folders::{Surroundings, own_program, schedule};
+use crate::journal::Journal;
+use crate::journal::query::Reader;
+use crate::model::definition::Definition;
+use crate::model::diagnostic::Diagnostic;
+use crate::model::graph::{Entry, Graph};
+use crate::model::id::{BatchName, RunId};
+use crate::model::launch::Report;
+use crate::model::record::{InForce, Record, Recovered};
+use crate::model::run::Run;
+use crate::model::settings::Limits;
+use crate::paths::Paths;
+use crate::scheduler::{Event, Scheduler};
+use crate::store::{definitions, users};
+use crate::supervisor::{self, Local, Place as _};
+use crate::watcher::Watcher;
+use crate::zones::Zones;
+
+/// How long adoption is waited for before scheduling begins: a run folder on a file system that hangs must not keep all
+/// other batches from running.
+const ADOPTION_MAX: Duration = Duration::from_secs(10);
+/// Requests that wait for the loop; the API answers that the daemon is busy beyond.
+const ACTS_WAITING_MAX: usize = 256;
+/// Everybody may pass through the state folder, to a workspace of theirs; nobody else may list it (design 3.1).
+const STATE_MODE: u32 = 0o711;
+
+/// Starts everything. When it returns, scheduling has begun.
+pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, Inlets)> {
+    let signals = signals::listen()?;
+    let lock = make_folders(&paths)?;
+    let (around, of_settings) = Surroundings::read(&paths.settings, args.insecure_permissions)?;
+    let socket_group = around.settings.settings.socket_group.clone();
+    let limits = around.settings.settings.limits.clone();
+    let journal = Journal::open(&paths.journal())?;
+    let recovered = journal.recover()?;
+    let reader = Reader::open(&paths.journal())?;
+    let before = Arc::new(graph_before(&around.zones, &recovered, &limits));
+    if before.is_empty() && !paths.batches.is_dir() {
+        bail!("there is no folder {}: create it, or say with --batches where the batches are", paths.batches.display());
+    }
+    // Watch first, look second: what changes in between is seen twice, and not never.
+    let (messages, loader_inlet) = sync_mpsc::channel::<Message>();
+    let hints = messages.clone();
+    let watcher = Watcher::start(&paths.batches, &paths.settings, move |hint| {
+        // The thread is gone only when the daemon is.
+        let _ = hints.send(Message::Hint(hint));
+    });
+    let live = under_way(&recovered, &before, &around, &paths.state);
+    let mut loader = loader(args, &paths, around, &before);
+    let (graph, diagnostics) = loader.begin(before.clone(), of_settings);
+
+    let boot = clock::boot_id().context("can't read the boot id of the host")?;
+    let (reports_inlet, reports) = mpsc::unbounded_channel();
+    let place =
+        Local::start(supervisor_surroundings(&paths, &boot)?, reports_inlet).context("can't start the launcher")?;
+    let journal_id = journal.id().clone();
+    let mut daemon = Daemon {
+        stop_runs: args.stop_runs,
+        journal: journal_id,
+        scheduler: Scheduler::recover(recovered, before, boot),
+        writer: Writer::start(journal)?,
+        reader,
+        place,
+        definitions: Definitions::new(paths.state.clone()),
+        zones: Zones::of_environment(),
+        alarm: Alarm::new().context("can't make a timer")?,
+        changes: watch::channel(0).0,
+        loader: messages,
+        replies: BTreeMap::new(),
+        request_last: 0,
+        pending: Vec::new(),
+        paths,
+        _watcher: watcher,
+        _lock: lock,
+    };
+    let (swaps_inlet, swaps) = mpsc::unbounded_channel();
+    let (acts_inlet, acts) = mpsc::channel(ACTS_WAITING_MAX);
+    let mut inlets = Inlets { reports, acts, swaps, signals };
+    daemon.note_start().await?;
+    daemon.adopt(live, &mut inlets.reports).await?;
+    daemon.handle(vec![Event::Begin(graph)]).await?;
+    thread::Builder::new()
+        .name("reload".to_owned())
+        .spawn(move || loader.serve(&loader_inlet, &swaps_inlet))
+        .context("can't start the thread for reloads")?;
+    daemon.open_socket(acts_inlet, socket_group.as_deref())?;
+    daemon.say_where_everything_is(&diagnostics);
+    Ok((daemon, inlets))
+}
+
+/// The folders of runs and state, and the lock on the state: a second daemon on it ends here.
+fn make_folders(paths: &Paths) -> Result<File> {
+    let cannot = |path: &Path| format!("can't make the folder {}", path.display());
+    fs::create_dir_all(&paths.runs).with_context(|| cannot(&paths.runs))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(STATE_MODE)
+        .create(&paths.state)
+        .with_context(|| cannot(&paths.state))?;
+    fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)).with_context(|| cannot(&paths.state))?;
+    let path = paths.state.join("daemon.lock");
+    let lock = File::options().create(true).truncate(false).write(true).open(&path);
+    let lock = lock.with_context(|| format!("can't open {}", path.display()))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+            "another daemon works with {}: end that one first, or say with --state where this one's state is",
+            paths.state.display()
+        ),
+        Err(error) => Err(error).with_context(|| format!("can't lock {}", path.display())),
+    }
+}
+
+/// The runs that an earlier daemon has left under way, each with what it runs: the definition in force if it is still that,
+/// else the stored one, since a folder may have been edited or removed after the run began.
+fn under_way(
+    recovered: &Recovered,
+    before: &Graph,
+    around: &Surroundings,
+    state: &Path,
+) -> Vec<(Run, Arc<Definition>)> {
+    let definition = |run: &Run| {
+        let in_force = before.get(&run.id.batch).map(|node| node.definition().clone());
+        if in_force.as_ref().is_some_and(|definition| Some(definition.hash) == run.definition) {
+            return in_force;
+        }
+        let stored = run.definition.and_then(|hash| definitions::read_back(state, hash).ok());
+        stored.and_then(|files| around.definition(&run.id.batch, &files)).or(in_force)
+    };
+    let runs = recovered.runs.iter().filter(|run| run.is_under_way());
+    let found = runs.filter_map(|run| match definition(run) {
+        Some(definition) => Some((run.clone(), definition)),
+        None => {
+            error!(run = %run.id, "it can't be taken over: neither its batch nor its stored definition is there");
+            None
+        }
+    });
+    found.collect()
+}
+
+/// The graph of the definitions that were in force when the last daemon ended.
+fn graph_before(zones: &Zones, recovered: &Recovered, limits: &Limits) -> Graph {
+    let entries = |hold: bool| -> Vec<Entry> {
+        let entry = |in_force: &InForce| {
+            let definition = in_force.definition.clone()?;
+            // Without its zone it has no schedule now, and gets it back with the zone.
+            let (schedule, reboot) = schedule(zones, &definition).unwrap_or((None, false));
+            Some(Entry { definition, schedule, reboot, held: in_force.held || hold })
+        };
+        recovered.in_force.iter().filter_map(entry).collect()
+    };
+    Graph::new(entries(false), limits.clone()).unwrap_or_else(|_| {
+        // It was a graph when it was recorded. If this batchd sees it otherwise, nothing follows until the disk is read.
+        warn!("the definitions that were in force make no graph any more; edges count again when batches.d is read");
+        Graph::new(entries(true), limits.clone()).unwrap_or_default()
+    })
+}
+
+fn loader(args: &DaemonArgs, paths: &Paths, around: Surroundings, before: &Graph) -> Loader {
+    let in_force: BTreeMap<BatchName, Arc<Definition>> =
+        before.iter().map(|(name, node)| (name.clone(), node.definition().clone())).collect();
+    let (again, insecure) = (paths.settings.clone(), args.insecure_permissions);
+    let settings_again = move || match Surroundings::read(&again, insecure) {
+        Ok(read) => Some(read),
+        Err(problem) => {
+            warn!("the settings stay as they were: {problem:#}");
+            None
+        }
+    };
+    Loader::new((paths.batches.clone(), paths.state.clone()), around, Box::new(settings_again), in_force)
+}
+
+/// What the place where runs live has to know.
+fn supervisor_surroundings(paths: &Paths, boot: &str) -> Result<supervisor::Surroundings> {
+    let mut environment = supervisor::clean_environment(|name| std::env::var(name).ok());
+    let variables = paths.variables().map(|(name, path)| (name.to_owned(), path.display().to_string()));
+    environment.extend(variables);
+    Ok(supervisor::Surroundings {
+        runs: paths.runs.clone(),
+        state: paths.state.clone(),
+        boot: boot.to_owned(),
+        environment,
+        program: own_program()?,
+    })
+}
+
+impl Daemon {
+    /// Writes into the journal that a daemon starts: nobody was there before.
+    async fn note_start(&self) -> Result<()> {
+        let text = format!("batchd {} starts, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
+        self.writer.commit(vec![Record::Event { at: clock::now(), text }]).await
+    }
+
+    /// Takes over what an earlier daemon has left under way: before anything is scheduled, it is known of each run whether
+    /// it lives or how it ended.
+    async fn adopt(
+        &mut self,
+        live: Vec<(Run, Arc<Definition>)>,
+        reports: &mut mpsc::UnboundedReceiver<(RunId, Report)>,
+    ) -> Result<()> {
+        let mut open: BTreeSet<RunId> = BTreeSet::new();
+        for (run, definition) in live {
+            open.insert(run.id.clone());
+            let stop = run.stop.is_some();
+            let id = run.id.clone();
+            let launch = self.launch(run, definition)?;
+            self.place.find(launch);
+            if stop {
+                // The request is in the journal, and was perhaps never carried out.
+                self.place.stop(id);
+            }
+        }
+        let deadline = tokio::time::Instant::now() + ADOPTION_MAX;
+        while !open.is_empty() {
+            match tokio::time::timeout_at(deadline, reports.recv()).await {
+                Ok(Some((run, report))) => {
+                    open.remove(&run);
+                    self.handle(vec![Event::Report { run, report }]).await?;
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    warn!(
+                        "{} runs of an earlier daemon can't be looked at yet; scheduling begins without them",
+                        open.len()
+                    );
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn open_socket(&self, acts: mpsc::Sender<crate::api::Act>, group: Option<&str>) -> Result<()> {
+        let group_id = match group {
+            Some(name) => Some(users::gid_of(name)?.with_context(|| {
+                format!(
+                    "there is no group {name}: make it, or change socket_group in {}",
+                    self.paths.settings.display()
+                )
+            })?),
+            None => None,
+        };
+        let listener = socket::listen(&self.paths.state, group_id)?;
+        let runs = Arc::new(JournalRuns { path: self.paths.journal() });
+        tokio::spawn(server::serve(listener, ApiHandle { acts, changes: self.changes.subscribe(), runs }));
+        Ok(())
+    }
+
+    /// One block at the start: where everything is, what is in force, what is wrong, what is next.
+    fn say_where_everything_is(&self, diagnostics: &[Diagnostic]) {
+        let graph = self.scheduler.graph();
+        let held = graph.iter().filter(|(_, node)| node.entry.held).count();
+        let wrong: BTreeSet<&BatchName> =
+            diagnostics.iter().filter_map(|diagnostic| diagnostic.batch.as_ref()).collect();
+        info!("batchd {} is ready", env!("CARGO_PKG_VERSION"));
+        info!(
+            "batches   {}: {} in force, {held} held, {} with errors",
+            self.paths.batches.display(),
+            graph.len(),
+            wrong.len()
+        );
+        info!("runs      {}", self.paths.runs.display());
+        info!("state     {}", self.paths.state.display());
+        info!("settings  {}", self.paths.settings.display());
+        let zone = self.zones.system();
+        info!("time      {} (from {}), zone data {}", zone.zone.name, zone.from, self.zones.version());
+        match self.scheduler.upcoming().next() {
+            Some((at, name)) => info!("next      {name} at {}", zone.zone.local(at)),
+            None => info!("next      nothing is scheduled"),
+        }
+    }
+}
+
+/// The runs of the journal, for those who wait for an end.
+struct JournalRuns {
+    path: PathBuf,
+}
+
+impl Runs for JournalRuns {
+    fn last_attempt(&self, run: &RunId) -> Result<Option<Run>> {
+        Ok(Reader::open(&self.path)?.last_attempt(run)?)
+    }
+}

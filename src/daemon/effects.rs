@@ -1,0 +1,113 @@
+//! Each act of the scheduler to the edge that carries it out.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use tracing::error;
+
+use super::Daemon;
+use crate::clock;
+use crate::model::definition::Definition;
+use crate::model::id::{DefinitionHash, Token};
+use crate::model::launch::{Launch, Report, UpstreamEnd};
+use crate::model::run::{Input, Run};
+use crate::model::time::Instant;
+use crate::rundir::crash::{CrashPoint, crash_point};
+use crate::scheduler::{Effect, Event};
+use crate::store::definitions;
+use crate::supervisor::Place as _;
+
+/// The stored definitions, and which of them have been checked against their hash.
+pub(super) struct Definitions {
+    state: PathBuf,
+    verified: BTreeSet<DefinitionHash>,
+}
+
+impl Definitions {
+    pub(super) fn new(state: PathBuf) -> Self {
+        Self { state, verified: BTreeSet::new() }
+    }
+
+    /// Checks a definition against its hash at its first use by this daemon (design 3.4); what is wrong with it.
+    fn verify(&mut self, hash: DefinitionHash) -> Result<(), String> {
+        if !self.verified.contains(&hash) {
+            definitions::verify(&self.state, hash).map_err(|error| error.to_string())?;
+            self.verified.insert(hash);
+        }
+        Ok(())
+    }
+}
+
+impl Daemon {
+    /// Carries out one act. Its records are committed.
+    pub(super) fn carry_out_act(&mut self, act: Effect) -> Result<()> {
+        match act {
+            Effect::Record(_) => {}
+            Effect::Start { run, definition } => self.start(*run, definition)?,
+            Effect::Stop { run } => self.place.stop(run),
+            Effect::Settle { run } => self.place.collect(run),
+            Effect::Reply { id, reply } => {
+                if let Some(waiting) = self.replies.remove(&id) {
+                    // Who asked may be gone.
+                    let _ = waiting.send(reply);
+                }
+            }
+            Effect::ReadAhead { after } => self.pending.push(Event::DecidedAhead(self.reader.decided_after(after)?)),
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, run: Run, definition: Arc<Definition>) -> Result<()> {
+        if let Err(reason) = self.definitions.verify(definition.hash) {
+            error!(run = %run.id, "{reason}");
+            let report = Report::CouldNotRun { at: clock::now(), reason };
+            self.pending.push(Event::Report { run: run.id, report });
+            return Ok(());
+        }
+        let launch = self.launch(run, definition)?;
+        self.place.launch(launch);
+        Ok(())
+    }
+
+    /// All that it takes to launch a run, or to find one.
+    pub(super) fn launch(&self, run: Run, definition: Arc<Definition>) -> Result<Launch> {
+        let upstreams: Vec<UpstreamEnd> = run
+            .upstreams
+            .iter()
+            .map(|id| self.reader.upstream_end(id))
+            .filter_map(Result::transpose)
+            .collect::<Result<_, _>>()?;
+        let given_input = match &run.given.input {
+            Some(Input::Run(id)) => self.reader.upstream_end(id)?,
+            Some(Input::File(_)) | None => None,
+        };
+        let token = Token { journal: self.journal.clone(), run: run.id.clone(), queued_at: run.queued_at };
+        let due_at_local = self.local(&definition, run.due_at);
+        Ok(Launch { token, run, definition, due_at_local, upstreams, given_input })
+    }
+
+    /// An instant in a batch's zone.
+    fn local(&self, definition: &Definition, instant: Instant) -> String {
+        let named = definition.timezone.as_ref().and_then(|name| self.zones.get(name).ok());
+        named.unwrap_or_else(|| self.zones.system().zone).local(instant)
+    }
+}
+
+/// Named instants around a commit (see [`crate::rundir::crash`]): before it.
+pub(super) fn crash_points_before(acts: &[Effect]) {
+    if acts.iter().any(|act| matches!(act, Effect::Start { .. })) {
+        crash_point(CrashPoint::DaemonBeforeStartingCommitted);
+    }
+}
+
+/// As [`crash_points_before`]: behind it.
+pub(super) fn crash_points_after(acts: &[Effect]) {
+    if acts.iter().any(|act| matches!(act, Effect::Start { .. })) {
+        crash_point(CrashPoint::DaemonStartingCommitted);
+    }
+    if acts.iter().any(|act| matches!(act, Effect::Settle { .. })) {
+        crash_point(CrashPoint::DaemonEndCommitted);
+    }
+}

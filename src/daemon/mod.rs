@@ -1,0 +1,250 @@
+//! The daemon: brings the scheduler and the edges together. The only module that knows them all.
+//!
+//! One loop takes one event after the other, has the scheduler decide, has the records committed, and then has the acts
+//! carried out: journal before act. Everything else is a thread or a task at the other end of a channel. It decides nothing.
+
+mod begin;
+mod effects;
+mod reload;
+mod signals;
+mod tell;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::sync::mpsc as sync_mpsc;
+
+use anyhow::Result;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{info, warn};
+
+use crate::api::{Act, Reloaded};
+use crate::cli::DaemonArgs;
+use crate::clock::{self, Alarm};
+use crate::journal::query::Reader;
+use crate::model::id::{JournalId, RunId};
+use crate::model::launch::Report;
+use crate::model::request::{Reply, Request};
+use crate::model::run::Run;
+use crate::paths::Paths;
+use crate::scheduler::{Effect, Event, Scheduler};
+use crate::supervisor::Local;
+use crate::watcher::Watcher;
+use crate::zones::Zones;
+use effects::Definitions;
+use reload::{Message, Swap};
+use signals::Signal;
+use writer::Writer;
+
+/// So many reports are handled before their records are committed together: enough for one fsync to serve a burst, few
+/// enough that the first of them does not wait for long.
+const EVENTS_AT_ONCE_MAX: usize = 64;
+
+/// Runs the daemon until it is told to end.
+pub fn run(args: &DaemonArgs, paths: Paths) -> Result<()> {
+    tell::begin(args.log_format);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        let (daemon, inlets) = begin::begin(args, paths).await?;
+        daemon.serve(inlets).await
+    });
+    // What is blocked in a system call does not keep the daemon from ending.
+    runtime.shutdown_background();
+    result
+}
+
+/// What the loop owns.
+struct Daemon {
+    paths: Paths,
+    stop_runs: bool,
+    journal: JournalId,
+    scheduler: Scheduler,
+    writer: Writer,
+    reader: Reader,
+    place: Local,
+    definitions: Definitions,
+    zones: Zones,
+    alarm: Alarm,
+    changes: watch::Sender<u64>,
+    loader: sync_mpsc::Sender<Message>,
+    /// Who waits for the answer to a request.
+    replies: BTreeMap<u64, oneshot::Sender<Reply>>,
+    request_last: u64,
+    /// What the acts of one event led to at once, to be handled next.
+    pending: Vec<Event>,
+    /// Dropped, it would fall silent.
+    _watcher: Watcher,
+    /// Held as long as the daemon lives: a second one on the same state finds it locked.
+    _lock: std::fs::File,
+}
+
+/// Where events come from.
+struct Inlets {
+    reports: mpsc::UnboundedReceiver<(RunId, Report)>,
+    acts: mpsc::Receiver<Act>,
+    swaps: mpsc::UnboundedReceiver<Swap>,
+    signals: mpsc::UnboundedReceiver<Signal>,
+}
+
+/// How the daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// What runs goes on.
+    LeaveRuns,
+    /// What runs is ended first.
+    StopRuns,
+}
+
+impl Daemon {
+    /// The loop.
+    async fn serve(mut self, mut inlets: Inlets) -> Result<()> {
+        let ending = loop {
+            self.alarm.set(self.scheduler.next_wakeup())?;
+            tokio::select! {
+                Some((run, report)) = inlets.reports.recv() => {
+                    let mut events = vec![Event::Report { run, report }];
+                    while events.len() < EVENTS_AT_ONCE_MAX && let Ok((run, report)) = inlets.reports.try_recv() {
+                        events.push(Event::Report { run, report });
+                    }
+                    self.handle(events).await?;
+                }
+                fired = self.alarm.fired() => {
+                    fired?;
+                    self.handle(vec![Event::Wake]).await?;
+                }
+                Some(act) = inlets.acts.recv() => self.act(act).await?,
+                Some(swap) = inlets.swaps.recv() => self.swap(swap).await?,
+                Some(signal) = inlets.signals.recv() => match signal {
+                    Signal::Reload => self.ask_for_reload(oneshot::channel().0),
+                    Signal::End if self.stop_runs => break Ending::StopRuns,
+                    Signal::End => break Ending::LeaveRuns,
+                    Signal::Interrupt => break self.interrupted(&mut inlets.signals).await,
+                },
+            }
+        };
+        if ending == Ending::StopRuns {
+            self.stop_all(&mut inlets).await?;
+        }
+        let under_way = self.scheduler.live().filter(|run| run.is_under_way()).count();
+        info!("the daemon ends; {under_way} runs go on, and the next daemon takes them over");
+        Ok(())
+    }
+
+    /// Ctrl-C: what runs goes on, unless there is a second one while something does.
+    async fn interrupted(&self, signals: &mut mpsc::UnboundedReceiver<Signal>) -> Ending {
+        if self.stop_runs {
+            return Ending::StopRuns;
+        }
+        let under_way = self.scheduler.live().filter(|run| run.is_under_way()).count();
+        if under_way == 0 || !std::io::stdin().is_terminal() {
+            return Ending::LeaveRuns;
+        }
+        warn!("{under_way} runs go on without the daemon; a second Ctrl-C within 3 seconds ends them, too");
+        match tokio::time::timeout(SECOND_INTERRUPT_WITHIN, signals.recv()).await {
+            Ok(Some(Signal::Interrupt)) => Ending::StopRuns,
+            Ok(_) | Err(_) => Ending::LeaveRuns,
+        }
+    }
+
+    /// Has every run ended, and waits for it.
+    async fn stop_all(&mut self, inlets: &mut Inlets) -> Result<()> {
+        let request = Request::StopAll { reason: Some("the daemon was told to end, and to stop its runs".to_owned()) };
+        self.request("batchd", request, oneshot::channel().0).await?;
+        while self.scheduler.live().any(Run::is_under_way) {
+            let Some((run, report)) = inlets.reports.recv().await else { break };
+            self.handle(vec![Event::Report { run, report }]).await?;
+        }
+        Ok(())
+    }
+
+    /// What somebody asks over the socket.
+    async fn act(&mut self, act: Act) -> Result<()> {
+        match act {
+            Act::Operate { request, by, reply } => self.request(&by, request, reply).await?,
+            Act::Reload { by, reply } => {
+                info!(by, "reload");
+                self.ask_for_reload(reply);
+            }
+        }
+        Ok(())
+    }
+
+    async fn request(&mut self, by: &str, request: Request, reply: oneshot::Sender<Reply>) -> Result<()> {
+        let history = match &request {
+            Request::Rerun { run, .. } => self.chain_of(run)?,
+            Request::Start { .. }
+            | Request::Stop { .. }
+            | Request::StopAll { .. }
+            | Request::Enable { .. }
+            | Request::Disable { .. } => Vec::new(),
+        };
+        info!(by, request = ?request, "asked");
+        self.request_last += 1;
+        let id = self.request_last;
+        self.replies.insert(id, reply);
+        self.handle(vec![Event::Request { id, by: by.to_owned(), request, history }]).await
+    }
+
+    /// Every run of the chain that a run belongs to.
+    fn chain_of(&self, run: &RunId) -> Result<Vec<Run>> {
+        Ok(match self.reader.run(run)? {
+            Some(run) => self.reader.chain(&run.chain)?,
+            None => Vec::new(),
+        })
+    }
+
+    fn ask_for_reload(&self, done: oneshot::Sender<Reloaded>) {
+        // The thread lives as long as this daemon; if it has died, the one who waits is told by the dropped channel.
+        let _ = self.loader.send(Message::Reload(done));
+    }
+
+    /// Puts a graph in force, and says so to who waits.
+    async fn swap(&mut self, swap: Swap) -> Result<()> {
+        if let Some(graph) = swap.graph {
+            self.handle(vec![Event::Reload(graph)]).await?;
+        }
+        if let Some(done) = swap.done {
+            // Who asked may be gone.
+            let _ = done.send(Reloaded { diagnostics: swap.diagnostics });
+        }
+        Ok(())
+    }
+
+    /// Has the events decided one after the other, commits all their records, and then carries out their acts; then the
+    /// same for what the acts led to at once.
+    async fn handle(&mut self, mut events: Vec<Event>) -> Result<()> {
+        while !events.is_empty() {
+            let mut effects = Vec::new();
+            for event in events.drain(..) {
+                self.scheduler.handle(clock::now(), event, &mut effects);
+            }
+            self.carry_out(effects).await?;
+            events.append(&mut self.pending);
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<()> {
+        let (mut records, mut acts) = (Vec::new(), Vec::new());
+        for effect in effects {
+            match effect {
+                Effect::Record(record) => records.push(record),
+                act => acts.push(act),
+            }
+        }
+        if !records.is_empty() {
+            records.iter().for_each(tell::record);
+            effects::crash_points_before(&acts);
+            self.writer.commit(records).await?;
+            effects::crash_points_after(&acts);
+            self.changes.send_modify(|count| *count += 1);
+        }
+        for act in acts {
+            self.carry_out_act(act)?;
+        }
+        Ok(())
+    }
+}
+
+/// The time for a second Ctrl-C.
+const SECOND_INTERRUPT_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);

@@ -1,0 +1,369 @@
+//! Reloading: from hints that something may have changed to a graph that is to be in force (design 3.7).
+//!
+//! What is true is on the disk: a hint only says where to look, and when nobody says anything everything is looked at every
+//! minute. It runs in a thread of its own, since it reads files. It does not know what a swap does to runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::api::Reloaded;
+use crate::clock::{self, Monotonic};
+use crate::folders::{Folders, Looked, Surroundings};
+use crate::model::definition::Definition;
+use crate::model::diagnostic::Diagnostic;
+use crate::model::files::Files;
+use crate::model::graph::Graph;
+use crate::model::id::{BatchName, DefinitionHash};
+use crate::store::definitions;
+use crate::store::read::{BatchesDir, Listing};
+use crate::watcher::{Hint, Quiet};
+
+/// Everything is looked at so often even if nobody says that anything changed: network file systems send no events.
+const SCAN_EVERY: Duration = Duration::from_secs(60);
+/// A batch whose folder is gone is removed after this time: editors and `git checkout` move folders out and in again.
+const REMOVED_AFTER: Duration = Duration::from_secs(5);
+/// While git holds its index lock a checkout may be half done; a lock older than this was left behind by a crash.
+const GIT_LOCK_MAX: Duration = Duration::from_secs(10);
+/// How long a reload by command waits for folders that change while they are read.
+const RESTLESS_MAX: Duration = Duration::from_secs(2);
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Something may have changed.
+    Hint(Hint),
+    /// Decide what is on the disk now, and say what is wrong with it.
+    Reload(oneshot::Sender<Reloaded>),
+}
+
+/// A graph that is to be in force, and what is wrong.
+#[derive(Debug)]
+pub(super) struct Swap {
+    /// It; none if the one in force stays.
+    pub(super) graph: Option<Arc<Graph>>,
+    /// All that is wrong with what is on the disk.
+    pub(super) diagnostics: Vec<Diagnostic>,
+    /// Who waits for it to be in force.
+    pub(super) done: Option<oneshot::Sender<Reloaded>>,
+}
+
+/// What is known of the disk.
+pub(super) struct Loader {
+    batches: PathBuf,
+    state: PathBuf,
+    settings: SettingsOnDisk,
+    around: Surroundings,
+    folders: Folders,
+    /// The definitions in force.
+    in_force: BTreeMap<BatchName, Arc<Definition>>,
+    /// Definitions that are known to be in the store.
+    stored: BTreeSet<DefinitionHash>,
+    /// Batches whose folder is gone, and since when.
+    vanished: BTreeMap<BatchName, Monotonic>,
+    /// What is wrong with the settings.
+    of_settings: Vec<Diagnostic>,
+    /// What lies in `batches.d` and is no batch.
+    of_listing: Vec<Diagnostic>,
+    /// Why `batches.d` as a whole can't be believed: nothing is removed while it is so.
+    alarm: Option<Diagnostic>,
+    /// What was said last, so that it is said once.
+    told: Vec<Diagnostic>,
+    quiet: Quiet,
+    scan_at: Monotonic,
+    git_locked_since: Option<Monotonic>,
+}
+
+/// Reads the settings again; the daemon knows how.
+pub(super) type SettingsOnDisk = Box<dyn FnMut() -> Option<(Surroundings, Vec<Diagnostic>)> + Send>;
+
+impl Loader {
+    /// A loader that has looked at nothing yet. `in_force` are the definitions of the journal, the last good ones.
+    pub(super) fn new(
+        (batches, state): (PathBuf, PathBuf),
+        around: Surroundings,
+        settings: SettingsOnDisk,
+        in_force: BTreeMap<BatchName, Arc<Definition>>,
+    ) -> Self {
+        Self {
+            batches,
+            state,
+            settings,
+            around,
+            folders: Folders::default(),
+            in_force,
+            stored: BTreeSet::new(),
+            vanished: BTreeMap::new(),
+            of_settings: Vec::new(),
+            of_listing: Vec::new(),
+            alarm: None,
+            told: Vec::new(),
+            quiet: Quiet::default(),
+            scan_at: clock::monotonic(),
+            git_locked_since: None,
+        }
+    }
+
+    /// The graph of all that is on the disk, for a daemon that begins, and what is wrong with it. If `batches.d` can't be
+    /// believed it is `before`, what the journal has.
+    pub(super) fn begin(&mut self, before: Arc<Graph>, of_settings: Vec<Diagnostic>) -> (Arc<Graph>, Vec<Diagnostic>) {
+        self.of_settings = of_settings;
+        self.scan(Absent::RemovedLater);
+        let swap = self.swap(None);
+        (swap.graph.unwrap_or(before), swap.diagnostics)
+    }
+
+    /// Serves until nobody can send a message any more.
+    pub(super) fn serve(mut self, messages: &Receiver<Message>, swaps: &mpsc::UnboundedSender<Swap>) {
+        loop {
+            let wait = self.next_look().saturating_duration_since(clock::monotonic());
+            let message = match messages.recv_timeout(wait) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let swap = match message {
+                Some(Message::Reload(done)) => Some(self.reload(done)),
+                Some(Message::Hint(hint)) => {
+                    self.note(hint);
+                    None
+                }
+                None => self.look(),
+            };
+            if let Some(swap) = swap
+                && swaps.send(swap).is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// When there is something to look at next.
+    fn next_look(&self) -> Monotonic {
+        let vanished = self.vanished.values().map(|since| *since + REMOVED_AFTER);
+        vanished.chain(self.quiet.next()).chain([self.scan_at]).min().unwrap_or(self.scan_at)
+    }
+
+    /// Takes a hint: its folder is looked at when it has come to rest.
+    fn note(&mut self, hint: Hint) {
+        let now = clock::monotonic();
+        match hint {
+            Hint::Folder(name) => self.quiet.hint(&name, now),
+            // After the quiet period: a swapped symlink is often followed by more.
+            Hint::Everything => self.scan_at = self.scan_at.min(now + Quiet::PERIOD),
+            Hint::Settings => {
+                self.scan_at = self.scan_at.min(now + Quiet::PERIOD);
+                self.read_settings();
+            }
+            Hint::Trouble(what) => {
+                warn!("{what}; changes are found once a minute");
+                self.scan_at = self.scan_at.min(now + Quiet::PERIOD);
+            }
+        }
+    }
+
+    fn read_settings(&mut self) {
+        if let Some((around, diagnostics)) = (self.settings)() {
+            self.around = around;
+            self.of_settings = diagnostics;
+            self.folders.forget_looks();
+        }
+    }
+
+    /// Looks at what has come to rest, at everything if it is time, and gives what came of it.
+    fn look(&mut self) -> Option<Swap> {
+        let now = clock::monotonic();
+        if self.git_is_at_work(now) {
+            return None;
+        }
+        let mut changed = false;
+        if now >= self.scan_at {
+            if self.around.zones.changed() {
+                info!("the time-zone data or the system's time zone has changed");
+                self.read_settings();
+            }
+            changed = self.scan(Absent::RemovedLater);
+        }
+        let mut names = BTreeSet::new();
+        for ready in self.quiet.ready(now) {
+            if ready.unrest {
+                changed |= self.complain_of_unrest(&ready.folder);
+            } else {
+                names.extend(self.folders.including(&ready.folder).cloned());
+                names.extend(BatchName::new(&ready.folder));
+            }
+        }
+        if !names.is_empty() {
+            changed |= self.look_at(Some(&names), Absent::RemovedLater);
+        }
+        changed |= self.remove_vanished(now);
+        changed.then(|| self.swap(None))
+    }
+
+    /// Decides what is on the disk now.
+    fn reload(&mut self, done: oneshot::Sender<Reloaded>) -> Swap {
+        self.read_settings();
+        let until = clock::monotonic() + RESTLESS_MAX;
+        self.scan(Absent::RemovedAtOnce);
+        while self.quiet.next().is_some() && clock::monotonic() < until {
+            let names: BTreeSet<BatchName> =
+                self.quiet.take().iter().filter_map(|name| BatchName::new(name).ok()).collect();
+            self.look_at(Some(&names), Absent::RemovedAtOnce);
+        }
+        self.swap(Some(done))
+    }
+
+    /// Looks at everything. Whether anything changed.
+    fn scan(&mut self, absent: Absent) -> bool {
+        self.scan_at = clock::monotonic() + SCAN_EVERY;
+        self.look_at(None, absent)
+    }
+
+    /// Looks at these folders, or at all. Whether anything changed.
+    fn look_at(&mut self, only: Option<&BTreeSet<BatchName>>, absent: Absent) -> bool {
+        let (dir, listing) = match self.open() {
+            Ok(opened) => opened,
+            Err(diagnostic) => return self.raise(*diagnostic),
+        };
+        if listing.batches.is_empty() && !self.in_force.is_empty() && absent == Absent::RemovedLater {
+            let what = "it is suddenly empty; what was in it stays in force";
+            let hint = "if that is meant, `batchd reload` removes all batches";
+            return self.raise(Diagnostic::of_file(None, self.batches.display().to_string(), what).with_hint(hint));
+        }
+        let mut changed = self.alarm.take().is_some();
+        let looked = self.folders.look(&self.around, &dir, only, &listing.batches, clock::now());
+        let now = clock::monotonic();
+        changed |= looked.changed;
+        let present: BTreeSet<&BatchName> = listing.batches.iter().collect();
+        let missing: Vec<BatchName> = self.folders.names().filter(|name| !present.contains(name)).cloned().collect();
+        self.vanished.retain(|name, _| missing.contains(name));
+        for name in missing {
+            match absent {
+                Absent::RemovedAtOnce => {
+                    self.folders.forget(&name);
+                    changed = true;
+                }
+                Absent::RemovedLater => drop(self.vanished.entry(name).or_insert(now)),
+            }
+        }
+        looked.restless.iter().for_each(|name| self.quiet.hint(name.as_str(), now));
+        changed |= self.of_listing != listing.diagnostics;
+        self.of_listing = listing.diagnostics;
+        self.store(looked);
+        changed
+    }
+
+    /// Opens and lists `batches.d`, if who may write it can be trusted.
+    fn open(&self) -> Result<(BatchesDir, Listing), Box<Diagnostic>> {
+        let label = self.batches.display().to_string();
+        let failed = |what: String| Box::new(Diagnostic::of_file(None, label.clone(), what));
+        let dir = BatchesDir::open(&self.batches).map_err(|error| failed(error.to_string()))?;
+        let parents = dir.check_parents(&self.around.trust).map_err(|error| failed(error.to_string()))?;
+        if let Some(diagnostic) = parents.into_iter().next() {
+            return Err(Box::new(diagnostic));
+        }
+        let listing = dir.list().map_err(|error| failed(error.to_string()))?;
+        Ok((dir, listing))
+    }
+
+    /// Something is wrong with `batches.d` as a whole: nothing is removed. Whether that is news.
+    fn raise(&mut self, diagnostic: Diagnostic) -> bool {
+        let news = self.alarm.as_ref() != Some(&diagnostic);
+        self.alarm = Some(diagnostic);
+        news
+    }
+
+    /// Puts what was read into the store. What can't be stored can't run: what is in force stays.
+    fn store(&mut self, looked: Looked) {
+        let hashed = looked.contents.iter().map(|(name, files)| (name, files.hash(), files));
+        let new: Vec<(&BatchName, DefinitionHash, &Files)> =
+            hashed.filter(|(_, hash, _)| !self.stored.contains(hash)).collect();
+        let contents: Vec<(DefinitionHash, &Files)> = new.iter().map(|(_, hash, files)| (*hash, *files)).collect();
+        match definitions::put_all(&self.state, &contents) {
+            Ok(()) => self.stored.extend(new.iter().map(|(_, hash, _)| *hash)),
+            Err(problem) => {
+                for (name, _, _) in new {
+                    let what = format!("it can't be copied into the state folder: {problem}");
+                    self.folders.complain(name, Diagnostic::of_file(Some(name.clone()), name.to_string(), what));
+                }
+            }
+        }
+    }
+
+    /// The folder has been written to for so long that it stays as it is in force. Whether that is news.
+    fn complain_of_unrest(&mut self, folder: &str) -> bool {
+        let Ok(name) = BatchName::new(folder) else { return false };
+        let what =
+            "it has been changing for two seconds without a pause; what is in force stays until it comes to rest";
+        self.folders.complain(&name, Diagnostic::of_file(Some(name.clone()), folder, what));
+        true
+    }
+
+    /// Removes what has been gone for long enough. Whether there was any.
+    fn remove_vanished(&mut self, now: Monotonic) -> bool {
+        let due: Vec<BatchName> = self
+            .vanished
+            .iter()
+            .filter(|(_, since)| **since + REMOVED_AFTER <= now)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in &due {
+            self.vanished.remove(name);
+            self.folders.forget(name);
+        }
+        !due.is_empty()
+    }
+
+    /// Fits everything together, and says what is wrong that was not said before.
+    fn swap(&mut self, done: Option<oneshot::Sender<Reloaded>>) -> Swap {
+        let mut diagnostics: Vec<Diagnostic> =
+            self.alarm.iter().chain(&self.of_settings).chain(&self.of_listing).cloned().collect();
+        let mut graph = None;
+        if self.alarm.is_none() {
+            let fitted = self.folders.fit(&self.around, &self.in_force);
+            diagnostics.extend(fitted.diagnostics);
+            self.accept(&fitted.graph);
+            graph = Some(Arc::new(fitted.graph));
+        }
+        for diagnostic in diagnostics.iter().filter(|diagnostic| !self.told.contains(diagnostic)) {
+            warn!("{diagnostic}");
+        }
+        self.told.clone_from(&diagnostics);
+        Swap { graph, diagnostics, done }
+    }
+
+    /// Remembers what is in force now.
+    fn accept(&mut self, graph: &Graph) {
+        self.in_force = graph.iter().map(|(name, node)| (name.clone(), node.definition().clone())).collect();
+    }
+
+    /// Whether git holds the lock of its index in `batches.d` or above: a checkout may be half done.
+    fn git_is_at_work(&mut self, now: Monotonic) -> bool {
+        let locked = self.batches.ancestors().any(|folder| folder.join(".git/index.lock").exists());
+        if !locked {
+            self.git_locked_since = None;
+            return false;
+        }
+        let since = *self.git_locked_since.get_or_insert(now);
+        let waits = now < since + GIT_LOCK_MAX;
+        if waits {
+            self.quiet.postpone(now);
+            self.scan_at = self.scan_at.max(now + Quiet::PERIOD);
+        }
+        waits
+    }
+}
+
+/// What happens to a batch whose folder is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absent {
+    /// It may come back: it is removed after a while.
+    RemovedLater,
+    /// Somebody said that what is on the disk now counts.
+    RemovedAtOnce,
+}

@@ -1,0 +1,39 @@
+//! Signals to the daemon, as values.
+
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tokio::sync::mpsc;
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// SIGHUP: decide what is on the disk.
+    Reload,
+    /// SIGTERM: end; what runs goes on.
+    End,
+    /// SIGINT: as [`Signal::End`]; at a terminal, the second one ends what runs, too.
+    Interrupt,
+}
+
+/// Receives signals in a thread of its own from now on.
+pub(super) fn listen() -> Result<mpsc::UnboundedReceiver<Signal>> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("can't receive signals")?;
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let serve = move || {
+        for signal in signals.forever() {
+            let signal = match signal {
+                SIGHUP => Signal::Reload,
+                SIGINT => Signal::Interrupt,
+                _ => Signal::End,
+            };
+            if sender.send(signal).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(serve).context("can't start the signals' thread")?;
+    Ok(receiver)
+}

@@ -1,0 +1,335 @@
+//! The folders of `batches.d` to definitions that have been checked: [`Folders`].
+//!
+//! It brings together what `store` reads and `load` checks, for the daemon's reloads and for `batchd check` alike, and
+//! remembers each folder, so that only what has changed is read again. It does not know when to look: that is the caller's
+//! affair; and it decides nothing about what is in force but through [`load::fit`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io, thread};
+
+use anyhow::{Context as _, Result};
+
+use crate::load::{self, Diagnosis, Fitted, Loaded, SettingsFile};
+use crate::model::cron::Expression;
+use crate::model::definition::Definition;
+use crate::model::diagnostic::Diagnostic;
+use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, Files};
+use crate::model::id::BatchName;
+use crate::model::schedule::Schedule;
+use crate::model::time::Instant;
+use crate::store::read::{BatchesDir, Fingerprint, ReadError};
+use crate::store::trust::Trust;
+use crate::store::unpack;
+use crate::zones::Zones;
+
+/// The file in a batch's folder that makes it one.
+const BATCH_TOML: &str = "batch.toml";
+
+/// A change within this time before a folder was looked at may be followed by another that leaves no trace in its
+/// fingerprint: file systems stamp changes by coarse clocks, up to 2 s over a network.
+const COARSE_CLOCK: Duration = Duration::from_secs(2);
+
+/// What checking a definition depends on beside its folder.
+pub struct Surroundings {
+    /// The zones of this host.
+    pub zones: Zones,
+    /// This host's name.
+    pub host: String,
+    /// The settings.
+    pub settings: SettingsFile,
+    /// Who may write definitions.
+    pub trust: Trust,
+    /// batchd itself, to unpack zips in a process of their own.
+    pub program: PathBuf,
+}
+
+/// What is known of every folder that was there when it was last looked at.
+#[derive(Debug, Default)]
+pub struct Folders {
+    known: BTreeMap<BatchName, Known>,
+}
+
+/// What came of reading one folder.
+#[derive(Debug)]
+struct Known {
+    /// Of the folder, and of each that it includes. None: read it again next time.
+    looks: Option<Vec<(String, Fingerprint)>>,
+    /// The `_folders` that it includes.
+    includes: Vec<String>,
+    loaded: Arc<Loaded>,
+}
+
+/// What a look at `batches.d` has found.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Whether anything was read anew, or is gone.
+    pub changed: bool,
+    /// Folders that changed while they were read: look at them again.
+    pub restless: Vec<BatchName>,
+    /// What is no batch and not ignored.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The content of what was read anew, by batch: for the store, if it comes into force.
+    pub contents: BTreeMap<BatchName, Files>,
+}
+
+impl Surroundings {
+    /// Reads the settings (a missing file says nothing), and looks at the host. What is wrong with the settings is given
+    /// back, too; without what is wrong they count.
+    pub fn read(settings: &Path, insecure: bool) -> Result<(Self, Vec<Diagnostic>)> {
+        let zones = Zones::of_environment();
+        let bytes = match fs::read(settings) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error).with_context(|| format!("can't read {}", settings.display())),
+        };
+        let label = settings.display().to_string();
+        let (mut settings, diagnostics) = load::settings(&label, &bytes, &|name| zone_known(&zones, name));
+        let cores = thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+        settings.settings.limits.catch_up_running_max = cores;
+        let trust = match insecure {
+            true => Trust::insecure(),
+            false => {
+                Trust::new(&settings.settings.trusted_owners).with_context(|| format!("{label}: trusted_owners"))?
+            }
+        };
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Ok((Self { zones, host, settings, trust, program: own_program()? }, diagnostics))
+    }
+
+    /// The definition of a batch whose content is whole: a zip's entries, and what is included, in their places.
+    pub fn definition(&self, name: &BatchName, files: &Files) -> Option<Arc<Definition>> {
+        let toml = files.0.get(BATCH_TOML).map(|file| file.bytes.as_slice());
+        let outline = load::outline(&String::from_utf8_lossy(toml.unwrap_or_default()));
+        let zip = outline.script.as_deref().filter(|script| is_zip(script));
+        self.check(&load::Input { name, toml, files, zip, missing_includes: &[] }).definition
+    }
+
+    fn check(&self, input: &load::Input<'_>) -> Loaded {
+        let zone_known = |zone: &str| zone_known(&self.zones, zone);
+        let context = load::Context { settings: &self.settings, host: &self.host, zone_known: &zone_known };
+        load::definition(input, &context)
+    }
+
+    /// The schedule of a definition, and whether it has `@reboot`; or what is wrong with its zone.
+    pub fn schedule(&self, definition: &Definition) -> std::result::Result<(Option<Arc<Schedule>>, bool), Diagnosis> {
+        schedule(&self.zones, definition)
+    }
+}
+
+/// This program, even if its file has been replaced meanwhile.
+pub fn own_program() -> Result<PathBuf> {
+    let program = PathBuf::from("/proc/self/exe");
+    if program.exists() { Ok(program) } else { std::env::current_exe().context("can't find batchd's own program") }
+}
+
+fn zone_known(zones: &Zones, name: &str) -> std::result::Result<(), Diagnosis> {
+    zones.get(name).map(|_| ()).map_err(|error| Diagnosis { what: error.what, hint: error.hint })
+}
+
+/// The schedule of a definition in its zone, and whether it has `@reboot`; or what is wrong with its zone.
+pub fn schedule(
+    zones: &Zones,
+    definition: &Definition,
+) -> std::result::Result<(Option<Arc<Schedule>>, bool), Diagnosis> {
+    let (mut times, mut reboot) = (Vec::new(), false);
+    for text in &definition.cron {
+        match Expression::parse(text).map_err(|error| Diagnosis { what: error.what, hint: error.hint })? {
+            Expression::Reboot => reboot = true,
+            Expression::Times(cron) => times.push(cron),
+        }
+    }
+    if times.is_empty() {
+        return Ok((None, reboot));
+    }
+    let zone = match &definition.timezone {
+        Some(name) => zones.get(name).map_err(|error| Diagnosis { what: error.what, hint: error.hint })?,
+        None => zones.system().zone,
+    };
+    Ok((Some(Arc::new(Schedule::new(times, zone))), reboot))
+}
+
+impl Folders {
+    /// Looks at the folders of `dir`: at all, or at those named in `only`, and reads those that have changed. `now` is when.
+    ///
+    /// A folder that is gone is forgotten if it is in `gone`, and kept as it was else: the caller knows since when.
+    pub fn look(
+        &mut self,
+        around: &Surroundings,
+        dir: &BatchesDir,
+        only: Option<&BTreeSet<BatchName>>,
+        present: &[BatchName],
+        now: Instant,
+    ) -> Looked {
+        let mut looked = Looked::default();
+        let asked = |name: &BatchName| only.is_none_or(|only| only.contains(name));
+        for name in present.iter().filter(|name| asked(name)) {
+            if self.is_unchanged(dir, name, now) {
+                continue;
+            }
+            match read(around, dir, name, now) {
+                Ok((known, content)) => {
+                    looked.changed |= self.known.get(name).is_none_or(|before| before.loaded != known.loaded);
+                    looked.contents.extend(content.map(|content| (name.clone(), content)));
+                    self.known.insert(name.clone(), known);
+                }
+                Err(ReadError::Changed) => looked.restless.push(name.clone()),
+                // It was there when the folder was listed, and will be missed at the next look.
+                Err(ReadError::Gone) => {}
+                Err(ReadError::Refused(diagnostics)) => {
+                    looked.changed = true;
+                    let loaded = Arc::new(Loaded::refused(name.clone(), diagnostics));
+                    self.known.insert(name.clone(), Known { looks: None, includes: Vec::new(), loaded });
+                }
+            }
+        }
+        looked
+    }
+
+    /// The batches that were found so far.
+    pub fn names(&self) -> impl Iterator<Item = &BatchName> {
+        self.known.keys()
+    }
+
+    /// The batches that include `folder`.
+    pub fn including<'f>(&'f self, folder: &'f str) -> impl Iterator<Item = &'f BatchName> {
+        self.known
+            .iter()
+            .filter(move |(_, known)| known.includes.iter().any(|name| name == folder))
+            .map(|(name, _)| name)
+    }
+
+    /// Forgets a batch: its folder is gone.
+    pub fn forget(&mut self, name: &BatchName) {
+        self.known.remove(name);
+    }
+
+    /// Reads everything again at the next look: what all definitions depend on has changed.
+    pub fn forget_looks(&mut self) {
+        self.known.values_mut().for_each(|known| known.looks = None);
+    }
+
+    /// Leaves a batch as it is in force, with this complaint, until it is read again.
+    pub fn complain(&mut self, name: &BatchName, diagnostic: Diagnostic) {
+        let mut diagnostics = vec![diagnostic];
+        diagnostics.extend(self.known.get(name).map(|known| known.loaded.diagnostics.clone()).unwrap_or_default());
+        let loaded = Arc::new(Loaded::refused(name.clone(), diagnostics));
+        self.known.insert(name.clone(), Known { looks: None, includes: Vec::new(), loaded });
+    }
+
+    /// Fits everything together. `previous` is what is in force until now.
+    pub fn fit(&self, around: &Surroundings, previous: &BTreeMap<BatchName, Arc<Definition>>) -> Fitted {
+        let candidates: Vec<Arc<Loaded>> = self.known.values().map(|known| known.loaded.clone()).collect();
+        load::fit(&candidates, previous, &around.settings, &|definition| around.schedule(definition))
+    }
+
+    fn is_unchanged(&self, dir: &BatchesDir, name: &BatchName, now: Instant) -> bool {
+        let Some(looks) = self.known.get(name).and_then(|known| known.looks.as_ref()) else { return false };
+        looks.iter().all(|(folder, before)| {
+            // The second condition: the content was read when the last change was safely over.
+            dir.fingerprint(folder).is_ok_and(|look| look == *before) && is_settled(before, now)
+        })
+    }
+}
+
+/// Whether the last change that a fingerprint shows was over when it was taken, so that a later one would show.
+fn is_settled(look: &Fingerprint, taken_at: Instant) -> bool {
+    look.newest_change_at + COARSE_CLOCK < taken_at
+}
+
+/// Reads and checks one folder, with what it includes and what its zip holds.
+fn read(
+    around: &Surroundings,
+    dir: &BatchesDir,
+    name: &BatchName,
+    now: Instant,
+) -> std::result::Result<(Known, Option<Files>), ReadError> {
+    let raw = dir.read(name.as_str(), &around.trust)?;
+    let mut looks = vec![(name.to_string(), raw.fingerprint)];
+    let mut files = raw.files;
+    let toml = files.0.get(BATCH_TOML).map(|file| file.bytes.clone());
+    let outline = load::outline(&String::from_utf8_lossy(toml.as_deref().unwrap_or_default()));
+    let mut diagnostics = Vec::new();
+    let zip = zip_of(outline.script.as_deref(), &files);
+    if let Some(zip) = &zip {
+        diagnostics.extend(open_zip(around, name, zip, &mut files));
+    }
+    let mut missing_includes = Vec::new();
+    for include in outline.include.iter().filter(|include| is_includable(include)) {
+        match dir.read(include, &around.trust) {
+            Ok(raw) => {
+                looks.push((include.clone(), raw.fingerprint));
+                files.0.extend(raw.files.0.into_iter().map(|(path, file)| (format!("{include}/{path}"), file)));
+            }
+            Err(ReadError::Gone) => missing_includes.push(include.clone()),
+            Err(ReadError::Changed) => return Err(ReadError::Changed),
+            Err(ReadError::Refused(mut refused)) => diagnostics.append(&mut refused),
+        }
+    }
+    diagnostics.extend(too_large(name, &files));
+    let loaded = if diagnostics.is_empty() {
+        let (toml, zip, missing_includes) = (toml.as_deref(), zip.as_deref(), missing_includes.as_slice());
+        around.check(&load::Input { name, toml, files: &files, zip, missing_includes })
+    } else {
+        Loaded::refused(name.clone(), diagnostics)
+    };
+    let content = loaded.definition.is_some().then_some(files);
+    let settled = looks.iter().all(|(_, look)| is_settled(look, now)) && missing_includes.is_empty();
+    let known = Known { looks: settled.then_some(looks), includes: outline.include, loaded: Arc::new(loaded) };
+    Ok((known, content))
+}
+
+/// The zip whose entries are the batch: the one that `script` names, else, without a `script.sh`, the only one.
+fn zip_of(script: Option<&str>, files: &Files) -> Option<String> {
+    match script {
+        Some(script) => (is_zip(script) && files.0.contains_key(script)).then(|| script.to_owned()),
+        None if files.0.contains_key("script.sh") => None,
+        None => {
+            let mut zips = files.0.keys().filter(|path| is_zip(path) && !path.contains('/'));
+            zips.next().filter(|_| zips.next().is_none()).cloned()
+        }
+    }
+}
+
+fn is_zip(path: &str) -> bool {
+    path.to_ascii_lowercase().ends_with(".zip")
+}
+
+/// Puts a zip's entries in its place, as if they lay in the folder; or what is wrong with it.
+fn open_zip(around: &Surroundings, name: &BatchName, zip: &str, files: &mut Files) -> Option<Diagnostic> {
+    let archive = files.0.remove(zip)?;
+    let file = format!("{name}/{zip}");
+    let entries = match unpack::unzip_in_child(&around.program, &archive.bytes) {
+        Ok(entries) => entries,
+        Err(error) => return Some(error.diagnostic(Some(name.clone()), file)),
+    };
+    if let Some(path) = entries.0.keys().find(|path| files.0.contains_key(*path)) {
+        let what = format!("`{path}` is in the zip and beside it");
+        let hint = "take one of the two away: a zip's entries lie in the folder as if they had been copied there";
+        return Some(Diagnostic::of_file(Some(name.clone()), file, what).with_hint(hint));
+    }
+    files.0.extend(entries.0);
+    None
+}
+
+/// Only `_folders` of `batches.d` itself can be included; what else is written there, `load` complains about.
+fn is_includable(include: &str) -> bool {
+    include.starts_with('_') && !include.contains('/')
+}
+
+/// The limits of a definition, for a folder with what it includes.
+fn too_large(name: &BatchName, files: &Files) -> Option<Diagnostic> {
+    let hint = "keep data elsewhere, and let the script read it from there";
+    let of_file = |what: String| Diagnostic::of_file(Some(name.clone()), name.to_string(), what).with_hint(hint);
+    if files.0.len() > DEFINITION_FILES_MAX {
+        return Some(of_file(format!(
+            "{} files are more than the {DEFINITION_FILES_MAX} of a definition",
+            files.0.len()
+        )));
+    }
+    let bytes = files.bytes_total();
+    (bytes > DEFINITION_BYTES_MAX)
+        .then(|| of_file(format!("{bytes} bytes are more than the {} MiB of a definition", DEFINITION_BYTES_MAX >> 20)))
+}
