@@ -100,7 +100,8 @@ impl Reader {
         }
         let connection = match open_as(path, "mode=ro") {
             Ok(connection) => connection,
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
+            // Which of the two it is depends on what SQLite may not do first: make a file beside the journal, or write in it.
+            Err(error) if matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)) => {
                 if beside(path, "-wal").exists() {
                     return Err(OpenError::NeedsRecovery { path: path.to_owned() });
                 }
