@@ -200,6 +200,9 @@ impl Daemon {
 
     /// Puts a graph in force, and says so to who waits.
     async fn swap(&mut self, swap: Swap) -> Result<()> {
+        if self.zones.changed() {
+            self.zones = Zones::of_environment();
+        }
         if let Some(graph) = swap.graph {
             self.handle(vec![Event::Reload(graph)]).await?;
         }

@@ -74,6 +74,8 @@ pub(super) struct Loader {
     alarm: Option<Diagnostic>,
     /// What was said last, so that it is said once.
     told: Vec<Diagnostic>,
+    /// The settings, or the zones, are not those that the graph in force was made with.
+    outdated: bool,
     quiet: Quiet,
     scan_at: Monotonic,
     git_locked_since: Option<Monotonic>,
@@ -103,6 +105,7 @@ impl Loader {
             of_listing: Vec::new(),
             alarm: None,
             told: Vec::new(),
+            outdated: false,
             quiet: Quiet::default(),
             scan_at: clock::monotonic(),
             git_locked_since: None,
@@ -171,6 +174,7 @@ impl Loader {
         if let Some((around, diagnostics)) = (self.settings)() {
             self.around = around;
             self.of_settings = diagnostics;
+            self.outdated = true;
             self.folders.forget_looks();
         }
     }
@@ -202,7 +206,7 @@ impl Loader {
             changed |= self.look_at(Some(&names), Absent::RemovedLater);
         }
         changed |= self.remove_vanished(now);
-        changed.then(|| self.swap(None))
+        (changed || self.outdated).then(|| self.swap(None))
     }
 
     /// Decides what is on the disk now.
@@ -324,6 +328,7 @@ impl Loader {
         let mut diagnostics: Vec<Diagnostic> =
             self.alarm.iter().chain(&self.of_settings).chain(&self.of_listing).cloned().collect();
         let mut graph = None;
+        self.outdated = false;
         if self.alarm.is_none() {
             let fitted = self.folders.fit(&self.around, &self.in_force);
             diagnostics.extend(fitted.diagnostics);

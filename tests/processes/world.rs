@@ -53,7 +53,7 @@ impl World {
         let home = tempfile::tempdir().unwrap();
         // Other users' scripts pass through.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        for folder in ["runs", "state/definitions"] {
+        for folder in ["runs", "state"] {
             fs::create_dir_all(home.path().join(folder)).unwrap();
         }
         let program = program(home.path());
@@ -116,10 +116,7 @@ impl World {
             "script.sh".to_owned(),
             batchd::model::files::FileContent { bytes: script.as_bytes().to_vec(), executable: true },
         )]));
-        let hash = files.hash();
-        let folder = self.path("state/definitions").join(hash.to_string());
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("script.sh"), script).unwrap();
+        let hash = batchd::store::definitions::put(&self.path("state"), &files).unwrap();
         let definition = definition(&batch, hash);
         let mut execution = definition.execution.clone();
         let run = run(batch.run(1), hash);
