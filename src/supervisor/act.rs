@@ -83,7 +83,7 @@ impl Server {
 
     /// The shim has told that the script runs.
     pub(super) fn import_start(&mut self, run: &RunId) {
-        let Some(entry) = self.runs.get(run).filter(|entry| !entry.started) else { return };
+        let Some(entry) = self.runs.get(run).filter(|entry| !entry.start_reported) else { return };
         let started = RunDir::open(&self.folder(run)).ok().and_then(|folder| folder.read(&entry.launch.token).ok()?);
         self.report_start(run, started);
     }
@@ -213,8 +213,8 @@ impl Server {
 
     fn report_start(&mut self, run: &RunId, started: Option<Started>) {
         let Some(entry) = self.runs.get_mut(run) else { return };
-        if let Some(started) = started.filter(|_| !entry.started) {
-            entry.started = true;
+        if let Some(started) = started.filter(|_| !entry.start_reported) {
+            (entry.started, entry.start_reported) = (true, true);
             self.report(run, Report::Started { at: started.at });
         }
     }

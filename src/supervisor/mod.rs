@@ -33,7 +33,8 @@ pub trait Place {
     /// Begins a run. Its row is in the journal as `starting`.
     fn launch(&self, launch: Launch);
     /// Finds out what became of a run that an earlier daemon launched, and goes on with it from there: its row is in the
-    /// journal as `starting` or `running`. Also a run that was never begun is begun.
+    /// journal as `starting` or `running`. A run that was never begun is begun; one whose script runs is reported as started,
+    /// also if its row says so already, so that it is known when all have been found.
     fn find(&self, launch: Launch);
     /// Ends a run. Its stop is in the journal. For a run that has ended, nothing.
     fn stop(&self, run: RunId);

@@ -22,6 +22,8 @@ pub(super) struct Entry {
     pub(super) serial: u64,
     /// Its start has been reported, or is in the journal.
     pub(super) started: bool,
+    /// Its start has been reported by this place: also of a run that was found alive, so that it is known to be.
+    pub(super) start_reported: bool,
     /// Somebody asked for its end.
     pub(super) stop: bool,
     /// What will wake it: a timer or the end of a process. Replaced by the next, which ends it.
@@ -48,7 +50,19 @@ impl Entry {
     pub(super) fn new(launch: Box<Launch>) -> Self {
         let started = launch.run.started_at.is_some() || matches!(launch.run.state, State::Running);
         let stop = launch.run.stop.is_some();
-        Self { launch, serial: 0, started, stop, wake: None, failures: 0, repeated: false, waited: false, looks: 0 }
+        let start_reported = false;
+        Self {
+            launch,
+            serial: 0,
+            started,
+            start_reported,
+            stop,
+            wake: None,
+            failures: 0,
+            repeated: false,
+            waited: false,
+            looks: 0,
+        }
     }
 
     pub(super) fn row(&self) -> Row {
