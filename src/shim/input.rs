@@ -15,6 +15,7 @@ use super::order::{Order, Stdin};
 use super::user::User;
 use crate::model::id::RunId;
 use crate::model::launch::UpstreamEnd;
+use crate::model::run::Outcome;
 use crate::rundir::{IO, RunDir, STDERR, STDOUT};
 
 /// The folder of the upstreams' files, in `io/`.
@@ -64,14 +65,14 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// `<batch>.out`, `<batch>.err` and `<batch>.outcome` of one upstream. What it has no log of it has no file of.
+    /// `<batch>.out`, `<batch>.err` and `<batch>.outcome` of one upstream. What it has no log of is empty.
     fn offer(&self, folder: &OwnedFd, upstream: &UpstreamEnd) -> Result<(), Refusal> {
         let batch = &upstream.run.batch;
         for (ending, log) in [("out", STDOUT), ("err", STDERR)] {
             let source = self.log(&upstream.output_of, log);
             let name = format!("{batch}.{ending}");
             match (self.user, open_file(&source)) {
-                (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => drop(self.create(folder, &name)?),
                 (_, Err(error)) => return Err(Refusal::io(&format!("opening {}", source.display()), error)),
                 (None, Ok(_)) => {
                     let target = format!("../../../{}/{log}", upstream.output_of);
@@ -89,6 +90,9 @@ impl Place<'_> {
 
     /// One run's stdout as it is; `link` is where in `io/` the script already finds it.
     fn whole_output(&self, end: &UpstreamEnd, link: Option<String>) -> Result<(OwnedFd, Option<PathBuf>), Refusal> {
+        if never_ran(end) {
+            return self.copied(Vec::new());
+        }
         let stdin = self.verified(end)?;
         let path = match (link, self.user) {
             (Some(link), _) => self.path.join(link),
@@ -100,7 +104,8 @@ impl Place<'_> {
 
     /// The outputs of several runs, one after the other, in a file of their own.
     fn concatenation(&self, ends: &[UpstreamEnd]) -> Result<(OwnedFd, Option<PathBuf>), Refusal> {
-        let outputs: Result<Vec<OwnedFd>, Refusal> = ends.iter().map(|end| self.verified(end)).collect();
+        let outputs: Result<Vec<OwnedFd>, Refusal> =
+            ends.iter().filter(|end| !never_ran(end)).map(|end| self.verified(end)).collect();
         self.copied(outputs?)
     }
 
@@ -124,7 +129,7 @@ impl Place<'_> {
     /// A run's stdout, if it is what the journal says of it.
     fn verified(&self, end: &UpstreamEnd) -> Result<OwnedFd, Refusal> {
         let run = &end.output_of;
-        let incomplete = |what: String| Refusal::input(format!("input incomplete: the output of {run} {what}"));
+        let incomplete = |what: String| Refusal::input(format!("the output of {run} {what}"));
         let exit = end.exit.as_ref().ok_or_else(|| incomplete("is unknown: its end was never recorded".to_owned()))?;
         if exit.stdout_dropped_bytes > 0 {
             let dropped = exit.stdout_dropped_bytes;
@@ -154,6 +159,16 @@ impl Place<'_> {
         let file = file.map_err(|e| Refusal::io("making an input file", e.into()))?;
         give(file.as_fd(), self.user)?;
         Ok(File::from(file))
+    }
+}
+
+/// Whether nothing of it has run: then its output is empty, and known to be. An `independent` batch goes on with what the
+/// others have written. Only of a run that is lost nobody knows.
+fn never_ran(end: &UpstreamEnd) -> bool {
+    match end.outcome {
+        Outcome::Aborted | Outcome::Skipped | Outcome::Missed => true,
+        Outcome::Failed | Outcome::Cancelled => end.exit.is_none(),
+        Outcome::Succeeded | Outcome::TimedOut | Outcome::Lost => false,
     }
 }
 

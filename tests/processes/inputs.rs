@@ -74,6 +74,28 @@ fn an_input_that_is_not_whole_is_not_used() {
 }
 
 #[test]
+fn the_output_of_what_never_ran_is_empty() {
+    let mut world = World::new();
+    let [load, clean] = upstreams(&mut world);
+    let never = "stock.1".parse().unwrap();
+    let skipped =
+        UpstreamEnd { run: never, output_of: "stock.1".parse().unwrap(), outcome: Outcome::Skipped, exit: None };
+    let mut check = |ends: &[UpstreamEnd], expected: &str| {
+        let launch = below(&world, ends, None);
+        world.launch(&launch);
+        assert!(matches!(world.end(&launch), Report::Exited { success: true, .. }));
+        let stdout = world.text(&launch, "stdout.log");
+        assert!(stdout.starts_with(expected) && stdout.contains("stock.out: \n"), "{stdout}");
+        world.forget(&launch);
+    };
+    check(&[load, skipped.clone(), clean], "loaded\ncleaned\n[loaded\ncleaned]");
+    check(&[skipped.clone()], "[]");
+    let launch = below(&world, &[UpstreamEnd { outcome: Outcome::Lost, ..skipped }], None);
+    world.launch(&launch);
+    assert!(matches!(world.end(&launch), Report::InputIncomplete { .. }));
+}
+
+#[test]
 fn an_input_can_be_given_by_hand() {
     let mut world = World::new();
     let [load, clean] = upstreams(&mut world);
