@@ -89,7 +89,7 @@ fn the_output_of_what_never_ran_is_empty() {
         world.forget(&launch);
     };
     check(&[load, skipped.clone(), clean], "loaded\ncleaned\n[loaded\ncleaned]");
-    check(&[skipped.clone()], "[]");
+    check(std::slice::from_ref(&skipped), "[]");
     let launch = below(&world, &[UpstreamEnd { outcome: Outcome::Lost, ..skipped }], None);
     world.launch(&launch);
     assert!(matches!(world.end(&launch), Report::InputIncomplete { .. }));
