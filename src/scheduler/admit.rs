@@ -123,7 +123,12 @@ impl Scheduler {
         if node.definition().overlap == Overlap::Allow && !serial {
             return true;
         }
-        !self.book.live_of(&run.id.batch).any(|other| other.id != run.id && Book::keeps_busy(other))
+        // Two attempts that wait (they ran beside each other while the batch allowed it) must not wait for each other.
+        let waits_behind = |other: &Run| {
+            run.trigger == Trigger::Retry && !other.is_under_way() && run.queue_position < other.queue_position
+        };
+        let mut others = self.book.live_of(&run.id.batch).filter(|other| other.id != run.id);
+        !others.any(|other| Book::keeps_busy(other) && !waits_behind(other))
     }
 
     /// The run becomes `starting`, with the definition that is in force now.

@@ -137,6 +137,9 @@ impl Scheduler {
         let Some(mut run) = self.book.get(&id).cloned() else { return false };
         (run.joining, run.remark) = (false, None);
         match self.graph.get(&id.batch).cloned() {
+            Some(node) if node.join == Join::AcrossChains || node.upstreams.is_empty() => {
+                self.skip(now, run, "its batch waits for nothing in this chain any more");
+            }
             Some(node) => self.decide(now, &node, run, upstreams),
             None => self.skip(now, run, "its batch was removed"),
         }
