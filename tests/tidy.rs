@@ -191,7 +191,7 @@ fn modules_use_what_the_table_allows() {
         };
         for (line, path) in source.own_paths() {
             let is_allowed = |prefix: &&str| path == **prefix || path.starts_with(&format!("{prefix}::"));
-            if path.split("::").next() != Some(module) && !allowed.iter().any(|prefix| is_allowed(&prefix)) {
+            if path.split("::").next() != Some(module) && !allowed.iter().any(is_allowed) {
                 complaints.push(format!("{}:{line}: `{module}` may not use `crate::{path}`", source.path));
             }
         }
