@@ -56,7 +56,8 @@ pub enum Fired {
 #[derive(Debug)]
 pub struct Alarm {
     timer: AsyncFd<OwnedFd>,
-    set: Option<Instant>,
+    /// What the timer is armed with; none once it has rung.
+    armed: Option<Instant>,
 }
 
 impl Alarm {
@@ -64,14 +65,16 @@ impl Alarm {
     pub fn new() -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let timer = watched(timer)?;
-        let mut alarm = Self { timer, set: None };
-        alarm.arm(None)?;
+        let mut alarm = Self { timer, armed: None };
+        alarm.set(None)?;
         Ok(alarm)
     }
 
     /// Sets it to ring at `at`; at nothing but a change of the clock if there is nothing to wait for.
     pub fn set(&mut self, at: Option<Instant>) -> io::Result<()> {
-        if self.set == at { Ok(()) } else { self.arm(at) }
+        // A timer that is not armed is not told of a clock that is set: "nothing to wait for" is a time that never comes.
+        let at = at.unwrap_or(Instant::MAX);
+        if self.armed == Some(at) { Ok(()) } else { self.arm(at) }
     }
 
     /// Waits until it rings. It has to be set again after that.
@@ -81,11 +84,11 @@ impl Alarm {
             let mut count = [0; 8];
             match rustix::io::read(self.timer.get_ref(), &mut count) {
                 Ok(_) => {
-                    self.set = None;
+                    self.armed = None;
                     return Ok(Fired::Due);
                 }
                 Err(Errno::CANCELED) => {
-                    self.set = None;
+                    self.armed = None;
                     return Ok(Fired::ClockSet);
                 }
                 Err(Errno::AGAIN) => guard.clear_ready(),
@@ -94,16 +97,15 @@ impl Alarm {
         }
     }
 
-    fn arm(&mut self, at: Option<Instant>) -> io::Result<()> {
-        // A timer that is not armed is not told of a clock that is set: "nothing to wait for" is a time that never comes.
-        let time = at.unwrap_or(Instant::MAX).max(Instant::from_ms(1));
+    fn arm(&mut self, at: Instant) -> io::Result<()> {
+        let time = at.max(Instant::from_ms(1));
         let value = Timespec { tv_sec: time.as_s(), tv_nsec: (time.as_ms() - time.as_s() * 1000) * 1_000_000 };
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
         let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
         match timerfd_settime(self.timer.get_ref(), flags, &Itimerspec { it_interval: none, it_value: value }) {
             // The clock was set since the last time: the new time is armed all the same, and what is due is looked at.
             Ok(_) | Err(Errno::CANCELED) => {
-                self.set = at;
+                self.armed = Some(at);
                 Ok(())
             }
             Err(error) => Err(error.into()),

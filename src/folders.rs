@@ -179,8 +179,8 @@ impl Folders {
                 // It was there when the folder was listed, and will be missed at the next look.
                 Err(ReadError::Gone) => {}
                 Err(ReadError::Refused(diagnostics)) => {
-                    looked.changed = true;
                     let loaded = Arc::new(Loaded::refused(name.clone(), diagnostics));
+                    looked.changed |= self.known.get(name).is_none_or(|before| before.loaded != loaded);
                     self.known.insert(name.clone(), Known { looks: None, includes: Vec::new(), loaded });
                 }
             }
@@ -211,12 +211,18 @@ impl Folders {
         self.known.values_mut().for_each(|known| known.looks = None);
     }
 
-    /// Leaves a batch as it is in force, with this complaint, until it is read again.
-    pub fn complain(&mut self, name: &BatchName, diagnostic: Diagnostic) {
-        let mut diagnostics = vec![diagnostic];
-        diagnostics.extend(self.known.get(name).map(|known| known.loaded.diagnostics.clone()).unwrap_or_default());
+    /// Leaves a batch as it is in force, with this complaint, until it is read again. Whether the complaint is new.
+    pub fn complain(&mut self, name: &BatchName, diagnostic: Diagnostic) -> bool {
+        let known = self.known.get(name);
+        let mut diagnostics = known.map(|known| known.loaded.diagnostics.clone()).unwrap_or_default();
+        if diagnostics.contains(&diagnostic) {
+            return false;
+        }
+        diagnostics.insert(0, diagnostic);
+        let includes = known.map(|known| known.includes.clone()).unwrap_or_default();
         let loaded = Arc::new(Loaded::refused(name.clone(), diagnostics));
-        self.known.insert(name.clone(), Known { looks: None, includes: Vec::new(), loaded });
+        self.known.insert(name.clone(), Known { looks: None, includes, loaded });
+        true
     }
 
     /// Fits everything together. `previous` is what is in force until now.

@@ -3,6 +3,9 @@
 //! What is true is on the disk: a hint only says where to look, and when nobody says anything everything is looked at every
 //! minute. It runs in a thread of its own, since it reads files. It does not know what a swap does to runs.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -78,7 +81,11 @@ pub(super) struct Loader {
     outdated: bool,
     quiet: Quiet,
     scan_at: Monotonic,
+    /// When the settings have come to rest, if something has happened to them.
+    settings_at: Option<Monotonic>,
     git_locked_since: Option<Monotonic>,
+    /// Nothing is looked at before: git was at work.
+    paused_until: Monotonic,
 }
 
 /// Reads the settings again; the daemon knows how.
@@ -108,7 +115,9 @@ impl Loader {
             outdated: false,
             quiet: Quiet::default(),
             scan_at: clock::monotonic(),
+            settings_at: None,
             git_locked_since: None,
+            paused_until: clock::monotonic(),
         }
     }
 
@@ -149,7 +158,8 @@ impl Loader {
     /// When there is something to look at next.
     fn next_look(&self) -> Monotonic {
         let vanished = self.vanished.values().map(|since| *since + REMOVED_AFTER);
-        vanished.chain(self.quiet.next()).chain([self.scan_at]).min().unwrap_or(self.scan_at)
+        let hinted = self.quiet.next().into_iter().chain(self.settings_at);
+        vanished.chain(hinted).fold(self.scan_at, Monotonic::min).max(self.paused_until)
     }
 
     /// Takes a hint: its folder is looked at when it has come to rest.
@@ -159,10 +169,7 @@ impl Loader {
             Hint::Folder(name) => self.quiet.hint(&name, now),
             // After the quiet period: a swapped symlink is often followed by more.
             Hint::Everything => self.scan_at = self.scan_at.min(now + Quiet::PERIOD),
-            Hint::Settings => {
-                self.scan_at = self.scan_at.min(now + Quiet::PERIOD);
-                self.read_settings();
-            }
+            Hint::Settings => self.settings_at = Some(now + Quiet::PERIOD),
             Hint::Trouble(what) => {
                 warn!("{what}; changes are found once a minute");
                 self.scan_at = self.scan_at.min(now + Quiet::PERIOD);
@@ -170,9 +177,15 @@ impl Loader {
         }
     }
 
+    /// Reads the settings again. As with definitions, what was good stays in force until all of it is good again: without
+    /// the defaults of a file that was cut short, every batch would be another one.
     fn read_settings(&mut self) {
+        self.settings_at = None;
         if let Some((around, diagnostics)) = (self.settings)() {
-            self.around = around;
+            let before = std::mem::replace(&mut self.around, around);
+            if !diagnostics.is_empty() {
+                (self.around.settings, self.around.trust) = (before.settings, before.trust);
+            }
             self.of_settings = diagnostics;
             self.outdated = true;
             self.folders.forget_looks();
@@ -185,8 +198,12 @@ impl Loader {
         if self.git_is_at_work(now) {
             return None;
         }
+        let settings_changed = self.settings_at.is_some_and(|at| at <= now);
+        if settings_changed {
+            self.read_settings();
+        }
         let mut changed = false;
-        if now >= self.scan_at {
+        if now >= self.scan_at || settings_changed {
             if self.around.zones.changed() {
                 info!("the time-zone data or the system's time zone has changed");
                 self.read_settings();
@@ -197,6 +214,8 @@ impl Loader {
         for ready in self.quiet.ready(now) {
             if ready.unrest {
                 changed |= self.complain_of_unrest(&ready.folder);
+                // Its last change may have been just now, and no other hint come.
+                self.quiet.hint(&ready.folder, now);
             } else {
                 names.extend(self.folders.including(&ready.folder).cloned());
                 names.extend(BatchName::new(&ready.folder));
@@ -304,8 +323,7 @@ impl Loader {
         let Ok(name) = BatchName::new(folder) else { return false };
         let what =
             "it has been changing for two seconds without a pause; what is in force stays until it comes to rest";
-        self.folders.complain(&name, Diagnostic::of_file(Some(name.clone()), folder, what));
-        true
+        self.folders.complain(&name, Diagnostic::of_file(Some(name.clone()), folder, what))
     }
 
     /// Removes what has been gone for long enough. Whether there was any.
@@ -358,7 +376,7 @@ impl Loader {
         let waits = now < since + GIT_LOCK_MAX;
         if waits {
             self.quiet.postpone(now);
-            self.scan_at = self.scan_at.max(now + Quiet::PERIOD);
+            self.paused_until = now + Quiet::PERIOD;
         }
         waits
     }

@@ -51,7 +51,7 @@ pub struct Context<'c> {
 pub struct Loaded {
     /// The batch.
     pub name: BatchName,
-    /// Its definition; none if there is a diagnostic. A default `on_error` is not in it yet: see [`super::fit`].
+    /// Its definition; none if there is a diagnostic. A default `on_error` is not in it yet: see [`super::fit()`].
     pub definition: Option<Arc<Definition>>,
     /// Its `hosts`, as far as they can be read, let it be in force on this host.
     pub applies: bool,

@@ -4,8 +4,8 @@
 //! Pure: it is given bytes and never reads a file, a clock or the host; it does not know where the bytes come from, who
 //! may have written them, or what becomes of a definition. Every complaint has its place, and all of them come at once.
 //!
-//! The order of calls: [`settings`] once; for each folder [`outline`], which says what else belongs to it, then
-//! [`definition`]; then [`fit`] over all of them, which makes the graph.
+//! The order of calls: [`settings()`] once; for each folder [`outline()`], which says what else belongs to it, then
+//! [`definition()`]; then [`fit()`] over all of them, which makes the graph.
 
 mod definition;
 mod findings;

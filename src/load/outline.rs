@@ -13,7 +13,7 @@ pub struct Outline {
 
 /// Reads `script` and `include` from the text of a `batch.toml`, as far as they can be read.
 ///
-/// It complains of nothing: [`super::definition`] reads the same text and does.
+/// It complains of nothing: [`super::definition()`] reads the same text and does.
 pub fn outline(text: &str) -> Outline {
     let (table, _) = DeTable::parse_recoverable(text);
     let value = |key: &str| table.get_ref().get(key).map(|value| value.get_ref());

@@ -28,13 +28,13 @@ const OVERLAPS: &[(&str, Overlap)] =
     &[("skip", Overlap::Skip), ("queue", Overlap::Queue), ("allow", Overlap::Allow), ("replace", Overlap::Replace)];
 const CATCH_UPS: &[(&str, CatchUp)] = &[("last", CatchUp::Last), ("none", CatchUp::None), ("all", CatchUp::All)];
 
-/// The keys marked * in the design's table, as written; each none if it is not there. [`super::definition`] applies the
+/// The keys marked * in the design's table, as written; each none if it is not there. [`super::definition()`] applies the
 /// settings' ones to what a batch leaves open: a key of the batch replaces the default whole, `env` name by name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policies {
     /// `timezone`: an IANA name that the host knows.
     pub timezone: Option<String>,
-    /// `on_error`. [`super::fit`] applies the default, since it must not be applied to targets and what follows them.
+    /// `on_error`. [`super::fit()`] applies the default, since it must not be applied to targets and what follows them.
     pub on_error: Option<Vec<Named>>,
     /// `hosts`: globs, each valid.
     pub hosts: Option<Vec<String>>,

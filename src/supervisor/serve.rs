@@ -21,6 +21,7 @@ use super::{Request, hunt};
 use crate::model::id::RunId;
 use crate::model::launch::Report;
 use crate::rundir::RunDir;
+use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::shim::order::Notice;
 
 /// The most requests that a launcher has not answered: their answers carry descriptors, and only so many of these may be
@@ -125,6 +126,7 @@ impl Server {
                 if let Err(error) = settled {
                     warn!(%run, %error, "the run folder could not be tidied; remove `lock` and `claim` by hand if they disturb");
                 }
+                crash_point(CrashPoint::DaemonSettled);
             }
         }
     }

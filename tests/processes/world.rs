@@ -145,10 +145,14 @@ impl World {
 
     /// Collects a run, and returns when that is done: requests are taken in order.
     pub(crate) fn collect(&mut self, launch: &Launch) {
-        self.local.as_ref().unwrap().collect(launch.run.id.clone());
+        self.ask_to_collect(launch);
         let marker = self.plan("marker", "", |_, launch| launch.run.definition = None);
         self.launch(&marker);
         self.end(&marker);
+    }
+
+    pub(crate) fn ask_to_collect(&self, launch: &Launch) {
+        self.local.as_ref().unwrap().collect(launch.run.id.clone());
     }
 
     /// The next report of any run.

@@ -1,0 +1,87 @@
+//! Reloading on real folders, with time passed by the test.
+
+use std::fs;
+
+use super::*;
+
+/// A `batches.d` with one batch in it, settings, and the loader that has looked at them.
+struct World {
+    folder: tempfile::TempDir,
+    loader: Loader,
+    graph: Arc<Graph>,
+}
+
+impl World {
+    fn new(settings: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir_all(path("batches.d/report")).unwrap();
+        fs::create_dir_all(path("state/definitions")).unwrap();
+        fs::write(path("batches.d/report/batch.toml"), "cron = \"0 2 * * *\"\n").unwrap();
+        fs::write(path("batches.d/report/script.sh"), "echo report\n").unwrap();
+        fs::write(path("batchd.toml"), settings).unwrap();
+        let settings = path("batchd.toml");
+        let (around, diagnostics) = Surroundings::read(&settings, true).unwrap();
+        let again = Box::new(move || Surroundings::read(&settings, true).ok());
+        let mut loader = Loader::new((path("batches.d"), path("state")), around, again, BTreeMap::new());
+        let (graph, _) = loader.begin(Arc::new(Graph::default()), diagnostics);
+        Self { folder, loader, graph }
+    }
+
+    fn timezone(&self) -> Option<String> {
+        let report = BatchName::new("report").unwrap();
+        self.graph.get(&report).expect("it stays in force").definition().timezone.clone()
+    }
+
+    /// Writes the settings, and has them looked at when they have come to rest. What is wrong.
+    fn settings(&mut self, text: &str) -> Vec<Diagnostic> {
+        fs::write(self.folder.path().join("batchd.toml"), text).unwrap();
+        self.loader.note(Hint::Settings);
+        assert!(self.loader.next_look() > clock::monotonic(), "they may still be written to");
+        self.loader.settings_at = Some(clock::monotonic());
+        let swap = self.loader.look().expect("settings have changed");
+        self.graph = swap.graph.expect("nothing is wrong with batches.d");
+        swap.diagnostics
+    }
+}
+
+#[test]
+fn broken_settings_change_no_batch() {
+    let mut world = World::new("[defaults]\ntimezone = \"Asia/Tokyo\"\n");
+    assert_eq!(world.timezone().as_deref(), Some("Asia/Tokyo"));
+    for broken in ["[defaults]\ntimezone = \"Asia/", "[defaults]\ntimezone = \"Asia/Tokio\"\n", "max_runing = 3\n"] {
+        assert_eq!(world.settings(broken).len(), 1, "{broken}");
+        assert_eq!(world.timezone().as_deref(), Some("Asia/Tokyo"), "{broken}");
+    }
+    assert_eq!(world.settings("[defaults]\ntimezone = \"Asia/Seoul\"\n"), []);
+    assert_eq!(world.timezone().as_deref(), Some("Asia/Seoul"));
+}
+
+#[test]
+fn while_git_is_at_work_nothing_is_looked_at_and_nobody_waits_busily() {
+    let mut world = World::new("");
+    fs::create_dir_all(world.folder.path().join(".git")).unwrap();
+    fs::write(world.folder.path().join(".git/index.lock"), "").unwrap();
+    let report = BatchName::new("report").unwrap();
+    world.loader.vanished.insert(report, clock::monotonic() - REMOVED_AFTER * 2);
+    assert!(world.loader.look().is_none());
+    assert!(world.loader.next_look() > clock::monotonic());
+    // One that was left behind by a crash holds nothing up for ever.
+    world.loader.git_locked_since = Some(clock::monotonic() - GIT_LOCK_MAX);
+    assert!(world.loader.look().is_some());
+}
+
+#[test]
+fn unrest_is_complained_of_once_and_looked_at_again() {
+    let mut world = World::new("");
+    assert!(world.loader.complain_of_unrest("report"));
+    assert!(!world.loader.complain_of_unrest("report"), "it is known");
+    let swap = world.loader.swap(None);
+    assert_eq!(swap.diagnostics.len(), 1, "{:?}", swap.diagnostics);
+    assert_eq!(swap.graph.unwrap().len(), 1, "what is in force stays");
+    let start = clock::monotonic() - Quiet::UNREST * 2;
+    world.loader.quiet.hint("report", start);
+    world.loader.quiet.hint("report", clock::monotonic());
+    assert!(world.loader.look().is_none(), "no news");
+    assert!(world.loader.quiet.next().is_some(), "its last change may be the last");
+}

@@ -1,0 +1,10 @@
+//! What an adapter owes to the daemon, as suites that the real one and every stand-in for it have to pass.
+//!
+//! A suite knows its adapter only by a trait. To put another one to the same test, implement the trait for it and add a
+//! line with the suite's macro.
+
+mod journal;
+mod place;
+#[expect(dead_code, reason = "these tests need a part of what those of single processes do")]
+#[path = "../processes/world.rs"]
+mod world;
