@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc as sync_mpsc;
@@ -46,6 +46,8 @@ const ADOPTION_MAX: Duration = Duration::from_secs(10);
 const ACTS_WAITING_MAX: usize = 256;
 /// Everybody may pass through the state folder, to a workspace of theirs; nobody else may list it (design 3.1).
 const STATE_MODE: u32 = 0o711;
+/// Nobody else has any business with the lock.
+const LOCK_MODE: u32 = 0o600;
 
 /// Starts everything. When it returns, scheduling has begun.
 pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, Inlets)> {
@@ -79,6 +81,7 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
     let journal_id = journal.id().clone();
     let mut daemon = Daemon {
         stop_runs: args.stop_runs,
+        starts_nothing: false,
         journal: journal_id,
         scheduler: Scheduler::recover(recovered, before, boot),
         writer: Writer::start(journal)?,
@@ -122,7 +125,8 @@ fn make_folders(paths: &Paths) -> Result<File> {
         .with_context(|| cannot(&paths.state))?;
     fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)).with_context(|| cannot(&paths.state))?;
     let path = paths.state.join("daemon.lock");
-    let lock = File::options().create(true).truncate(false).write(true).open(&path);
+    // Whoever can open it can lock it, and keep every daemon out.
+    let lock = File::options().create(true).truncate(false).write(true).mode(LOCK_MODE).open(&path);
     let lock = lock.with_context(|| format!("can't open {}", path.display()))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),

@@ -45,6 +45,7 @@ impl Daemon {
     pub(super) fn carry_out_act(&mut self, act: Effect) -> Result<()> {
         match act {
             Effect::Record(_) => {}
+            Effect::Start { .. } if self.starts_nothing => {}
             Effect::Start { run, definition } => self.start(*run, definition)?,
             Effect::Stop { run } => self.place.stop(run),
             Effect::Settle { run } => self.place.collect(run),

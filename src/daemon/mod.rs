@@ -24,8 +24,8 @@ use crate::clock::{self, Alarm};
 use crate::journal::query::Reader;
 use crate::model::id::{JournalId, RunId};
 use crate::model::launch::Report;
-use crate::model::request::{Reply, Request};
-use crate::model::run::Run;
+use crate::model::request::{Refusal, Reply, Request};
+use crate::model::run::{Given, Input, Run};
 use crate::paths::Paths;
 use crate::scheduler::{Effect, Event, Scheduler};
 use crate::supervisor::Local;
@@ -57,6 +57,8 @@ pub fn run(args: &DaemonArgs, paths: Paths) -> Result<()> {
 struct Daemon {
     paths: Paths,
     stop_runs: bool,
+    /// It ends, and what runs with it: what still becomes `starting` is left to the next daemon, which begins it.
+    starts_nothing: bool,
     journal: JournalId,
     scheduler: Scheduler,
     writer: Writer,
@@ -146,13 +148,17 @@ impl Daemon {
         }
     }
 
-    /// Has every run ended, and waits for it.
+    /// Has every run ended, and waits for it; another signal ends the wait.
     async fn stop_all(&mut self, inlets: &mut Inlets) -> Result<()> {
+        self.starts_nothing = true;
         let request = Request::StopAll { reason: Some("the daemon was told to end, and to stop its runs".to_owned()) };
         self.request("batchd", request, oneshot::channel().0).await?;
-        while self.scheduler.live().any(Run::is_under_way) {
-            let Some((run, report)) = inlets.reports.recv().await else { break };
-            self.handle(vec![Event::Report { run, report }]).await?;
+        while self.scheduler.live().any(|run| run.is_under_way() && run.stop.is_some()) {
+            tokio::select! {
+                Some((run, report)) = inlets.reports.recv() => self.handle(vec![Event::Report { run, report }]).await?,
+                Some(Signal::End | Signal::Interrupt) = inlets.signals.recv() => break,
+                else => break,
+            }
         }
         Ok(())
     }
@@ -170,6 +176,15 @@ impl Daemon {
     }
 
     async fn request(&mut self, by: &str, request: Request, reply: oneshot::Sender<Reply>) -> Result<()> {
+        if let Request::Start { given: Given { input: Some(Input::Run(input)), .. }, .. } = &request
+            && self.reader.upstream_end(input)?.is_none()
+        {
+            let what = format!("the output of {input} can't be taken: there is no such run, or it has not ended");
+            let hint = Some(format!("`batchd runs {}` lists what there is", input.batch));
+            // Who asked may be gone.
+            let _ = reply.send(Reply::Refused { refusal: Refusal::Unknown, what, hint });
+            return Ok(());
+        }
         let history = match &request {
             Request::Rerun { run, .. } => self.chain_of(run)?,
             Request::Start { .. }
