@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode};
@@ -88,10 +88,11 @@ struct Places {
 impl Places {
     /// Watches all places, as they are now. What can't be watched.
     fn watch(&self, watcher: &mut RecommendedWatcher) -> Option<Hint> {
-        let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        let target = std::fs::canonicalize(&self.batches).unwrap_or_else(|_| self.batches.clone());
+        // The lock is let go before the watcher is asked: it answers from the thread that tells events, which takes the lock.
+        let before = std::mem::replace(&mut *self.target(), target.clone());
         // The watches of a folder that was swapped stay with the old one; that they are gone is no trouble.
-        let _ = watcher.unwatch(&target);
-        *target = std::fs::canonicalize(&self.batches).unwrap_or_else(|_| self.batches.clone());
+        let _ = watcher.unwatch(&before);
         let mut trouble = None;
         let around = [self.batches.parent(), self.settings.parent()];
         let around: BTreeSet<&Path> = around.into_iter().flatten().filter(|folder| folder.is_dir()).collect();
@@ -129,13 +130,16 @@ impl Places {
         if path == self.batches {
             return Some(Hint::Everything);
         }
-        let target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
-        let below = path.strip_prefix(&*target).ok()?;
+        let below = path.strip_prefix(&*self.target()).ok()?.to_owned();
         match below.components().next() {
             None => Some(Hint::Everything),
             Some(Component::Normal(name)) => Some(folder_hint(name)),
             Some(_) => Some(Hint::Everything),
         }
+    }
+
+    fn target(&self) -> MutexGuard<'_, PathBuf> {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -52,6 +52,10 @@ const LOCK_MODE: u32 = 0o600;
 /// Starts everything. When it returns, scheduling has begun.
 pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, Inlets)> {
     let signals = signals::listen()?;
+    // A state that has known batches outlives the loss of their folder (design 3.7); a mistaken path should leave nothing.
+    if !paths.batches.is_dir() && !paths.journal().exists() {
+        bail!("there is no folder {}: create it, or say with --batches where the batches are", paths.batches.display());
+    }
     let lock = make_folders(&paths)?;
     let (around, of_settings) = Surroundings::read(&paths.settings, args.insecure_permissions)?;
     let socket_group = around.settings.settings.socket_group.clone();
@@ -60,9 +64,6 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
     let recovered = journal.recover()?;
     let reader = Reader::open(&paths.journal())?;
     let before = Arc::new(graph_before(&around.zones, &recovered, &limits));
-    if before.is_empty() && !paths.batches.is_dir() {
-        bail!("there is no folder {}: create it, or say with --batches where the batches are", paths.batches.display());
-    }
     // Watch first, look second: what changes in between is seen twice, and not never.
     let (messages, loader_inlet) = sync_mpsc::channel::<Message>();
     let hints = messages.clone();
@@ -288,7 +289,8 @@ impl Daemon {
         );
         info!("runs      {}", self.paths.runs.display());
         info!("state     {}", self.paths.state.display());
-        info!("settings  {}", self.paths.settings.display());
+        let absent = if self.paths.settings.exists() { "" } else { " (none there: all settings have their defaults)" };
+        info!("settings  {}{absent}", self.paths.settings.display());
         let zone = self.zones.system();
         info!("time      {} (from {}), zone data {}", zone.zone.name, zone.from, self.zones.version());
         match self.scheduler.upcoming().next() {

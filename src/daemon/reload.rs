@@ -354,7 +354,11 @@ impl Loader {
             graph = Some(Arc::new(fitted.graph));
         }
         for diagnostic in diagnostics.iter().filter(|diagnostic| !self.told.contains(diagnostic)) {
-            warn!("{diagnostic}");
+            // One line an event; the excerpt is what `batchd reload` and `batchd check` show.
+            match &diagnostic.hint {
+                Some(hint) => warn!("{}; {hint}", diagnostic.headline()),
+                None => warn!("{}", diagnostic.headline()),
+            }
         }
         self.told.clone_from(&diagnostics);
         Swap { graph, diagnostics, done }

@@ -45,16 +45,20 @@ impl Diagnostic {
         self.hint = Some(hint.into());
         self
     }
+
+    /// `file:line:column: what`, in one line.
+    pub fn headline(&self) -> String {
+        match &self.place {
+            Some(place) => format!("{}:{}:{}: {}", self.file, place.line, place.column, self.what),
+            None => format!("{}: {}", self.file, self.what),
+        }
+    }
 }
 
-/// `file:line:column: what`, the excerpt with a marker, and the hint, without a line end behind the last.
+/// The headline, the excerpt with a marker, and the hint, without a line end behind the last.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file)?;
-        if let Some(place) = &self.place {
-            write!(f, ":{}:{}", place.line, place.column)?;
-        }
-        write!(f, ": {}", self.what)?;
+        f.write_str(&self.headline())?;
         if let Some(place) = &self.place {
             let number = place.line.to_string();
             let gutter = " ".repeat(number.len());
