@@ -1,10 +1,13 @@
 //! The command line as clap reads it: [`Cli`] and [`Verb`]. What belongs to one verb stands in that verb's file.
 
+use std::str::FromStr;
+
 use clap::{Args, Parser, Subcommand};
 
 use super::{
     check, daemon, disable, enable, exit, graph, list, logs, next, path, reload, rerun, runs, show, start, stop,
 };
+use crate::model::id::{BatchName, IdError, RunId};
 use crate::paths::PathFlags;
 
 /// Runs batches: scripts with a schedule, edges and policies, one folder each in batches.d
@@ -60,6 +63,24 @@ pub enum Verb {
     /// What the exit codes mean
     #[command(long_about = exit::HELP)]
     ExitCodes,
+}
+
+/// A run, named by its id or by its batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// This run.
+    Run(RunId),
+    /// This batch's latest run that started.
+    Batch(BatchName),
+}
+
+impl FromStr for Target {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        // A batch's name has no dot, and a run's id has one.
+        if text.contains('.') { text.parse().map(Self::Run) } else { text.parse().map(Self::Batch) }
+    }
 }
 
 /// For verbs that print facts.

@@ -2,25 +2,28 @@
 //! the disk where there is no journal yet. No daemon is asked.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
 use super::Context;
+use super::args::Target;
 use super::disk;
 use super::exit::Complaint;
 use crate::journal::OpenError;
 use crate::journal::query::Reader;
 use crate::load;
 use crate::model::cron::Expression;
-use crate::model::definition::{Definition, Overlap};
+use crate::model::definition::Definition;
 use crate::model::graph::{Entry, Graph};
-use crate::model::id::{BatchName, RunId};
+use crate::model::id::{BatchName, RunId, Token};
 use crate::model::record::{BatchFacts, Disabled};
 use crate::model::run::Run;
 use crate::model::schedule::Schedule;
 use crate::model::settings::Limits;
 use crate::model::zone::Zone;
+use crate::rundir::{Owner, RunDir};
 use crate::zones::Zones;
 
 /// What is known of everything, and from where.
@@ -133,6 +136,35 @@ pub(super) fn run(context: &Context, id: &RunId) -> Result<Run> {
     })
 }
 
+/// The run that is meant.
+pub(super) fn target(context: &Context, target: &Target) -> Result<Run> {
+    let batch = match target {
+        Target::Run(id) => return run(context, id),
+        Target::Batch(batch) => batch,
+    };
+    let journal = open_journal(context)?;
+    if let Some(run) = journal.map(|journal| journal.latest_started(batch)).transpose()?.flatten() {
+        return Ok(run);
+    }
+    Facts::read(context)?.batch(batch)?;
+    let hint = format!("`batchd runs {batch}` shows its rows; `batchd next {batch}` when it is due");
+    Err(Complaint::failure(format!("no run of {batch} has started yet"), hint))
+}
+
+/// The folder of a run, there or not. An error if one of another journal stands in its place: a `runs` that was kept when `state`
+/// was not, perhaps.
+pub(super) fn folder(context: &Context, run: &Run) -> Result<PathBuf> {
+    let path = context.paths.runs.join(run.id.to_string());
+    let Some(journal) = open_journal(context)? else { return Ok(path) };
+    let token = Token { journal: journal.journal_id()?, run: run.id.clone(), queued_at: run.queued_at };
+    let owner = RunDir::open(&path).and_then(|folder| folder.owner(&token));
+    if owner.is_ok_and(|owner| owner == Owner::Foreign) {
+        let what = format!("{} is the folder of another run of that id, from another state folder", path.display());
+        return Err(Complaint::failure(what, "`--state` and `--runs` belong together; its files can be read by hand"));
+    }
+    Ok(path)
+}
+
 /// All runs of the chain that a run belongs to, oldest first.
 pub(super) fn chain(context: &Context, id: &RunId) -> Result<Vec<Run>> {
     let journal = open_journal(context)?;
@@ -143,14 +175,6 @@ pub(super) fn chain(context: &Context, id: &RunId) -> Result<Vec<Run>> {
 pub(super) fn zone_of_run(context: &Context, run: &Run) -> Option<Arc<Zone>> {
     let in_force = open_journal(context).ok()??.in_force(&run.id.batch).ok()??;
     zone_of(in_force.definition.as_deref()?, &context.zones).ok()
-}
-
-/// The folder, below `workspaces`, in which a definition's script runs.
-pub(super) fn workspace_name(definition: &Definition) -> String {
-    match definition.overlap {
-        Overlap::Allow => format!("{}@{}", definition.name, definition.hash),
-        Overlap::Skip | Overlap::Queue | Overlap::Replace => definition.name.to_string(),
-    }
 }
 
 /// When a definition is due, with the zone files as they are now.

@@ -15,9 +15,9 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use self::interleave::{Piece, pieces};
 use self::print::Printer;
+use super::args::Target;
 use super::exit::{Complaint, Exit};
 use super::{Context, facts};
-use crate::model::id::{BatchName, RunId};
 use crate::model::run::{Run, StateWord};
 use crate::rundir::times::{self, TIMES_BYTES_MAX};
 use crate::rundir::{STDERR, STDOUT, TIMES, records::ExitRecord, records::Record as _};
@@ -38,7 +38,7 @@ Examples:
   batchd logs report.42 --stderr --timestamps")]
 pub struct LogsArgs {
     /// A run, or a batch for its latest run that started
-    #[arg(value_name = "RUN|BATCH", value_parser = target)]
+    #[arg(value_name = "RUN|BATCH")]
     pub target: Target,
     /// Go on as it comes, and end with the run
     #[arg(short, long)]
@@ -54,24 +54,10 @@ pub struct LogsArgs {
     pub timestamps: bool,
 }
 
-/// Whose logs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Of this run.
-    Run(RunId),
-    /// Of this batch's latest run that started.
-    Batch(BatchName),
-}
-
-fn target(text: &str) -> Result<Target, String> {
-    let parsed = if text.contains('.') { text.parse().map(Target::Run) } else { text.parse().map(Target::Batch) };
-    parsed.map_err(|error| error.to_string())
-}
-
 /// Carries it out.
 pub(super) fn run(args: &LogsArgs, context: &mut Context) -> Result<Exit> {
-    let run = find(args, context)?;
-    let folder = context.paths.runs.join(run.id.to_string());
+    let run = facts::target(context, &args.target)?;
+    let folder = facts::folder(context, &run)?;
     let zone = args.timestamps.then(|| context.zones.system().zone);
     let printer = Printer::new(context.screen.is_terminal(), zone);
     let wanted = [!args.stderr, !args.stdout];
@@ -84,21 +70,6 @@ pub(super) fn run(args: &LogsArgs, context: &mut Context) -> Result<Exit> {
     }
     tail.show(true, &mut context.screen)?;
     Ok(Exit::Success)
-}
-
-/// The run that is meant.
-fn find(args: &LogsArgs, context: &Context) -> Result<Run> {
-    match &args.target {
-        Target::Run(id) => facts::run(context, id),
-        Target::Batch(batch) => {
-            let journal = facts::open_journal(context)?;
-            let latest = journal.map(|journal| journal.latest_started(batch)).transpose()?.flatten();
-            latest.ok_or_else(|| {
-                let hint = format!("`batchd runs {batch}` shows why; `batchd list` shows all batches");
-                Complaint::usage(format!("no run of a batch `{batch}` has started yet"), hint)
-            })
-        }
-    }
 }
 
 fn nothing_there(run: &Run, folder: &Path) -> anyhow::Error {

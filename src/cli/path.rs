@@ -6,11 +6,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use super::args::Json;
+use super::args::{Json, Target};
 use super::exit::{Complaint, Exit};
 use super::facts::Facts;
 use super::{Context, facts};
-use crate::model::id::{BatchName, RunId};
+use crate::model::definition::Overlap;
+use crate::model::id::BatchName;
+use crate::store::definitions::definition_path;
+use crate::store::workspace::{WorkspaceName, workspace_path};
 
 /// Prints the folder of a run, of a batch's workspace, or of its definition in force
 #[derive(Clone, Debug, Args)]
@@ -20,14 +23,14 @@ Examples:
   ls \"$(batchd path --workspace report)\"
   diff -r \"$(batchd path --definition report)\" batches.d/report")]
 pub struct PathArgs {
-    /// The run
-    #[arg(required_unless_present_any = ["workspace", "definition"])]
-    pub run: Option<RunId>,
+    /// A run, or a batch for its latest run that started
+    #[arg(value_name = "RUN|BATCH", required_unless_present_any = ["workspace", "definition"])]
+    pub target: Option<Target>,
     /// Where the batch's script runs and may leave files
-    #[arg(long, value_name = "BATCH", conflicts_with_all = ["run", "definition"])]
+    #[arg(long, value_name = "BATCH", conflicts_with_all = ["target", "definition"])]
     pub workspace: Option<BatchName>,
     /// The copy of the batch's folder that is in force
-    #[arg(long, value_name = "BATCH", conflicts_with = "run")]
+    #[arg(long, value_name = "BATCH", conflicts_with = "target")]
     pub definition: Option<BatchName>,
     #[command(flatten)]
     pub json: Json,
@@ -35,12 +38,12 @@ pub struct PathArgs {
 
 /// Carries it out.
 pub(super) fn run(args: &PathArgs, context: &mut Context) -> Result<Exit> {
-    let (path, if_absent) = match (&args.run, &args.workspace, &args.definition) {
-        (Some(id), _, _) => {
-            let run = facts::run(context, id)?;
+    let (path, if_absent) = match (&args.target, &args.workspace, &args.definition) {
+        (Some(target), _, _) => {
+            let run = facts::target(context, target)?;
             let never = run.started_at.is_none();
             let why = if never { "its script has not been started" } else { "somebody removed it" };
-            (context.paths.runs.join(id.to_string()), why.to_owned())
+            (facts::folder(context, &run)?, why.to_owned())
         }
         (None, Some(batch), _) => (workspace(context, batch)?, format!("{batch} has not run yet")),
         (None, None, Some(batch)) => (definition(context, batch)?, "no daemon has accepted it yet".to_owned()),
@@ -62,11 +65,14 @@ pub(super) fn run(args: &PathArgs, context: &mut Context) -> Result<Exit> {
 fn workspace(context: &Context, batch: &BatchName) -> Result<PathBuf> {
     let facts = Facts::read(context)?;
     let definition = &facts.batch(batch)?.definition;
-    Ok(context.paths.state.join("workspaces").join(facts::workspace_name(definition)))
+    let name = match definition.overlap {
+        Overlap::Allow => WorkspaceName::of_definition(batch, definition.hash),
+        Overlap::Skip | Overlap::Queue | Overlap::Replace => WorkspaceName::of_batch(batch),
+    };
+    Ok(workspace_path(&context.paths.state, &name))
 }
 
 fn definition(context: &Context, batch: &BatchName) -> Result<PathBuf> {
     let facts = Facts::read(context)?;
-    let hash = facts.batch(batch)?.definition.hash;
-    Ok(context.paths.state.join("definitions").join(hash.to_string()))
+    Ok(definition_path(&context.paths.state, facts.batch(batch)?.definition.hash))
 }

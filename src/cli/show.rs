@@ -5,7 +5,7 @@ use std::io::Write as _;
 use anyhow::Result;
 use clap::Args;
 
-use super::args::Json;
+use super::args::{Json, Target};
 use super::exit::Exit;
 use super::table::Cell;
 use super::{Context, facts, moment, runs};
@@ -20,17 +20,19 @@ use crate::model::zone::Zone;
 #[command(after_long_help = "\
 Examples:
   batchd show report.42
+  batchd show report                   its latest run that started
   batchd show report.42 --json | jq .exit_code")]
 pub struct ShowArgs {
-    /// The run
-    pub run: RunId,
+    /// A run, or a batch for its latest run that started
+    #[arg(value_name = "RUN|BATCH")]
+    pub target: Target,
     #[command(flatten)]
     pub json: Json,
 }
 
 /// Carries it out.
 pub(super) fn run(args: &ShowArgs, context: &mut Context) -> Result<Exit> {
-    let run = facts::run(context, &args.run)?;
+    let run = facts::target(context, &args.target)?;
     let view = RunView::from(&run);
     if args.json.json {
         context.screen.json(&view)?;
