@@ -23,7 +23,7 @@ use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
 use crate::folders::{Surroundings, own_program, schedule};
 use crate::journal::Journal;
-use crate::journal::query::Reader;
+use crate::journal::query::{Filter, Reader};
 use crate::model::definition::Definition;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::graph::{Entry, Graph};
@@ -33,6 +33,7 @@ use crate::model::record::{InForce, Record, Recovered};
 use crate::model::run::Run;
 use crate::model::settings::Limits;
 use crate::paths::Paths;
+use crate::rundir::LOCK;
 use crate::scheduler::{Event, Scheduler};
 use crate::store::{definitions, users};
 use crate::supervisor::{self, Local, Place as _};
@@ -44,6 +45,9 @@ use crate::zones::Zones;
 const ADOPTION_MAX: Duration = Duration::from_secs(10);
 /// Requests that wait for the loop; the API answers that the daemon is busy beyond.
 const ACTS_WAITING_MAX: usize = 256;
+/// Among so many of the newest runs are those that had ended, and whose folders were not tidied, when the last daemon was
+/// killed: more than are under way at a time. An older one keeps its lock file, which disturbs nobody.
+const UNTIDY_AMONG: u32 = 1000;
 /// Everybody may pass through the state folder, to a workspace of theirs; nobody else may list it (design 3.1).
 const STATE_MODE: u32 = 0o711;
 /// Nobody else has any business with the lock.
@@ -104,6 +108,7 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
     let (acts_inlet, acts) = mpsc::channel(ACTS_WAITING_MAX);
     let mut inlets = Inlets { reports, acts, swaps, signals };
     daemon.note_start().await?;
+    daemon.tidy()?;
     daemon.adopt(live, &mut inlets.reports).await?;
     daemon.handle(vec![Event::Begin(graph)]).await?;
     thread::Builder::new()
@@ -217,6 +222,15 @@ impl Daemon {
     async fn note_start(&self) -> Result<()> {
         let text = format!("batchd {} starts, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
         self.writer.commit(vec![Record::Event { at: clock::now(), text }]).await
+    }
+
+    /// Tidies the folders of runs whose end was committed when the last daemon was killed.
+    fn tidy(&self) -> Result<()> {
+        let newest = self.reader.runs(&Filter::default(), None, UNTIDY_AMONG)?.runs;
+        let has_lock = |run: &&Run| self.paths.runs.join(run.id.to_string()).join(LOCK).exists();
+        let untidy = newest.iter().filter(|run| run.end().is_some()).filter(has_lock);
+        untidy.for_each(|run| self.place.collect(run.id.clone()));
+        Ok(())
     }
 
     /// Takes over what an earlier daemon has left under way: before anything is scheduled, it is known of each run whether

@@ -1,0 +1,6 @@
+//! The real binary, real bash, real files: what a user of batchd does, from a folder in `batches.d` to a row in the journal.
+
+#[path = "../world/mod.rs"]
+mod world;
+
+mod chains;
