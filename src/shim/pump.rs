@@ -14,7 +14,9 @@ use crate::rundir::{RunDir, STDERR, STDOUT, TIMES};
 
 /// How long a log that can't be written (the disk is full) is left alone: the script waits meanwhile, and loses nothing.
 const WRITE_RETRY: Duration = Duration::from_secs(1);
-/// The most bytes moved before anything else gets its turn: the largest pipe that an ordinary user may have.
+/// The most pieces moved from one pipe before anything else gets its turn.
+const PIECES_MAX: usize = 16;
+/// The most bytes of a piece: the largest pipe that an ordinary user may have.
 const PIECE_BYTES_MAX: usize = 1024 * 1024;
 /// The bytes moved at once where splice(2) can't be used: an ordinary pipe's content.
 const COPY_BYTES: usize = 64 * 1024;
@@ -106,11 +108,18 @@ impl Pump {
                 continue;
             }
             channel.retry_at = None;
-            match channel.turn() {
-                Turn::Moved(0) | Turn::Empty => {}
-                Turn::Moved(length) => self.times.grew(now(), channel.stream, length),
-                Turn::Ended => channel.pipe = None,
-                Turn::LogFailed => channel.retry_at = Some(instant.after(WRITE_RETRY)),
+            // A script that writes fast fills the pipe again meanwhile: it is not waited for each time.
+            for _ in 0..PIECES_MAX {
+                match channel.turn() {
+                    Turn::Moved(0) => {}
+                    Turn::Moved(length) => self.times.grew(now(), channel.stream, length),
+                    Turn::Empty => break,
+                    Turn::Ended => channel.pipe = None,
+                    Turn::LogFailed => {
+                        channel.retry_at = Some(instant.after(WRITE_RETRY));
+                        break;
+                    }
+                }
             }
         }
         match self.times_due {
