@@ -243,7 +243,7 @@ impl Daemon {
     }
 
     async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<()> {
-        let (mut records, mut acts) = (Vec::new(), Vec::new());
+        let (mut records, mut acts) = (Vec::new(), Vec::<Effect>::new());
         for effect in effects {
             match effect {
                 Effect::Record(record) => records.push(record),
@@ -257,6 +257,8 @@ impl Daemon {
             effects::crash_points_after(&acts);
             self.changes.send_modify(|count| *count += 1);
         }
+        // What tidies up waits for what begins: nothing depends on it, and it costs as much as a start.
+        acts.sort_by_key(|act| matches!(act, Effect::Settle { .. }));
         for act in acts {
             self.carry_out_act(act)?;
         }

@@ -51,12 +51,14 @@ pub struct Listing {
 /// What a folder's files look like from outside. Two equal ones mean the same content if `newest_change_at` was over when
 /// the first was taken: a file system stamps changes by a coarse clock (4 ms on ext4, up to 2 s over a network), and a
 /// second change within one tick leaves no trace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
     /// Over names, inodes, modes, owners, sizes and times of all that is in it, links' targets included.
     pub(super) digest: [u8; 32],
     /// The latest change of any of it, by the file system's clock.
     pub newest_change_at: Instant,
+    /// What has to be looked at to see whether it is as it was, where that is less than a walk (`Walk::retrace`).
+    pub(super) paths: Option<Box<str>>,
 }
 
 /// What is in a folder. Not checked: whether it is a batch.
@@ -137,6 +139,17 @@ impl BatchesDir {
         let mut walk = Walk::new(&self.path, name, None);
         walk.run(&self.folder)?;
         walk.fingerprint()
+    }
+
+    /// Whether the folder `name` still looks like this: for thousands of folders once a minute, so nothing is opened or listed
+    /// if that can be avoided.
+    pub fn looks_like(&self, name: &str, before: &Fingerprint) -> bool {
+        let mut walk = Walk::new(&self.path, name, None);
+        let walked = match &before.paths {
+            Some(paths) => walk.retrace(&self.folder, paths),
+            None => walk.run(&self.folder),
+        };
+        walked.and_then(|()| walk.fingerprint()).is_ok_and(|now| now == *before)
     }
 
     /// Reads the folder `name`, a batch's or one for `include`: all its regular files, without what version control and

@@ -39,6 +39,8 @@ pub(super) struct Walk<'a> {
     trust: Option<&'a Trust>,
     digest: Sha256,
     newest_change_ns: i128,
+    /// All that was looked at, each path with a zero byte behind it; none once a link was among it.
+    paths: Option<String>,
     /// What was read.
     pub(super) files: Files,
     files_seen: usize,
@@ -56,6 +58,7 @@ impl<'a> Walk<'a> {
             trust,
             digest: Sha256::new(),
             newest_change_ns: i128::MIN,
+            paths: Some(String::new()),
             files: Files::default(),
             files_seen: 0,
             folders_seen: 0,
@@ -76,6 +79,17 @@ impl<'a> Walk<'a> {
             Err(Errno::NOENT | Errno::NOTDIR) => Err(ReadError::Gone),
             Err(error) => Err(ReadError::Refused(vec![self.unreadable("", error)])),
         }
+    }
+
+    /// Looks at what an earlier walk has looked at, and at nothing else. What was put into a folder, or taken away, shows in
+    /// the folder's own times.
+    pub(super) fn retrace(&mut self, batches_folder: &OwnedFd, paths: &str) -> Result<(), ReadError> {
+        for path in paths.split_terminator('\0') {
+            let on_disk = if path.is_empty() { self.name.to_owned() } else { format!("{}/{path}", self.name) };
+            let stat = rustix::fs::statat(batches_folder, on_disk, AtFlags::SYMLINK_NOFOLLOW);
+            self.note(path, &stat.map_err(|_| ReadError::Changed)?);
+        }
+        Ok(())
     }
 
     /// Walks `folder`, which is at `path` (empty, or with a `/` at its end) below `top`.
@@ -119,7 +133,11 @@ impl<'a> Walk<'a> {
                         Err(error) => self.after_race(&path, error)?,
                     }
                 }
-                FileType::Symlink => self.link(top, &path)?,
+                FileType::Symlink => {
+                    // What it leads to can't be looked at by a path alone: that might lead out of the folder.
+                    self.paths = None;
+                    self.link(top, &path)?;
+                }
                 kind => self.refuse_special(&path, kind),
             }
         }
@@ -309,6 +327,10 @@ impl<'a> Walk<'a> {
 
     /// Takes how an entry looks into the fingerprint.
     fn note(&mut self, path: &str, stat: &Stat) {
+        if let Some(paths) = &mut self.paths {
+            paths.push_str(path);
+            paths.push('\0');
+        }
         self.digest.update((path.len() as u64).to_be_bytes());
         self.digest.update(path.as_bytes());
         let traits = traits(stat);
@@ -325,7 +347,8 @@ impl<'a> Walk<'a> {
         let newest_change_ms =
             i64::try_from(self.newest_change_ns.div_euclid(1_000_000)).map_err(|_| ReadError::Changed)?;
         let newest_change_at = Instant::from_ms(newest_change_ms);
-        Ok(Fingerprint { digest: self.digest.clone().finalize().into(), newest_change_at })
+        let paths = self.paths.as_deref().map(Into::into);
+        Ok(Fingerprint { digest: self.digest.clone().finalize().into(), newest_change_at, paths })
     }
 }
 

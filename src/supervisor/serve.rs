@@ -1,6 +1,6 @@
 //! The one task of the local place: it owns all that is known, and takes one event after the other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -100,9 +100,7 @@ impl Server {
                     Some(answer) => self.take_answer(answer),
                     None => self.lose_launcher(),
                 },
-                notices = next_notices(&self.notices) => for notice in notices {
-                    self.take_notice(notice);
-                },
+                notices = next_notices(&self.notices) => self.take_notices(&notices),
                 () = sleep_until(restart_at), if restart => self.start_launcher(),
             }
         }
@@ -145,7 +143,17 @@ impl Server {
         }
     }
 
-    fn take_notice(&mut self, notice: Notice) {
+    fn take_notices(&mut self, notices: &[Notice]) {
+        let ended: BTreeSet<u64> = notices.iter().filter(|notice| notice.ended).map(|notice| notice.serial).collect();
+        for notice in notices {
+            // An end tells of the start too: a script that is faster than we are needs one look at its folder, not two.
+            if notice.ended || !ended.contains(&notice.serial) {
+                self.take_notice(notice);
+            }
+        }
+    }
+
+    fn take_notice(&mut self, notice: &Notice) {
         let Some(run) = self.serials.get(&notice.serial).cloned() else { return };
         if notice.ended { self.import(&run) } else { self.import_start(&run) }
     }
