@@ -193,7 +193,7 @@ impl Daemon {
             | Request::Enable { .. }
             | Request::Disable { .. } => Vec::new(),
         };
-        info!(by, request = ?request, "asked");
+        info!(by, "asked: {request}");
         self.request_last += 1;
         let id = self.request_last;
         self.replies.insert(id, reply);

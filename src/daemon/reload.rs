@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use crate::api::Reloaded;
 use crate::clock::{self, Monotonic};
 use crate::folders::{Folders, Looked, Surroundings};
+use crate::load::{Paths, SettingsFile};
 use crate::model::definition::Definition;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::files::Files;
@@ -62,6 +63,8 @@ pub(super) struct Loader {
     state: PathBuf,
     settings: SettingsOnDisk,
     around: Surroundings,
+    /// What of the settings is read once, when the daemon starts.
+    at_start: AtStart,
     folders: Folders,
     /// The definitions in force.
     in_force: BTreeMap<BatchName, Arc<Definition>>,
@@ -88,6 +91,19 @@ pub(super) struct Loader {
     paused_until: Monotonic,
 }
 
+/// The settings that only a start of the daemon puts in force.
+#[derive(PartialEq)]
+struct AtStart {
+    paths: Paths,
+    socket_group: Option<String>,
+}
+
+impl AtStart {
+    fn of(settings: &SettingsFile) -> Self {
+        Self { paths: settings.paths.clone(), socket_group: settings.settings.socket_group.clone() }
+    }
+}
+
 /// Reads the settings again; the daemon knows how.
 pub(super) type SettingsOnDisk = Box<dyn FnMut() -> Option<(Surroundings, Vec<Diagnostic>)> + Send>;
 
@@ -103,6 +119,7 @@ impl Loader {
             batches,
             state,
             settings,
+            at_start: AtStart::of(&around.settings),
             around,
             folders: Folders::default(),
             in_force,
@@ -187,6 +204,11 @@ impl Loader {
                 (self.around.settings, self.around.trust) = (before.settings, before.trust);
             }
             self.of_settings = diagnostics;
+            if AtStart::of(&self.around.settings) != self.at_start {
+                let what = "`batches`, `runs`, `state` or `socket_group` has changed since the daemon started";
+                let diagnostic = Diagnostic::of_file(None, &self.around.settings.file, what);
+                self.of_settings.push(diagnostic.with_hint("restart the daemon: scripts go on meanwhile"));
+            }
             self.outdated = true;
             self.folders.forget_looks();
         }

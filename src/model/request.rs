@@ -1,6 +1,8 @@
 //! What an operator can ask of a daemon, and what it answers: [`Request`] and [`Reply`]. The command line, the socket and
 //! the page all speak these.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::id::{BatchName, RunId};
@@ -60,6 +62,21 @@ pub enum Request {
         /// Why.
         reason: Option<String>,
     },
+}
+
+/// As the command line has it, for a log: without arguments and variables, which may be secrets.
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start { batch, .. } => write!(f, "start {batch}"),
+            Self::Stop { run, .. } => write!(f, "stop {run}"),
+            Self::StopAll { .. } => write!(f, "stop all"),
+            Self::Rerun { run, .. } => write!(f, "rerun {run}"),
+            Self::Enable { batch } => write!(f, "enable {batch}"),
+            Self::Disable { batch, until: None, .. } => write!(f, "disable {batch}"),
+            Self::Disable { batch, until: Some(until), .. } => write!(f, "disable {batch} until {until}"),
+        }
+    }
 }
 
 /// What a rerun decides again.
