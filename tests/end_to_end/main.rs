@@ -4,3 +4,6 @@
 mod world;
 
 mod chains;
+
+mod lifecycle;
+mod reload;

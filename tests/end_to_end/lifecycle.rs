@@ -1,0 +1,148 @@
+//! Daemons that end, are killed, and begin again, while scripts go on.
+
+use rustix::process::Signal;
+
+use crate::world::{Pipe, World};
+
+/// Says that it is there, waits for a word, and prints what it was told.
+const WAITS: &str = "echo $BATCHD_RUN > $W/up\nread -r word < $W/go\necho $word\n";
+
+/// A world with the batch `slow`, which waits for a word, and `next`, which follows it.
+struct Slow {
+    world: World,
+    up: Pipe,
+    go: Pipe,
+}
+
+impl Slow {
+    fn new() -> Self {
+        let world = World::new();
+        let (up, go) = (world.pipe("up"), world.pipe("go"));
+        world.batch("slow", "", WAITS);
+        world.batch("next", "after = 'slow'\nuse_previous_output = true", "tr a-z A-Z");
+        Self { world, up, go }
+    }
+
+    /// Starts the daemon and the run `slow.1`, which then waits.
+    fn begin(&mut self) {
+        self.world.start();
+        assert_eq!(self.world.batchd(&["start", "slow"]).expect(0).line(), "slow.1");
+        assert_eq!(self.up.hear(), "slow.1");
+    }
+
+    /// Both runs have succeeded, and the second has the first one's output.
+    #[track_caller]
+    fn check_end(&self) {
+        self.world.rest();
+        let runs = self.world.runs();
+        let ends: Vec<(&str, &str)> =
+            runs.iter().map(|run| (run["id"].as_str().unwrap(), run["outcome"].as_str().unwrap())).collect();
+        assert_eq!(ends, [("slow.1", "succeeded"), ("next.1", "succeeded")]);
+        assert_eq!(self.world.stdout("next.1"), "GO\n");
+    }
+}
+
+#[test]
+fn a_killed_daemon_is_followed_by_one_that_adopts() {
+    let mut slow = Slow::new();
+    slow.begin();
+    assert_eq!(slow.world.end_daemon(Signal::KILL), -9);
+    slow.world.start();
+    assert_eq!(slow.world.run("slow.1")["state"], "running");
+    slow.go.tell();
+    slow.check_end();
+}
+
+#[test]
+fn what_ends_while_no_daemon_is_there_is_imported() {
+    let mut slow = Slow::new();
+    slow.begin();
+    assert_eq!(slow.world.end_daemon(Signal::TERM), 0);
+    slow.go.tell();
+    slow.world.all_gone();
+    assert_eq!(slow.world.run("slow.1")["state"], "running");
+    slow.world.start();
+    slow.check_end();
+}
+
+#[test]
+fn a_daemon_that_is_told_to_stops_what_runs() {
+    let mut slow = Slow::new();
+    slow.world.start_with(&["--stop-runs"], &[]);
+    slow.world.batchd(&["start", "slow"]).expect(0);
+    slow.up.hear();
+    assert_eq!(slow.world.end_daemon(Signal::TERM), 0);
+    slow.world.all_gone();
+    let run = slow.world.run("slow.1");
+    assert_eq!((run["outcome"].as_str(), run["exit"]["left_running"].as_u64()), (Some("cancelled"), Some(0)), "{run}");
+}
+
+#[test]
+fn one_interrupt_leaves_scripts_running() {
+    let mut slow = Slow::new();
+    slow.begin();
+    assert_eq!(slow.world.end_daemon(Signal::INT), 0);
+    slow.go.tell();
+    slow.world.all_gone();
+    slow.world.start();
+    slow.check_end();
+}
+
+#[test]
+fn a_second_daemon_says_so_and_ends() {
+    let mut world = World::new();
+    world.start();
+    let second = world.batchd(&["daemon"]).expect(1);
+    assert!(second.err.contains("another daemon") || second.err.contains("a daemon"), "{second:?}");
+    assert!(second.err.contains("state"), "{second:?}");
+    // The first one goes on.
+    world.batch("one", "", "echo one\n");
+    world.batchd(&["reload"]).expect(0);
+    world.batchd(&["start", "one", "--wait"]).expect(0);
+}
+
+#[test]
+fn a_wait_goes_on_across_a_restart() {
+    let mut slow = Slow::new();
+    slow.world.start();
+    let mut command = slow.world.command(env!("CARGO_BIN_EXE_batchd"));
+    let waiting = command.args(["start", "slow", "--wait"]).spawn().unwrap();
+    assert_eq!(slow.up.hear(), "slow.1");
+    assert_eq!(slow.world.end_daemon(Signal::KILL), -9);
+    slow.world.start();
+    slow.go.tell();
+    let status = { waiting }.wait().unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_stop_leaves_no_descendant() {
+    let mut world = World::new();
+    let up = world.pipe("up");
+    let script = "trap '' TERM\nsetsid bash -c 'trap \"\" TERM; echo child > $W/up; while :; do sleep 100; done' &\n\
+                  (sleep 1000 &) \nwhile :; do sleep 100; done\n";
+    world.batch("stubborn", "stop_grace = '100ms'", script);
+    world.start();
+    world.batchd(&["start", "stubborn"]).expect(0);
+    up.hear();
+    world.batchd(&["stop", "stubborn.1", "--reason", "enough"]).expect(0);
+    let end = world.end("stubborn.1");
+    assert_eq!(end["outcome"], "cancelled");
+    assert!(end["reason"].as_str().unwrap().contains("enough"), "{end}");
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    world.all_gone();
+}
+
+#[test]
+fn a_timeout_ends_the_tree() {
+    let mut world = World::new();
+    world.batch(
+        "late",
+        "timeout = '200ms'\nstop_grace = '100ms'",
+        "trap '' TERM\necho begun\nwhile :; do sleep 100; done\n",
+    );
+    world.start();
+    world.batchd(&["start", "late", "--wait"]).expect(124);
+    assert_eq!(world.run("late.1")["outcome"], "timed_out");
+    assert_eq!(world.stdout("late.1"), "begun\n");
+}

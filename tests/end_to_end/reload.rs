@@ -1,0 +1,158 @@
+//! Edits as people and tools make them, while the daemon watches.
+
+use rustix::process::Signal;
+
+use crate::world::{Daemon, World};
+
+/// A world with one batch, `edited`, in force; its script prints `one`.
+fn world() -> World {
+    let mut world = World::new();
+    world.batch("edited", "", "echo one\n");
+    world.start();
+    world
+}
+
+/// Does something to the files, waits until a new definition of `edited` is in force, and runs that.
+#[track_caller]
+fn check(world: &World, act: &str, expected: &str) {
+    let mark = world.daemon().mark();
+    world.bash(act);
+    world.daemon().in_force(mark, "edited");
+    let run = world.batchd(&["start", "edited"]).expect(0);
+    world.end(run.line());
+    assert_eq!(world.stdout(run.line()), format!("{expected}\n"), "{act}");
+}
+
+/// nano is driven by keys (cut the line, type another, write, exit) once it has drawn its screen, on a terminal that
+/// script(1) makes.
+const NANO: &str = r#"mkfifo keys screen
+TERM=xterm script -qec 'stty rows 24 cols 80; nano -I batches.d/edited/script.sh' /dev/null <keys >screen &
+exec 3>keys 4<screen
+until [[ $drawn == *Exit* ]]; do IFS= read -r -N 1 character <&4; drawn+=$character; done
+printf '\x0becho nano\x0f\r\x18' >&3
+cat <&4 >/dev/null
+wait"#;
+
+#[test]
+fn editors_and_tools() {
+    let world = world();
+    check(&world, "cd batches.d/edited; echo 'echo cut' > script.sh", "cut");
+    check(&world, "cd batches.d/edited; sed -i s/cut/sed/ script.sh", "sed");
+    check(&world, "cd batches.d/edited; echo 'echo renamed' > .script.sh.tmp; mv .script.sh.tmp script.sh", "renamed");
+    check(&world, "vim -es -u NONE -i NONE -c '%s/renamed/vim/' -c wq batches.d/edited/script.sh", "vim");
+    check(
+        &world,
+        "vim -es -u NONE -i NONE -c 'set backup backupcopy=no writebackup' -c '%s/vim/backup/' -c wq batches.d/edited/script.sh",
+        "backup",
+    );
+    check(
+        &world,
+        "mkdir -p new/edited; cp batches.d/edited/* new/edited; echo 'echo rsync' > new/edited/script.sh; rsync -a --delete new/ batches.d",
+        "rsync",
+    );
+    check(&world, NANO, "nano");
+}
+
+#[test]
+fn git() {
+    let world = world();
+    let git = "git() { command git -c user.name=t -c user.email=t@example.org -c init.defaultBranch=main \"$@\" >/dev/null 2>&1; }; cd batches.d;";
+    world.bash(&format!("{git} git init && git add . && git commit -m one"));
+    check(
+        &world,
+        &format!("{git} git checkout -b other && echo 'echo other' > edited/script.sh && git commit -am other"),
+        "other",
+    );
+    check(&world, &format!("{git} git checkout main"), "one");
+    check(&world, &format!("{git} git merge other"), "other");
+    // As long as git has its lock, what is half checked out is not looked at.
+    let mark = world.daemon().mark();
+    world.bash("touch batches.d/.git/index.lock; echo 'echo half' > batches.d/edited/script.sh; mkdir batches.d/late; echo 'echo late' > batches.d/late/script.sh");
+    check(
+        &world,
+        "echo > batches.d/late/batch.toml; echo 'echo whole' > batches.d/edited/script.sh; rm batches.d/.git/index.lock",
+        "whole",
+    );
+    world.daemon().in_force(mark, "late");
+    assert!(!world.daemon().log_text().contains("late/"), "a half-made folder was complained about");
+}
+
+#[test]
+fn folders_come_and_go() {
+    let world = world();
+    let daemon = world.daemon();
+    let mark = daemon.mark();
+    world.bash(
+        "mkdir -p out/new; echo > out/new/batch.toml; echo 'echo new' > out/new/script.sh; mv out/new batches.d/new",
+    );
+    daemon.in_force(mark, "new");
+    world.batchd(&["start", "new", "--wait"]).expect(0);
+    world.bash("mv batches.d/new out/new");
+    daemon.line_after(mark, "new removed", |line| line["message"] == "removed" && line["batch"] == "new");
+    let refused = world.batchd(&["start", "new"]).expect(2);
+    assert!(refused.err.contains("there is no batch new"), "{refused:?}");
+}
+
+#[test]
+fn a_swapped_link_at_the_root() {
+    let mut world = World::new();
+    world.bash("rmdir batches.d; for r in one two; do mkdir -p release-$r/edited; echo > release-$r/edited/batch.toml; echo echo $r > release-$r/edited/script.sh; done; ln -s release-one batches.d");
+    world.start();
+    check(&world, "ln -s release-two next; mv -T next batches.d", "two");
+    check(&world, "echo 'echo three' > release-two/edited/script.sh", "three");
+}
+
+#[test]
+fn a_root_that_is_gone_removes_nothing() {
+    let world = world();
+    let mark = world.daemon().mark();
+    world.bash("mv batches.d away");
+    world.daemon().says(mark, "batches.d");
+    world.batchd(&["start", "edited", "--wait"]).expect(0);
+    check(&world, "mv away batches.d; echo 'echo back' > batches.d/edited/script.sh", "back");
+}
+
+#[test]
+fn a_broken_edit_stops_nothing() {
+    let world = world();
+    let daemon = world.daemon();
+    let mark = daemon.mark();
+    world.write("batches.d/edited/batch.toml", "timeuot = '1m'\n");
+    daemon.says(mark, "did you mean `timeout`?");
+    world.batchd(&["start", "edited", "--wait"]).expect(0);
+    let list = world.batchd(&["list"]).expect(0);
+    assert!(list.out.contains("timeuot") || list.err.contains("timeuot"), "{list:?}");
+    let reloaded = world.batchd(&["reload"]).expect(1);
+    assert!((reloaded.out + &reloaded.err).contains("edited/batch.toml:1:1: unknown key `timeuot`"));
+    check(&world, "echo \"timeout = '1m'\" > batches.d/edited/batch.toml", "one");
+    world.batchd(&["reload"]).expect(0);
+}
+
+#[test]
+fn a_reload_is_asked_for_by_signal() {
+    let world = world();
+    let daemon: &Daemon = world.daemon();
+    let mark = daemon.mark();
+    world.write("batches.d/edited/script.sh", "echo two\n");
+    daemon.signal(Signal::HUP);
+    daemon.in_force(mark, "edited");
+}
+
+/// bash reads a script while it runs it: what was begun is finished as it was.
+#[test]
+fn an_edit_does_not_reach_what_has_begun() {
+    let mut world = World::new();
+    let (up, go) = (world.pipe("up"), world.pipe("go"));
+    world.batch("edited", "", "echo up > $W/up\nread -r word < $W/go\necho one\n");
+    world.start();
+    world.batchd(&["start", "edited"]).expect(0);
+    up.hear();
+    let mark = world.daemon().mark();
+    world.write("batches.d/edited/script.sh", "echo two\necho two\necho two\necho two\necho two\n");
+    world.daemon().in_force(mark, "edited");
+    go.tell();
+    world.end("edited.1");
+    assert_eq!(world.stdout("edited.1"), "one\n");
+    world.batchd(&["start", "edited", "--wait"]).expect(0);
+    assert!(world.stdout("edited.2").starts_with("two\n"));
+}
