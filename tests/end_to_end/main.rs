@@ -4,6 +4,7 @@
 mod world;
 
 mod chains;
+mod commands;
 
 mod lifecycle;
 mod reload;
