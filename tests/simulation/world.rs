@@ -1,6 +1,8 @@
 //! The world around one scheduler in virtual time: a clock that can be set, a journal that outlives crashes, scripts that
 //! outlive daemons, an editor, and operators. Everything that it does comes from one seed.
 
+mod checks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use batchd::model::id::{BatchName, RunId};
 use batchd::model::launch::{ExitCause, Report};
 use batchd::model::record::Record;
 use batchd::model::request::{Request, RerunMode};
-use batchd::model::run::{Exit, Follow, Given, Outcome, Run, State, Trigger};
+use batchd::model::run::{Exit, Follow, Given, Run};
 use batchd::model::time::Instant;
 use batchd::scheduler::{Effect, Event, Scheduler};
 
@@ -69,6 +71,8 @@ pub(crate) struct Period {
 }
 
 pub(crate) struct World {
+    /// The daemon has taken over what its predecessor left, and schedules.
+    has_begun: bool,
     pub(crate) rng: Rng,
     pub(crate) faults: Faults,
     pub(crate) clock_is_set: bool,
@@ -107,6 +111,7 @@ impl World {
         };
         let disk = Disk::random(&mut rng);
         Self {
+            has_begun: false,
             rng,
             clock_is_set: faults.clock_steps,
             faults,
@@ -280,6 +285,7 @@ impl World {
 
     /// A daemon starts: it recovers, adopts, and begins.
     fn begin(&mut self) -> Checked {
+        self.has_begun = false;
         let recovered = self.journal.recover();
         let entries = recovered.in_force.iter().filter_map(|in_force| in_force.definition.clone().map(entry)).collect();
         let before = Arc::new(Graph::new(entries, self.disk.limits.clone()).expect("what was in force makes a graph"));
@@ -295,7 +301,9 @@ impl World {
         }
         let graph = self.disk.graph();
         self.note_periods(&graph);
-        self.handle(Event::Begin(graph))
+        self.handle(Event::Begin(graph))?;
+        self.has_begun = true;
+        Ok(())
     }
 
     /// The daemon dies, and another one starts after a while.
@@ -340,6 +348,11 @@ impl World {
             let decided: Vec<Run> = decided.into_iter().cloned().collect();
             self.journal.commit(&records)?;
             decided.iter().try_for_each(|run| self.check_decision(run))?;
+            for record in &records {
+                if let Record::Run(run) = record {
+                    self.check_follower(run)?;
+                }
+            }
             self.check_wakeup()?;
             // Until what was decided ahead of a corrected clock is read, memory lacks it.
             let reads_ahead = effects.iter().any(|effect| matches!(effect, Effect::ReadAhead { .. }));
@@ -353,44 +366,13 @@ impl World {
                 events.extend(self.carry_out(effect)?);
             }
             self.check_limits()?;
+            self.check_no_slot_is_wasted()?;
         }
         Ok(())
     }
 
     fn dies_here(&mut self) -> bool {
         self.faults.crashes && self.rng.below(3000) == 0
-    }
-
-    fn check_wakeup(&self) -> Checked {
-        match self.scheduler().next_wakeup() {
-            Some(at) if at <= self.now() => Err(format!("it wants to be woken at {at}, and it is {}", self.now())),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// What is in memory is what the journal gives back.
-    fn compare(&self) -> Checked {
-        let (memory, mut recovered) = (self.scheduler().facts(), self.journal.recover());
-        if memory.queue_position_next < recovered.queue_position_next {
-            return Err("a queue position can come back".to_owned());
-        }
-        recovered.queue_position_next = memory.queue_position_next;
-        if memory == recovered {
-            return Ok(());
-        }
-        let runs = |of: &[Run]| of.iter().map(|run| format!("{run:?}")).collect::<BTreeSet<_>>();
-        let (left, right) = (runs(&memory.runs), runs(&recovered.runs));
-        Err(format!(
-            "memory and journal differ:\nonly in memory {:#?}\nonly in journal {:#?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}",
-            left.difference(&right).collect::<Vec<_>>(),
-            right.difference(&left).collect::<Vec<_>>(),
-            memory.batches,
-            recovered.batches,
-            memory.edges,
-            recovered.edges,
-            memory.decided_ahead,
-            recovered.decided_ahead,
-        ))
     }
 
     fn carry_out(&mut self, effect: Effect) -> Checked<Option<Event>> {
@@ -416,51 +398,6 @@ impl World {
     }
 
     /// What must be true of every start, by the journal and the scripts that live.
-    fn check_start(&self, run: &Run) -> Checked {
-        let row = self.journal.runs.get(&run.id).ok_or_else(|| format!("{} has no row", run.id))?;
-        if row.state != State::Starting {
-            return Err(format!("{} is started, and its row says {:?}", run.id, row.state));
-        }
-        if !self.clock_is_set && run.due_at > self.now() {
-            return Err(format!("{} is started at {}, before it is due: {}", run.id, self.now(), run.due_at));
-        }
-        if let (Trigger::Retry, Some(previous)) = (run.trigger, &run.previous) {
-            let outcome = self.journal.runs.get(previous).and_then(Run::outcome);
-            if !matches!(outcome, Some(Outcome::Failed | Outcome::TimedOut | Outcome::Lost)) {
-                return Err(format!("{} retries {previous}, which {outcome:?}", run.id));
-            }
-        }
-        Ok(())
-    }
-
-    /// The run of a record that says for the first time that it is to follow its upstreams.
-    fn newly_decided<'r>(&self, record: &'r Record) -> Option<&'r Run> {
-        let Record::Run(run) = record else { return None };
-        let is_decided = |run: &Run| !run.joining && run.end().is_none();
-        let was = self.journal.runs.get(&run.id).is_some_and(is_decided);
-        (run.trigger == Trigger::Upstream && is_decided(run) && !was).then_some(run)
-    }
-
-    /// What must be true of a run that follows others, when that is decided.
-    fn check_decision(&self, run: &Run) -> Checked {
-        if self.in_force.get(&run.id.batch).is_none_or(|node| node.definition().independent) {
-            return Ok(());
-        }
-        for id in &run.upstreams {
-            let upstream = self.journal.runs.get(id).ok_or_else(|| format!("{id} has no row"))?;
-            if !upstream.succeeded() {
-                return Err(format!("{} follows {id}, which has not succeeded", run.id));
-            }
-            if run.chain != run.id && upstream.chain != run.chain {
-                return Err(format!(
-                    "{} of the chain {} takes {id} of the chain {}",
-                    run.id, run.chain, upstream.chain
-                ));
-            }
-        }
-        if run.upstreams.is_empty() { Err(format!("{} follows nothing", run.id)) } else { Ok(()) }
-    }
-
     fn launch(&mut self, run: &Run) {
         self.count("starts");
         let minutes = *self.rng.pick(&[0, 0, 1, 3, 20, 100, 700]);
@@ -545,47 +482,6 @@ impl World {
     }
 
     /// Slots, pools and overlap, by the scripts that live now.
-    fn check_limits(&self) -> Checked {
-        let living: Vec<(&RunId, &Script)> =
-            self.scripts.iter().filter(|(_, s)| s.ends_at > self.real && !s.settled).collect();
-        let limits = &self.disk.limits;
-        let most = |what: &str, count: usize, limit: u32| {
-            if count > limit as usize { Err(format!("{count} {what} at once, {limit} may")) } else { Ok(()) }
-        };
-        most("runs", living.len(), limits.max_running)?;
-        most("caught-up runs", living.iter().filter(|(_, s)| s.caught_up).count(), limits.catch_up_running_max)?;
-        most("runs of the pool", living.iter().filter(|(_, s)| s.pool.is_some()).count(), 1)?;
-        for pair in living.windows(2) {
-            let [(left, first), (right, second)] = pair else { continue };
-            if left.batch == right.batch && first.batch_alone && second.batch_alone {
-                return Err(format!("{left} and {right} run at once"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Remembers which schedules are in force from now on.
-    fn note_periods(&mut self, graph: &Arc<Graph>) {
-        let now = self.now();
-        let old = std::mem::replace(&mut self.in_force, graph.clone());
-        let same = |name: &BatchName| match (old.get(name), graph.get(name)) {
-            (Some(old), Some(new)) => old.definition().cron == new.definition().cron,
-            _ => false,
-        };
-        for period in self.periods.iter_mut().filter(|period| period.until == Instant::MAX && !same(&period.batch)) {
-            period.until = now;
-        }
-        for (name, node) in graph.iter().filter(|(name, _)| !same(name)) {
-            let schedule = node.entry.schedule.clone();
-            self.periods.push(Period { batch: name.clone(), schedule, from: now, until: Instant::MAX });
-        }
-    }
-
-    fn close_periods(&mut self) {
-        let now = self.now();
-        self.periods.iter_mut().filter(|period| period.until == Instant::MAX).for_each(|period| period.until = now);
-    }
-
     fn tell(&mut self, what: String) {
         if self.story.len() >= 400 {
             self.story.drain(..200);
