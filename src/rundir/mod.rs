@@ -156,9 +156,10 @@ impl RunDir {
 
     /// Removes what only a run under way needs: after it, the log files with their [`TIMES`], `run.json`, `exit.json` and
     /// `io/` stay, and whatever is not batchd's. Without an `exit.json` the claim, `started.json` and what was set aside
-    /// stay too: nothing may ever begin here again.
+    /// stay too: nothing may ever begin here again. The lock goes last: while it is there, this is not done.
     pub fn settle(&self) -> io::Result<()> {
-        let names = self.names()?;
+        let mut names = self.names()?;
+        names.sort_by_key(|name| name == LOCK);
         let ended = names.iter().any(|name| name == ExitRecord::FILE);
         for name in &names {
             let evidence = name == Claim::FILE || name == Started::FILE;
