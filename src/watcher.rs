@@ -130,7 +130,7 @@ impl Places {
         if path == self.batches {
             return Some(Hint::Everything);
         }
-        let below = path.strip_prefix(&*self.target()).ok()?.to_owned();
+        let below = path.strip_prefix(&*self.target()).ok()?;
         match below.components().next() {
             None => Some(Hint::Everything),
             Some(Component::Normal(name)) => Some(folder_hint(name)),

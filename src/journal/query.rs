@@ -139,9 +139,9 @@ impl Reader {
         self.ask(|connection| chain(connection, run))
     }
 
-    /// The run of a batch with the highest number whose script was started.
+    /// The run of a batch with the highest number whose script was started, or is just being started.
     pub fn latest_started(&self, batch: &BatchName) -> std::result::Result<Option<Run>, QueryError> {
-        self.ask(|connection| latest(connection, batch, "AND started_at IS NOT NULL"))
+        self.ask(|connection| latest(connection, batch, "AND (started_at IS NOT NULL OR state = 'starting')"))
     }
 
     /// Every batch that the journal knows, removed ones too, by name.

@@ -44,7 +44,7 @@ pub struct UpstreamEnd {
 /// What became of a run, as the place where it lives tells it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
-    /// Its script was let go.
+    /// Its script was let go. Of a script that has ended before anybody looked, [`Report::Exited`] alone tells.
     Started {
         /// When.
         at: Instant,

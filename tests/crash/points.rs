@@ -80,13 +80,7 @@ fn kill_daemon_at(die: impl Fn(Dies) -> bool) -> Compared {
         };
         assert_eq!(code, -9, "{point:?}");
     }
-    world.start();
-    load::tick(&world, false);
-    world.batchd(&["reload"]).expect(0);
-    world.rest();
-    assert_eq!(world.end_daemon(Signal::TERM), 0);
-    world.all_gone();
-    let compared = records::compare(&world);
+    let compared = records::compare_at_rest(&mut world);
     assert_eq!(compared.lost, losses, "{compared:?}");
     compared
 }

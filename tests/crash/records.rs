@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use batchd::model::time::Instant;
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::load::{CHAIN, FLAKY};
+use crate::load::{self, CHAIN, FLAKY};
 use crate::world::World;
 
 /// What was compared: for the test to say that it saw enough.
@@ -14,6 +15,18 @@ use crate::world::World;
 pub(crate) struct Compared {
     pub(crate) chains: usize,
     pub(crate) lost: usize,
+}
+
+/// Lets no more chains begin, waits until all is done and every process gone, and compares.
+#[track_caller]
+pub(crate) fn compare_at_rest(world: &mut World) -> Compared {
+    world.start();
+    load::tick(world, false);
+    world.batchd(&["reload"]).expect(0);
+    world.rest();
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    world.all_gone();
+    compare(world)
 }
 
 /// Compares the records of a world that has come to rest.

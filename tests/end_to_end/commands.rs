@@ -117,7 +117,7 @@ fn logs_and_paths() {
     world.batchd(&["start", "talks"]).expect(0);
     up.hear();
     let mut follow = world.command(env!("CARGO_BIN_EXE_batchd"));
-    let follow = follow.args(["logs", "-f", "talks.1"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let follow = follow.args(["logs", "-f", "talks"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
     go.tell();
     // It ends with the run.
     let output = follow.wait_with_output().unwrap();

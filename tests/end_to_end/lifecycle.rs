@@ -88,6 +88,29 @@ fn one_interrupt_leaves_scripts_running() {
     slow.check_end();
 }
 
+/// A daemon on a terminal that script(1) makes is interrupted there twice, as by Ctrl-C.
+const INTERRUPTED_TWICE: &str = r#"mkfifo keys screen
+script -qec 'exec batchd daemon' /dev/null <keys >screen &
+exec 3>keys 4<screen
+says() { until [[ $said == *"$1"* ]]; do IFS= read -r -N 1 character <&4; said+=$character; done; }
+says 'is ready'
+batchd start slow >/dev/null 2>&1
+read -r run <up
+printf '\x03' >&3
+says 'a second Ctrl-C'
+printf '\x03' >&3
+cat <&4 >/dev/null
+wait"#;
+
+#[test]
+fn two_interrupts_at_a_terminal_stop_what_runs() {
+    let slow = Slow::new();
+    let folder = std::path::Path::new(env!("CARGO_BIN_EXE_batchd")).parent().unwrap();
+    slow.world.bash(&format!("PATH={}:$PATH\n{INTERRUPTED_TWICE}", folder.display()));
+    slow.world.all_gone();
+    assert_eq!(slow.world.run("slow.1")["outcome"], "cancelled");
+}
+
 #[test]
 fn a_second_daemon_says_so_and_ends() {
     let mut world = World::new();

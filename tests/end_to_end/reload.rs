@@ -129,6 +129,17 @@ fn a_broken_edit_stops_nothing() {
 }
 
 #[test]
+fn settings_that_take_a_restart_say_so() {
+    let world = world();
+    let mark = world.daemon().mark();
+    world.settings("state = 'elsewhere'");
+    world.daemon().says(mark, "restart the daemon");
+    // What was in force when the daemon started still is.
+    world.settings("");
+    world.batchd(&["reload"]).expect(0);
+}
+
+#[test]
 fn a_reload_is_asked_for_by_signal() {
     let world = world();
     let daemon: &Daemon = world.daemon();
