@@ -154,7 +154,7 @@ impl<'f> Fitting<'f> {
     /// Brings a member's schedule to its stage, or the member to a stage of which there is a schedule.
     fn enter(&mut self, member: &mut Member<'f>) {
         (member.schedule, member.reboot) = (None, false);
-        if member.stage == Stage::Held || member.stage == Stage::Out {
+        if member.stage == Stage::Out {
             return;
         }
         let Some(definition) = member.definition() else {
@@ -162,7 +162,9 @@ impl<'f> Fitting<'f> {
             return;
         };
         match (self.schedules_of)(definition) {
+            // A held batch keeps its schedule: what falls due meanwhile is recorded as not run.
             Ok((schedule, reboot)) => (member.schedule, member.reboot) = (schedule, reboot),
+            Err(_) if member.stage == Stage::Held => {}
             Err(Diagnosis { what, hint }) => {
                 let place = member.loaded.places.cron.clone().filter(|_| member.stage == Stage::Fresh);
                 let batch = Some(member.loaded.name.clone());

@@ -3,6 +3,7 @@
 use super::*;
 use crate::load::{Context, Input, definition, settings};
 use crate::model::files::{FileContent, Files};
+use crate::model::zone::Zone;
 
 /// A host's batches as a daemon sees them over several reloads.
 struct Host {
@@ -269,4 +270,20 @@ fn random_edges_always_come_to_an_end() {
             assert!(host.previous.contains_key(name), "{name} was lost by {batches:?}");
         }
     }
+}
+
+/// What falls due while a batch is held is recorded as not run: that takes its schedule.
+#[test]
+fn a_held_batch_keeps_its_schedule() {
+    let schedules_of = |definition: &Definition| {
+        let daily = (!definition.cron.is_empty()).then(|| Arc::new(Schedule::new(Vec::new(), Zone::utc())));
+        Ok((daily, false))
+    };
+    let report = ("report", "cron = '@daily'\non_error = 'alarm'");
+    let mut host = Host::new("");
+    assert_eq!(host.reload_with(&[("alarm", ""), report], &schedules_of).in_force, "alarm report");
+    let candidates = [Arc::new(host.load(report.0, report.1))];
+    let fitted = fit(&candidates, &host.previous, &host.settings, &schedules_of);
+    let node = fitted.graph.get(&BatchName::new("report").unwrap()).unwrap();
+    assert!(node.entry.held && node.entry.schedule.is_some(), "{:?}", node.entry);
 }
