@@ -1,11 +1,48 @@
 //! Overlap, and who gets a slot.
 
-use super::book::{Book, Counts};
+use std::collections::BTreeMap;
+
+use super::book::{Book, Counts, QueueKey};
 use super::{Effect, Scheduler};
 use crate::model::definition::{CatchUp, OVERLAP_QUEUE_MAX, Overlap};
 use crate::model::id::{BatchName, RunId};
 use crate::model::run::{End, Outcome, Run, State, StopRequest, Trigger};
+use crate::model::settings::Limits;
 use crate::model::time::Instant;
+
+/// The slots that are taken, counted from the runs that are under way. Once an event: thousands may wait, and asking each
+/// of them who is under way would cost the square of their number before the last of them has run.
+#[derive(Default)]
+struct Taken {
+    all: u32,
+    caught_up: u32,
+    pools: BTreeMap<String, u32>,
+}
+
+impl Taken {
+    fn by<'r>(runs: impl Iterator<Item = &'r Run>) -> Self {
+        let mut taken = Self::default();
+        runs.for_each(|run| taken.add(run));
+        taken
+    }
+
+    fn add(&mut self, run: &Run) {
+        self.all += 1;
+        self.caught_up += u32::from(run.caught_up);
+        if let Some(pool) = &run.pool {
+            *self.pools.entry(pool.clone()).or_default() += 1;
+        }
+    }
+
+    /// Whether neither its pool nor what is caught up keeps a run out.
+    fn leaves_room_for(&self, run: &Run, limits: &Limits) -> bool {
+        let pool_is_full = |pool: &String| {
+            limits.pools.get(pool).is_some_and(|most| self.pools.get(pool).copied().unwrap_or(0) >= *most)
+        };
+        let no_catch_up = run.caught_up && self.caught_up >= limits.catch_up_running_max;
+        !no_catch_up && !run.pool.as_ref().is_some_and(pool_is_full)
+    }
+}
 
 impl Scheduler {
     /// Decides overlap for a run whose time has come: it waits for its slot, or is `skipped`.
@@ -89,31 +126,29 @@ impl Scheduler {
         self.end(run, end, Counts::No);
     }
 
-    /// Gives every free slot to the first run that may take it.
+    /// Gives every free slot to the first run that may take it. Once through the queue is enough: a start only takes away
+    /// from those before it.
     pub(super) fn fill_slots(&mut self, now: Instant) {
-        while let Some(id) = self.next_to_start() {
+        let mut taken = Taken::by(self.book.under_way());
+        let mut place = None;
+        while let Some((key, id)) = self.next_to_start(&taken, place.as_ref()) {
+            if let Some(run) = self.book.get(&id) {
+                taken.add(run);
+            }
             self.start(now, &id);
+            place = Some(key);
         }
     }
 
-    /// The first run in the queue that may start now.
-    fn next_to_start(&self) -> Option<RunId> {
+    /// The first run in the queue behind `place` that may start now.
+    fn next_to_start(&self, taken: &Taken, place: Option<&QueueKey>) -> Option<(QueueKey, RunId)> {
         let limits = self.graph.limits();
-        let under_way = |which: &dyn Fn(&Run) -> bool| {
-            u32::try_from(self.book.under_way().filter(|run| which(run)).count()).unwrap_or(u32::MAX)
-        };
-        if under_way(&|_| true) >= limits.max_running {
+        if taken.all >= limits.max_running {
             return None;
         }
-        let caught_up_full = under_way(&|run| run.caught_up) >= limits.catch_up_running_max;
-        let pool_full = |pool: &String| {
-            limits.pools.get(pool).is_some_and(|most| under_way(&|run| run.pool.as_ref() == Some(pool)) >= *most)
-        };
-        let first = self.book.ready().find(|run| {
-            let full = (run.caught_up && caught_up_full) || run.pool.as_ref().is_some_and(pool_full);
-            !full && self.batch_lets(run)
-        });
-        first.map(|run| run.id.clone())
+        let mut waiting = self.book.ready_behind(place);
+        let first = waiting.find(|(_, run)| taken.leaves_room_for(run, limits) && self.batch_lets(run));
+        first.map(|(key, run)| (key.clone(), run.id.clone()))
     }
 
     /// Whether the run's batch lets it start: it is in force, and not busy with another run unless it allows that.

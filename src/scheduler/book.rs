@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use crate::model::id::{BatchName, RunId};
 use crate::model::run::{Run, State, Trigger};
@@ -28,12 +29,12 @@ pub struct Book {
     joining: BTreeSet<RunId>,
     queue_position_next: u64,
     changed: BTreeSet<RunId>,
-    /// Chains that may have come to rest.
+    /// Chains of which a run has changed: joins in them may be decided, and they may have come to rest.
     touched: BTreeSet<RunId>,
 }
 
 /// The order in which runs that are ready go: what is caught up behind all others, then by priority, then by position.
-type QueueKey = (bool, Reverse<i32>, u64, RunId);
+pub(super) type QueueKey = (bool, Reverse<i32>, u64, RunId);
 
 /// A run whose last attempt has ended in this event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,14 +85,23 @@ impl Book {
         self.under_way.iter().map(|id| &self.runs[id])
     }
 
-    /// Queued runs that wait for a slot or for their batch, in the order in which they go.
-    pub fn ready(&self) -> impl Iterator<Item = &Run> {
-        self.ready.iter().map(|(_, _, _, id)| &self.runs[id])
+    /// Queued runs that wait for a slot or for their batch, in the order in which they go: those behind `place`, or all.
+    pub(super) fn ready_behind(&self, place: Option<&QueueKey>) -> impl Iterator<Item = (&QueueKey, &Run)> {
+        let from = place.map_or(Bound::Unbounded, Bound::Excluded);
+        self.ready.range((from, Bound::Unbounded)).map(|key| (key, &self.runs[&key.3]))
     }
 
-    /// Queued runs that wait for their upstreams.
-    pub fn joining(&self) -> impl Iterator<Item = &Run> {
-        self.joining.iter().map(|id| &self.runs[id])
+    /// Queued runs that wait for their upstreams, in chains that have been touched since [`Self::close_chains`]: for the
+    /// others nothing has changed.
+    pub(super) fn joining_in_touched(&self) -> impl Iterator<Item = &Run> {
+        let touched = self.touched.iter().filter_map(|chain| self.chains.get(chain)).flatten();
+        touched.filter(|id| self.joining.contains(*id)).map(|id| &self.runs[id])
+    }
+
+    /// Lets every chain with a run that waits for its upstreams count as touched: the edges are others.
+    pub(super) fn touch_joining(&mut self) {
+        let chains: Vec<RunId> = self.joining.iter().map(|id| self.runs[id].chain.clone()).collect();
+        self.touched.extend(chains);
     }
 
     /// The runs of `batch` that have not ended, by number.
@@ -102,6 +112,18 @@ impl Book {
     /// The runs of a chain, by batch and number.
     pub fn chain<'a>(&'a self, chain: &RunId) -> impl Iterator<Item = &'a Run> {
         self.chains.get(chain).into_iter().flatten().map(|id| &self.runs[id])
+    }
+
+    /// The runs of a batch in a chain, by number.
+    pub fn chain_of<'a>(&'a self, chain: &RunId, batch: &BatchName) -> impl Iterator<Item = &'a Run> + use<'a> {
+        let (first, last) = (batch.run(0), batch.run(u64::MAX));
+        let of_batch = self.chains.get(chain).map(|ids| ids.range(first..=last));
+        of_batch.into_iter().flatten().map(|id| &self.runs[id])
+    }
+
+    /// Queued runs that wait for their time, the soonest first.
+    pub(super) fn delayed(&self) -> impl Iterator<Item = &Run> {
+        self.delayed.iter().map(|(_, id)| &self.runs[id])
     }
 
     /// When the next queued run's time comes.

@@ -43,7 +43,9 @@ impl Scheduler {
         if !failed || run.attempt > policy.retries {
             return false;
         }
-        let start_at = Some(now + policy.delay_before(attempt));
+        let delay = policy.delay_before(attempt);
+        // Without a wait it is ready at once: nothing that is due now is left for the next event.
+        let start_at = (!delay.is_zero()).then(|| now + delay);
         let next = Run { start_at, attempt: attempt.get(), ..self.next_attempt(now, &node, &run) };
         self.book.put(next);
         true
@@ -114,7 +116,7 @@ impl Scheduler {
             let in_pass = self.book.chain(&pass.chain).filter(|run| run.pass == pass.pass);
             in_pass.into_iter().any(|run| self.graph.reach(&run.id.batch).contains(name))
         };
-        let in_chain = |name: &BatchName| self.book.chain(&pass.chain).any(|run| run.id.batch == *name);
+        let in_chain = |name: &BatchName| self.book.chain_of(&pass.chain, name).next().is_some();
         if !join.upstreams.iter().all(|name| in_chain(name) || reached(name)) {
             return;
         }
@@ -129,7 +131,7 @@ impl Scheduler {
         let rank = |run: &Run| self.graph.get(&run.id.batch).map_or(usize::MAX, |node| node.rank);
         let first = self
             .book
-            .joining()
+            .joining_in_touched()
             .filter(|run| !self.ended.iter().any(|ended| ended.run == run.id))
             .filter_map(|run| Some((rank(run), run.id.clone(), self.join_upstreams(run)?)))
             .min_by(|left, right| (left.0, &left.1).cmp(&(right.0, &right.1)));
@@ -172,7 +174,7 @@ impl Scheduler {
     /// What a join makes of one upstream: its run in this pass; else, if this pass was not to run it, its latest in the
     /// chain.
     fn upstream_state(&self, join: &Run, name: &BatchName) -> UpstreamState {
-        let of_batch = || self.book.chain(&join.chain).filter(|run| run.id.batch == *name);
+        let of_batch = || self.book.chain_of(&join.chain, name);
         if let Some(run) = of_batch().filter(|run| run.pass == join.pass).last() {
             return if run.end().is_some() { UpstreamState::Ended(run.id.clone()) } else { UpstreamState::Pending };
         }
@@ -236,15 +238,12 @@ impl Scheduler {
     }
 
     fn has_run_in(&self, pass: &PassOf, name: &BatchName) -> bool {
-        self.book.chain(&pass.chain).any(|run| run.pass == pass.pass && run.id.batch == *name)
+        self.book.chain_of(&pass.chain, name).any(|run| run.pass == pass.pass)
     }
 
     /// The latest run of a batch in a chain that has ended.
     pub(super) fn latest_end(&self, chain: &RunId, name: &BatchName) -> Option<&Run> {
-        self.book
-            .chain(chain)
-            .filter(|run| run.id.batch == *name && run.end().is_some())
-            .max_by_key(|run| run.id.number)
+        self.book.chain_of(chain, name).filter(|run| run.end().is_some()).last()
     }
 
     /// Gives an end to the joins across chains behind it, and decides those that have one from each upstream.

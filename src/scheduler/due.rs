@@ -106,6 +106,7 @@ impl Scheduler {
             self.arm(now, name);
         }
         self.cursor_latest = self.batches.values().filter_map(|facts| facts.cursor).max().unwrap_or(Instant::MIN);
+        self.wait_anew(now);
         let text = format!(
             "the clock was corrected: it is now {now}, and occurrences up to {latest} had been decided; {} batches go on from now",
             ahead.len()
@@ -113,6 +114,16 @@ impl Scheduler {
         self.notes.push(Record::Event { at: now, text });
         self.phase = Phase::ReadingAhead;
         self.acts.push(Effect::ReadAhead { after: now });
+    }
+
+    /// Runs that the wrong clock has made wait (a retry's delay, a jitter's offset) wait as long from now on: until the time
+    /// that clock meant, a retry would keep its batch busy for hours or years.
+    fn wait_anew(&mut self, now: Instant) {
+        let later: Vec<Run> = self.book.delayed().filter(|run| run.queued_at > now).cloned().collect();
+        for run in later {
+            let start_at = run.start_at.map(|at| now + at.since(run.queued_at));
+            self.book.put(Run { start_at, ..run });
+        }
     }
 
     /// The answer to [`Effect::ReadAhead`]: scheduling goes on.

@@ -36,6 +36,8 @@ mod chain;
 mod due;
 mod reload;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use book::Book;
 pub use due::{COUNTED_MAX, ROWS_AT_ONCE_MAX};
@@ -303,9 +305,14 @@ impl Scheduler {
     fn take_next_number(&mut self, now: Instant, run: Run) {
         let Some(node) = self.graph.get(&run.id.batch).cloned() else {
             let reason = format!("runs/{} belongs to another journal, and its batch was removed", run.id);
-            return self.end_unmeasured(now, run, Outcome::Failed, reason, now);
+            // The folder is not settled: what is in it is the other's, and may live.
+            return self.end(
+                run,
+                End { outcome: Outcome::Failed, reason: Some(reason), at: now, exit: None },
+                book::Counts::Yes,
+            );
         };
-        let next = Run { start_at: Some(now), attempt: run.attempt, ..self.next_attempt(now, &node, &run) };
+        let next = Run { attempt: run.attempt, ..self.next_attempt(now, &node, &run) };
         let reason = format!("runs/{} belongs to another journal: it goes on as {}", run.id, next.id);
         let (id, end) = (run.id.clone(), End { outcome: Outcome::Failed, reason: Some(reason), at: now, exit: None });
         self.end(run, end, book::Counts::No);

@@ -20,6 +20,12 @@ impl Scheduler {
         self.settle(now);
         let old = self.graph.clone();
         for (name, node) in old.iter() {
+            // Somebody said no to what fell due, whatever the folder says now.
+            if !node.definition().enabled
+                && let Some(reason) = self.says_no(now, name, node)
+            {
+                self.record_not(now, name, now, Outcome::Skipped, &reason);
+            }
             if graph.get(name).is_none_or(|new| !same_schedule(node, new)) {
                 let reason = "nobody was there at the time, and the schedule has been changed since";
                 self.record_not(now, name, now, Outcome::Missed, reason);
@@ -35,6 +41,7 @@ impl Scheduler {
     /// Replaces the graph. Everything up to `now` has been decided by the old one.
     pub(super) fn reload(&mut self, now: Instant, graph: Arc<Graph>) {
         let old = std::mem::replace(&mut self.graph, graph.clone());
+        self.book.touch_joining();
         for (name, node) in old.iter().filter(|(name, _)| graph.get(name).is_none()) {
             self.notes.push(in_force(name, None));
             self.disarm(name);
@@ -141,9 +148,10 @@ impl Scheduler {
 }
 
 /// Whether two definitions of a batch have the same expressions in the same zone. What the system's zone is counts, too:
-/// without `timezone` it is the one that the schedule was made for.
+/// without `timezone` it is the one that the schedule was made for. So does what is known of the zone: by a new release of
+/// the time-zone data, too, an instant may have become due that is over.
 fn same_schedule(old: &Node, new: &Node) -> bool {
-    let zone = |node: &Node| node.entry.schedule.as_ref().map(|schedule| schedule.zone().name.clone());
+    let zone = |node: &Node| node.entry.schedule.as_ref().map(|schedule| schedule.zone().clone());
     old.definition().cron == new.definition().cron && zone(old) == zone(new)
 }
 

@@ -1,0 +1,251 @@
+//! Rules that the simulation does not meet, each as a small story.
+
+use super::*;
+use crate::model::cron::Expression;
+use crate::model::graph::Entry;
+use crate::model::run::{Exit, Follow, Given, Outcome, Trigger};
+use crate::model::schedule::Schedule;
+use crate::model::settings::Limits;
+use crate::model::zone::Zone;
+
+/// 2026-03-01T00:00:00Z.
+const BEGIN: Instant = Instant::from_s(1_772_323_200);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A scheduler with what it has recorded and what it wants done since the last look.
+struct World {
+    scheduler: Scheduler,
+    now: Instant,
+    effects: Vec<Effect>,
+    /// Every row as it was recorded last.
+    rows: BTreeMap<RunId, Run>,
+}
+
+fn name(text: &str) -> BatchName {
+    BatchName::new(text).unwrap()
+}
+
+/// A definition that holds `change`, a JSON object of its keys, beside what every definition has.
+fn definition(batch: &str, change: &str) -> Definition {
+    let hash = "0".repeat(64);
+    let mut json: serde_json::Value = serde_json::from_str(&format!(
+        r#"{{"name": "{batch}", "hash": "{hash}", "enabled": true, "overlap": "skip", "catch_up": "last",
+            "catch_up_within_ms": 604800000, "jitter_ms": 0,
+            "retry": {{"retries": 0, "delay_ms": 10000, "backoff": 2.0, "delay_max_ms": 600000, "on_lost": false}},
+            "execution": {{"script": "script.sh", "interpreter": ["bash"], "umask": 18, "stop_grace_ms": 10000,
+                "success_exit_codes": [0], "log_bytes_max": 1}}}}"#
+    ))
+    .unwrap();
+    let change: serde_json::Map<String, serde_json::Value> = serde_json::from_str(change).unwrap();
+    json.as_object_mut().unwrap().extend(change);
+    serde_json::from_value(json).unwrap()
+}
+
+fn entry(definition: Definition, zone: &Arc<Zone>) -> Entry {
+    let times = definition.cron.iter().filter_map(|text| match Expression::parse(text).unwrap() {
+        Expression::Times(cron) => Some(cron),
+        Expression::Reboot => None,
+    });
+    let times: Vec<_> = times.collect();
+    let schedule = (!times.is_empty()).then(|| Arc::new(Schedule::new(times, zone.clone())));
+    Entry { definition: Arc::new(definition), schedule, reboot: false, held: false }
+}
+
+fn graph(entries: Vec<Entry>, limits: &Limits) -> Arc<Graph> {
+    Arc::new(Graph::new(entries, limits.clone()).unwrap())
+}
+
+/// A graph in UTC with slots for all.
+fn plain(definitions: Vec<Definition>) -> Arc<Graph> {
+    graph(definitions.into_iter().map(|definition| entry(definition, &Zone::utc())).collect(), &Limits::default())
+}
+
+impl World {
+    fn new(graph: Arc<Graph>) -> Self {
+        let empty = Recovered::empty(JournalId("test".to_owned()));
+        Self::recovered(empty, Arc::new(Graph::default()), graph, BEGIN)
+    }
+
+    /// A daemon that begins at `now` with what another one has left.
+    fn recovered(recovered: Recovered, before: Arc<Graph>, graph: Arc<Graph>, now: Instant) -> Self {
+        let rows = recovered.runs.iter().map(|run| (run.id.clone(), run.clone())).collect();
+        let scheduler = Scheduler::recover(recovered, before, "boot".to_owned());
+        let mut world = Self { scheduler, now, effects: Vec::new(), rows };
+        world.handle(Event::Begin(graph));
+        world
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.effects.clear();
+        self.scheduler.handle(self.now, event, &mut self.effects);
+        for effect in &self.effects {
+            if let Effect::Record(Record::Run(run)) = effect {
+                self.rows.insert(run.id.clone(), Run::clone(run));
+            }
+        }
+        assert!(self.scheduler.next_wakeup().is_none_or(|at| at > self.now), "it would be woken for what is over");
+    }
+
+    fn wake_after(&mut self, wait: Duration) {
+        self.now = self.now + wait;
+        self.handle(Event::Wake);
+    }
+
+    fn start(&mut self, batch: &str) {
+        let batch = name(batch);
+        let request =
+            Request::Start { batch, follow: Follow::Chain, given: Given::default(), queue: true, force: false };
+        self.handle(Event::Request { id: 1, by: "uid 1".to_owned(), request, history: Vec::new() });
+    }
+
+    fn report(&mut self, run: &str, report: Report) {
+        self.handle(Event::Report { run: run.parse().unwrap(), report });
+    }
+
+    fn exit(&mut self, run: &str, success: bool) {
+        let (at, exit) = (self.now, Exit { exit_code: Some(u8::from(!success)), ..Exit::default() });
+        let report = Report::Exited { started_at: at, ended_at: at, exit, success, cause: ExitCause::Itself };
+        self.report(run, report);
+    }
+
+    fn row(&self, run: &str) -> &Run {
+        &self.rows[&run.parse::<RunId>().unwrap()]
+    }
+
+    /// The outcomes of a batch's rows, by number; none where it has not ended.
+    fn outcomes(&self, batch: &str) -> Vec<Option<Outcome>> {
+        self.rows.values().filter(|run| run.id.batch == name(batch)).map(Run::outcome).collect()
+    }
+}
+
+#[test]
+fn a_clock_that_is_corrected_keeps_no_retry_waiting() {
+    let retries =
+        r#"{"retry": {"retries": 1, "delay_ms": 10000, "backoff": 2.0, "delay_max_ms": 600000, "on_lost": false}}"#;
+    let mut world =
+        World::new(plain(vec![definition("hourly", r#"{"cron": ["0 * * * *"]}"#), definition("a", retries)]));
+    world.wake_after(24 * 365 * HOUR);
+    world.start("a");
+    world.exit("a.1", false);
+    assert_eq!(world.row("a.2").start_at, Some(world.now + Duration::from_secs(10)));
+    // The clock was a year ahead.
+    world.now = BEGIN + MINUTE;
+    world.handle(Event::Wake);
+    assert!(world.effects.iter().any(|effect| matches!(effect, Effect::ReadAhead { .. })));
+    world.handle(Event::DecidedAhead(Vec::new()));
+    assert_eq!(world.row("a.2").start_at, Some(world.now + Duration::from_secs(10)));
+    world.wake_after(Duration::from_secs(10));
+    assert_eq!(world.row("a.2").state, State::Starting);
+}
+
+#[test]
+fn a_retry_without_a_wait_is_ready_at_once() {
+    let retries = r#"{"retry": {"retries": 1, "delay_ms": 0, "backoff": 2.0, "delay_max_ms": 0, "on_lost": false}}"#;
+    let mut world = World::new(plain(vec![definition("a", retries)]));
+    world.start("a");
+    world.exit("a.1", false);
+    assert_eq!((world.row("a.2").trigger, &world.row("a.2").state), (Trigger::Retry, &State::Starting));
+}
+
+#[test]
+fn a_folder_of_another_journal_is_left_alone() {
+    let mut world = World::new(plain(vec![definition("a", "{}")]));
+    world.start("a");
+    world.handle(Event::Reload(plain(Vec::new())));
+    world.report("a.1", Report::FolderTaken);
+    assert_eq!(world.outcomes("a"), [Some(Outcome::Failed)]);
+    assert!(!world.effects.iter().any(|effect| matches!(effect, Effect::Settle { .. })), "{:?}", world.effects);
+}
+
+#[test]
+fn new_time_zone_data_fires_nothing_that_is_over() {
+    let hours = |hours: i32| Arc::new(Zone::new("Test/Moved", hours * 3600, [], None));
+    let of = |zone| graph(vec![entry(definition("a", r#"{"cron": ["30 2 * * *"]}"#), &zone)], &Limits::default());
+    let mut world = World::new(of(hours(0)));
+    // 02:10 by the old data is 03:10 by the new.
+    world.wake_after(2 * HOUR + 10 * MINUTE);
+    world.handle(Event::Reload(of(hours(1))));
+    assert_eq!(world.outcomes("a"), []);
+    assert_eq!(world.scheduler.next_wakeup(), Some(BEGIN + 25 * HOUR + 30 * MINUTE));
+}
+
+#[test]
+fn what_fell_due_while_a_batch_was_off_is_not_caught_up_once_it_is_on() {
+    let (off, on) = (r#"{"cron": ["0 * * * *"], "enabled": false}"#, r#"{"cron": ["0 * * * *"]}"#);
+    let before = plain(vec![definition("a", off)]);
+    let world = World::new(before.clone());
+    let world =
+        World::recovered(world.scheduler.facts(), before, plain(vec![definition("a", on)]), BEGIN + 150 * MINUTE);
+    assert_eq!(world.outcomes("a"), [Some(Outcome::Skipped); 2]);
+}
+
+#[test]
+fn what_falls_due_while_a_batch_is_held_has_its_row() {
+    let hourly = || entry(definition("a", r#"{"cron": ["0 * * * *"]}"#), &Zone::utc());
+    let of = |held| graph(vec![Entry { held, ..hourly() }], &Limits::default());
+    let mut world = World::new(of(false));
+    world.handle(Event::Reload(of(true)));
+    world.wake_after(HOUR);
+    assert_eq!(world.outcomes("a"), [Some(Outcome::Skipped)]);
+    world.wake_after(30 * MINUTE);
+    world.handle(Event::Reload(of(false)));
+    world.wake_after(30 * MINUTE);
+    assert_eq!(world.outcomes("a"), [Some(Outcome::Skipped), None]);
+}
+
+/// Slots of a pool go by the queue: with priority first, and nobody behind is kept waiting by a pool that is full.
+#[test]
+fn a_full_pool_keeps_only_its_own_waiting() {
+    let limits = Limits { max_running: 3, pools: BTreeMap::from([("one".to_owned(), 1)]), catch_up_running_max: 1 };
+    let batches = [("a", r#"{"pool": "one"}"#), ("b", r#"{"pool": "one"}"#), ("c", "{}"), ("d", "{}"), ("e", "{}")];
+    let entries = batches.iter().map(|(batch, change)| entry(definition(batch, change), &Zone::utc()));
+    let mut world = World::new(graph(entries.collect(), &limits));
+    batches.iter().for_each(|(batch, _)| world.start(batch));
+    let starting = |world: &World| -> Vec<String> {
+        let under_way = world.rows.values().filter(|run| run.is_under_way());
+        under_way.map(|run| run.id.to_string()).collect()
+    };
+    assert_eq!(starting(&world), ["a.1", "c.1", "d.1"]);
+    world.exit("a.1", true);
+    assert_eq!(starting(&world), ["b.1", "c.1", "d.1"]);
+    world.exit("c.1", true);
+    assert_eq!(starting(&world), ["b.1", "d.1", "e.1"]);
+}
+
+/// Lets this many diamonds, all due at the same time, run to their ends in two slots.
+fn live_diamonds(count: usize) {
+    let limits = Limits { max_running: 2, ..Limits::default() };
+    let mut entries = Vec::new();
+    for index in 0..count {
+        let after = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| format!("\"{name}{index}\"")).collect();
+            format!(r#"{{"after": [{}], "overlap": "queue"}}"#, names.join(", "))
+        };
+        let batches = [
+            ("a", r#"{"cron": ["0 1 * * *"]}"#.to_owned()),
+            ("b", after(&["a"])),
+            // The last of all that wait: by then there is a join in every chain.
+            ("c", after(&["a"]).replace('}', r#", "priority": -1}"#)),
+            ("d", after(&["b", "c"])),
+        ];
+        entries.extend(
+            batches.iter().map(|(batch, change)| entry(definition(&format!("{batch}{index}"), change), &Zone::utc())),
+        );
+    }
+    let mut world = World::new(graph(entries, &limits));
+    world.wake_after(HOUR);
+    assert_eq!(world.scheduler.live().count(), count);
+    loop {
+        let Some(run) = world.scheduler.book.under_way().next().map(|run| run.id.to_string()) else { break };
+        world.exit(&run, true);
+    }
+    let ended = world.rows.values().filter(|run| run.succeeded()).count();
+    assert_eq!(ended, 4 * count, "{:?}", world.scheduler.live().collect::<Vec<_>>());
+}
+
+/// Every event costs what it touches. By the square of what waits, this would take minutes.
+#[test]
+fn thousands_may_wait() {
+    live_diamonds(2500);
+}
