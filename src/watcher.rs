@@ -200,6 +200,11 @@ impl Quiet {
         ready
     }
 
+    /// The folders that have not come to rest.
+    pub fn folders(&self) -> impl Iterator<Item = &str> {
+        self.restless.keys().map(String::as_str)
+    }
+
     /// When there is a folder to be taken next.
     pub fn next(&self) -> Option<Instant> {
         self.restless.values().map(|(first, last)| (*last + Self::PERIOD).min(*first + Self::UNREST)).min()

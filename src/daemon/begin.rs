@@ -193,13 +193,7 @@ fn loader(args: &DaemonArgs, paths: &Paths, around: Surroundings, before: &Graph
     let in_force: BTreeMap<BatchName, Arc<Definition>> =
         before.iter().map(|(name, node)| (name.clone(), node.definition().clone())).collect();
     let (again, insecure) = (paths.settings.clone(), args.insecure_permissions);
-    let settings_again = move || match Surroundings::read(&again, insecure) {
-        Ok(read) => Some(read),
-        Err(problem) => {
-            warn!("the settings stay as they were: {problem:#}");
-            None
-        }
-    };
+    let settings_again = move || Surroundings::read(&again, insecure);
     Loader::new((paths.batches.clone(), paths.state.clone()), around, Box::new(settings_again), in_force)
 }
 

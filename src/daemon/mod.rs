@@ -221,9 +221,9 @@ impl Daemon {
         if let Some(graph) = swap.graph {
             self.handle(vec![Event::Reload(graph)]).await?;
         }
-        if let Some(done) = swap.done {
+        for done in swap.done {
             // Who asked may be gone.
-            let _ = done.send(Reloaded { diagnostics: swap.diagnostics });
+            let _ = done.send(Reloaded { diagnostics: swap.diagnostics.clone() });
         }
         Ok(())
     }

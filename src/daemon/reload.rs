@@ -54,7 +54,7 @@ pub(super) struct Swap {
     /// All that is wrong with what is on the disk.
     pub(super) diagnostics: Vec<Diagnostic>,
     /// Who waits for it to be in force.
-    pub(super) done: Option<oneshot::Sender<Reloaded>>,
+    pub(super) done: Vec<oneshot::Sender<Reloaded>>,
 }
 
 /// What is known of the disk.
@@ -87,6 +87,8 @@ pub(super) struct Loader {
     /// When the settings have come to rest, if something has happened to them.
     settings_at: Option<Monotonic>,
     git_locked_since: Option<Monotonic>,
+    /// Who has asked for what is on the disk now to be decided.
+    asked: Vec<oneshot::Sender<Reloaded>>,
     /// Nothing is looked at before: git was at work.
     paused_until: Monotonic,
 }
@@ -105,7 +107,7 @@ impl AtStart {
 }
 
 /// Reads the settings again; the daemon knows how.
-pub(super) type SettingsOnDisk = Box<dyn FnMut() -> Option<(Surroundings, Vec<Diagnostic>)> + Send>;
+pub(super) type SettingsOnDisk = Box<dyn FnMut() -> anyhow::Result<(Surroundings, Vec<Diagnostic>)> + Send>;
 
 impl Loader {
     /// A loader that has looked at nothing yet. `in_force` are the definitions of the journal, the last good ones.
@@ -134,6 +136,7 @@ impl Loader {
             scan_at: clock::monotonic(),
             settings_at: None,
             git_locked_since: None,
+            asked: Vec::new(),
             paused_until: clock::monotonic(),
         }
     }
@@ -143,7 +146,7 @@ impl Loader {
     pub(super) fn begin(&mut self, before: Arc<Graph>, of_settings: Vec<Diagnostic>) -> (Arc<Graph>, Vec<Diagnostic>) {
         self.of_settings = of_settings;
         self.scan(Absent::RemovedLater);
-        let swap = self.swap(None);
+        let swap = self.swap();
         (swap.graph.unwrap_or(before), swap.diagnostics)
     }
 
@@ -157,12 +160,16 @@ impl Loader {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let swap = match message {
-                Some(Message::Reload(done)) => Some(self.reload(done)),
+                Some(Message::Reload(done)) => {
+                    self.asked.push(done);
+                    None
+                }
                 Some(Message::Hint(hint)) => {
                     self.note(hint);
                     None
                 }
-                None => self.look(),
+                None if self.asked.is_empty() => self.look(),
+                None => self.reload(),
             };
             if let Some(swap) = swap
                 && swaps.send(swap).is_err()
@@ -176,7 +183,8 @@ impl Loader {
     fn next_look(&self) -> Monotonic {
         let vanished = self.vanished.values().map(|since| *since + REMOVED_AFTER);
         let hinted = self.quiet.next().into_iter().chain(self.settings_at);
-        vanished.chain(hinted).fold(self.scan_at, Monotonic::min).max(self.paused_until)
+        let asked = self.asked.first().map(|_| clock::monotonic());
+        vanished.chain(hinted).chain(asked).fold(self.scan_at, Monotonic::min).max(self.paused_until)
     }
 
     /// Takes a hint: its folder is looked at when it has come to rest.
@@ -198,20 +206,29 @@ impl Loader {
     /// the defaults of a file that was cut short, every batch would be another one.
     fn read_settings(&mut self) {
         self.settings_at = None;
-        if let Some((around, diagnostics)) = (self.settings)() {
-            let before = std::mem::replace(&mut self.around, around);
-            if !diagnostics.is_empty() {
-                (self.around.settings, self.around.trust) = (before.settings, before.trust);
+        match (self.settings)() {
+            Err(problem) => {
+                let what = format!("they stay as they were: {problem:#}");
+                self.of_settings = vec![Diagnostic::of_file(None, &self.around.settings.file, what)];
+                self.outdated = true;
             }
-            self.of_settings = diagnostics;
-            if AtStart::of(&self.around.settings) != self.at_start {
-                let what = "`batches`, `runs`, `state` or `socket_group` has changed since the daemon started";
-                let diagnostic = Diagnostic::of_file(None, &self.around.settings.file, what);
-                self.of_settings.push(diagnostic.with_hint("restart the daemon: scripts go on meanwhile"));
-            }
-            self.outdated = true;
-            self.folders.forget_looks();
+            Ok((around, diagnostics)) => self.take_settings(around, diagnostics),
         }
+    }
+
+    fn take_settings(&mut self, around: Surroundings, diagnostics: Vec<Diagnostic>) {
+        let before = std::mem::replace(&mut self.around, around);
+        if !diagnostics.is_empty() {
+            (self.around.settings, self.around.trust) = (before.settings, before.trust);
+        }
+        self.of_settings = diagnostics;
+        if AtStart::of(&self.around.settings) != self.at_start {
+            let what = "`batches`, `runs`, `state` or `socket_group` has changed since the daemon started";
+            let diagnostic = Diagnostic::of_file(None, &self.around.settings.file, what);
+            self.of_settings.push(diagnostic.with_hint("restart the daemon: scripts go on meanwhile"));
+        }
+        self.outdated = true;
+        self.folders.forget_looks();
     }
 
     /// Looks at what has come to rest, at everything if it is time, and gives what came of it.
@@ -247,11 +264,14 @@ impl Loader {
             changed |= self.look_at(Some(&names), Absent::RemovedLater);
         }
         changed |= self.remove_vanished(now);
-        (changed || self.outdated).then(|| self.swap(None))
+        (changed || self.outdated).then(|| self.swap())
     }
 
-    /// Decides what is on the disk now.
-    fn reload(&mut self, done: oneshot::Sender<Reloaded>) -> Swap {
+    /// Decides what is on the disk now, for those who asked; a checkout that is half done is waited for.
+    fn reload(&mut self) -> Option<Swap> {
+        if self.git_is_at_work(clock::monotonic()) {
+            return None;
+        }
         self.read_settings();
         let until = clock::monotonic() + RESTLESS_MAX;
         self.scan(Absent::RemovedAtOnce);
@@ -260,7 +280,8 @@ impl Loader {
                 self.quiet.take().iter().filter_map(|name| BatchName::new(name).ok()).collect();
             self.look_at(Some(&names), Absent::RemovedAtOnce);
         }
-        self.swap(Some(done))
+        let done = std::mem::take(&mut self.asked);
+        Some(Swap { done, ..self.swap() })
     }
 
     /// Looks at everything. Whether anything changed.
@@ -280,8 +301,11 @@ impl Loader {
             let hint = "if that is meant, `batchd reload` removes all batches";
             return self.raise(Diagnostic::of_file(None, self.batches.display().to_string(), what).with_hint(hint));
         }
-        let mut changed = self.alarm.take().is_some();
-        let looked = self.folders.look(&self.around, &dir, only, &listing.batches, clock::now());
+        let was_alarm = self.alarm.take().is_some();
+        let mut changed = was_alarm;
+        // Hints that came while nothing could be looked at led nowhere.
+        let only = only.filter(|_| !was_alarm).cloned().or_else(|| self.at_rest(&listing, absent));
+        let looked = self.folders.look(&self.around, &dir, only.as_ref(), &listing.batches, clock::now());
         let now = clock::monotonic();
         changed |= looked.changed;
         let present: BTreeSet<&BatchName> = listing.batches.iter().collect();
@@ -301,6 +325,20 @@ impl Loader {
         self.of_listing = listing.diagnostics;
         self.store(looked);
         changed
+    }
+
+    /// Of all batches those to which nothing is happening right now: an edit that is half done is not read in passing. None:
+    /// that counts for nobody, since what is on the disk now was asked for.
+    fn at_rest(&self, listing: &Listing, absent: Absent) -> Option<BTreeSet<BatchName>> {
+        if absent == Absent::RemovedAtOnce {
+            return None;
+        }
+        let mut restless: BTreeSet<&str> = BTreeSet::new();
+        for folder in self.quiet.folders() {
+            restless.insert(folder);
+            restless.extend(self.folders.including(folder).map(BatchName::as_str));
+        }
+        Some(listing.batches.iter().filter(|name| !restless.contains(name.as_str())).cloned().collect())
     }
 
     /// Opens and lists `batches.d`, if who may write it can be trusted.
@@ -364,7 +402,7 @@ impl Loader {
     }
 
     /// Fits everything together, and says what is wrong that was not said before.
-    fn swap(&mut self, done: Option<oneshot::Sender<Reloaded>>) -> Swap {
+    fn swap(&mut self) -> Swap {
         let mut diagnostics: Vec<Diagnostic> =
             self.alarm.iter().chain(&self.of_settings).chain(&self.of_listing).cloned().collect();
         let mut graph = None;
@@ -383,7 +421,7 @@ impl Loader {
             }
         }
         self.told.clone_from(&diagnostics);
-        Swap { graph, diagnostics, done }
+        Swap { graph, diagnostics, done: Vec::new() }
     }
 
     /// Remembers what is in force now.
@@ -393,7 +431,10 @@ impl Loader {
 
     /// Whether git holds the lock of its index in `batches.d` or above: a checkout may be half done.
     fn git_is_at_work(&mut self, now: Monotonic) -> bool {
-        let locked = self.batches.ancestors().any(|folder| folder.join(".git/index.lock").exists());
+        // The working tree may be where a link leads to.
+        let target = self.batches.canonicalize().unwrap_or_default();
+        let mut above = self.batches.ancestors().chain(target.ancestors());
+        let locked = above.any(|folder| folder.join(".git/index.lock").exists());
         if !locked {
             self.git_locked_since = None;
             return false;

@@ -22,7 +22,7 @@ impl World {
         fs::write(path("batchd.toml"), settings).unwrap();
         let settings = path("batchd.toml");
         let (around, diagnostics) = Surroundings::read(&settings, true).unwrap();
-        let again = Box::new(move || Surroundings::read(&settings, true).ok());
+        let again = Box::new(move || Surroundings::read(&settings, true));
         let mut loader = Loader::new((path("batches.d"), path("state")), around, again, BTreeMap::new());
         let (graph, _) = loader.begin(Arc::new(Graph::default()), diagnostics);
         Self { folder, loader, graph }
@@ -76,7 +76,7 @@ fn unrest_is_complained_of_once_and_looked_at_again() {
     let mut world = World::new("");
     assert!(world.loader.complain_of_unrest("report"));
     assert!(!world.loader.complain_of_unrest("report"), "it is known");
-    let swap = world.loader.swap(None);
+    let swap = world.loader.swap();
     assert_eq!(swap.diagnostics.len(), 1, "{:?}", swap.diagnostics);
     assert_eq!(swap.graph.unwrap().len(), 1, "what is in force stays");
     let start = clock::monotonic() - Quiet::UNREST * 2;
@@ -84,4 +84,75 @@ fn unrest_is_complained_of_once_and_looked_at_again() {
     world.loader.quiet.hint("report", clock::monotonic());
     assert!(world.loader.look().is_none(), "no news");
     assert!(world.loader.quiet.next().is_some(), "its last change may be the last");
+}
+
+impl World {
+    fn script(&self, batch: &str, text: &str) {
+        fs::write(self.folder.path().join("batches.d").join(batch).join("script.sh"), text).unwrap();
+    }
+
+    /// What comes of a look at everything.
+    fn scan(&mut self) -> Option<Swap> {
+        self.loader.scan_at = clock::monotonic();
+        self.loader.look()
+    }
+}
+
+#[test]
+fn settings_that_cannot_be_read_are_complained_of() {
+    let mut world = World::new("");
+    let settings = world.folder.path().join("batchd.toml");
+    fs::remove_file(&settings).unwrap();
+    fs::create_dir(&settings).unwrap();
+    let swap = world.loader.reload().expect("it was asked for");
+    assert_eq!(swap.diagnostics.len(), 1, "{:?}", swap.diagnostics);
+    fs::remove_dir(&settings).unwrap();
+    assert_eq!(world.loader.reload().expect("it was asked for").diagnostics, []);
+}
+
+#[test]
+fn a_look_at_everything_leaves_alone_what_is_being_written() {
+    let mut world = World::new("");
+    world.script("report", "echo half");
+    world.loader.note(Hint::Folder("report".to_owned()));
+    assert!(world.scan().is_none(), "half an edit");
+    // Nothing has happened to it for a while.
+    world.loader.quiet.take();
+    world.loader.quiet.hint("report", clock::monotonic() - Quiet::PERIOD);
+    assert!(world.loader.look().is_some());
+}
+
+#[test]
+fn what_changed_while_the_root_was_gone_is_seen_when_it_is_back() {
+    let mut world = World::new("");
+    let path = |name: &str| world.folder.path().join(name);
+    fs::create_dir(path("batches.d/other")).unwrap();
+    fs::write(path("batches.d/other/batch.toml"), "").unwrap();
+    fs::write(path("batches.d/other/script.sh"), "echo other\n").unwrap();
+    fs::rename(path("batches.d"), path("elsewhere")).unwrap();
+    let (_, alarm) = world.loader.begin(Arc::new(Graph::default()), Vec::new());
+    assert_eq!(alarm.len(), 1, "{alarm:?}");
+    fs::rename(world.folder.path().join("elsewhere"), world.folder.path().join("batches.d")).unwrap();
+    world.loader.quiet.hint("report", clock::monotonic() - Quiet::PERIOD);
+    let swap = world.loader.look().expect("the alarm is over");
+    assert_eq!(swap.graph.expect("nothing is wrong").len(), 2, "the other one, too");
+}
+
+#[test]
+fn who_asks_during_a_checkout_waits_for_it() {
+    let mut world = World::new("");
+    // `batches.d` is a link into the working tree.
+    let path = |name: &str| world.folder.path().join(name);
+    fs::create_dir_all(path("tree/.git")).unwrap();
+    fs::rename(path("batches.d"), path("tree/batches.d")).unwrap();
+    std::os::unix::fs::symlink("tree/batches.d", path("batches.d")).unwrap();
+    fs::write(path("tree/.git/index.lock"), "").unwrap();
+    let lock = path("tree/.git/index.lock");
+    let (done, _reloaded) = oneshot::channel();
+    world.loader.asked.push(done);
+    assert!(world.loader.reload().is_none());
+    assert!(world.loader.next_look() > clock::monotonic(), "nobody waits busily");
+    fs::remove_file(lock).unwrap();
+    assert_eq!(world.loader.reload().expect("the checkout is over").done.len(), 1);
+    assert!(world.loader.asked.is_empty());
 }
