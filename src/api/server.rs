@@ -2,6 +2,7 @@
 //!
 //! A handler decides nothing: it checks the form of a request, hands it to the daemon's loop, and writes down the answer.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use tokio::time::{Instant as Monotonic, sleep, sleep_until, timeout, timeout_at}
 use super::{Act, ApiHandle, Problem, ProblemText, Reloaded, RunView, WAIT_MAX};
 use crate::model::id::RunId;
 use crate::model::request::{Refusal, Reply, Request};
+use crate::model::run::Input;
 
 /// The most connections at once: people and scripts of one host, each of which costs a descriptor and some kilobytes.
 /// Others wait in the kernel's queue.
@@ -44,8 +46,16 @@ const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(20);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The user on the other end of a connection, as the kernel has it.
-#[derive(Clone)]
-struct Peer(String);
+#[derive(Clone, Copy)]
+struct Peer {
+    uid: u32,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid {}", self.uid)
+    }
+}
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -78,7 +88,7 @@ pub async fn serve(listener: UnixListener, handle: ApiHandle) {
 /// Answers the requests of one connection.
 async fn serve_connection(stream: UnixStream, router: Router, _slot: OwnedSemaphorePermit) {
     let Ok(credentials) = stream.peer_cred() else { return };
-    let router = router.layer(Extension(Peer(format!("uid {}", credentials.uid()))));
+    let router = router.layer(Extension(Peer { uid: credentials.uid() }));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
@@ -121,13 +131,17 @@ async fn within(limit: Duration, request: HttpRequest, next: Next) -> Response {
 
 async fn operate(
     State(shared): State<Shared>,
-    Extension(Peer(by)): Extension<Peer>,
+    Extension(peer): Extension<Peer>,
     body: Result<Json<Request>, JsonRejection>,
 ) -> Answer<Reply> {
     let request = match body {
         Ok(Json(request)) => request,
         Err(rejection) => return malformed(&rejection),
     };
+    if let Some(problem) = forbidden(&request, peer.uid, rustix::process::geteuid().as_raw()) {
+        return Answer::Problem(StatusCode::FORBIDDEN, problem);
+    }
+    let by = peer.to_string();
     let (reply, answer) = oneshot::channel();
     if shared.handle.acts.send(Act::Operate { request, by, reply }).await.is_err() {
         return ending();
@@ -141,7 +155,26 @@ async fn operate(
     }
 }
 
-async fn reload(State(shared): State<Shared>, Extension(Peer(by)): Extension<Peer>) -> Answer<Reloaded> {
+/// Why the user may not ask for this. A member of `socket_group` decides when a script runs, not what: a variable such as
+/// `BASH_ENV` or `LD_PRELOAD` is code, and a file is opened with the rights of the daemon.
+fn forbidden(request: &Request, uid: u32, daemon_uid: u32) -> Option<Problem> {
+    let Request::Start { given, .. } = request else { return None };
+    if uid == 0 || uid == daemon_uid {
+        return None;
+    }
+    let hint = "members of `socket_group` start batches as they are defined: ask the daemon's user, or let the batch take arguments (`start BATCH -- ARGS`)";
+    if !given.env.is_empty() {
+        return Some(Problem::new("only root and the daemon's user may set variables of a run", hint));
+    }
+    if matches!(given.input, Some(Input::File(_))) {
+        let hint = "take the output of a run, `--input RUN`, or ask the daemon's user";
+        return Some(Problem::new("only root and the daemon's user may give a file as input", hint));
+    }
+    None
+}
+
+async fn reload(State(shared): State<Shared>, Extension(peer): Extension<Peer>) -> Answer<Reloaded> {
+    let by = peer.to_string();
     let (reply, answer) = oneshot::channel();
     if shared.handle.acts.send(Act::Reload { by, reply }).await.is_err() {
         return ending();
@@ -247,7 +280,7 @@ mod tests {
     use crate::api::view::tests::{ended, queued};
     use crate::api::{Runs, socket};
     use crate::model::diagnostic::Diagnostic;
-    use crate::model::run::{Outcome, Run};
+    use crate::model::run::{Follow, Given, Outcome, Run};
 
     /// A journal of one run.
     struct OneRun(Mutex<Run>);
@@ -308,6 +341,30 @@ mod tests {
         assert_eq!(request, enable());
         assert_eq!(by, format!("uid {}", rustix::process::getuid().as_raw()));
         assert_eq!(asked.await.unwrap(), done);
+    }
+
+    #[test]
+    fn who_is_not_the_daemons_user_brings_no_code_and_no_file() {
+        let start = |variable: Option<&str>, input: Option<Input>| Request::Start {
+            batch: "report".parse().unwrap(),
+            follow: Follow::Chain,
+            given: Given {
+                args: vec!["--full".to_owned()],
+                env: variable.map(|name| (name.to_owned(), "/tmp/evil".to_owned())).into_iter().collect(),
+                input,
+            },
+            queue: false,
+            force: false,
+        };
+        let check = |request: &Request, expected: [bool; 3]| {
+            let found = [0, 100, 1000].map(|uid| forbidden(request, uid, 100).is_some());
+            assert_eq!(found, expected, "{request:?} by root, the daemon's user and another");
+        };
+        check(&start(None, None), [false; 3]);
+        check(&start(None, Some(Input::Run("load.1".parse().unwrap()))), [false; 3]);
+        check(&start(Some("BASH_ENV"), None), [false, false, true]);
+        check(&start(None, Some(Input::File("/etc/shadow".to_owned()))), [false, false, true]);
+        check(&enable(), [false; 3]);
     }
 
     #[tokio::test]

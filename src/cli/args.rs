@@ -147,4 +147,17 @@ The paths are given before or behind any verb, in the environment, or in the set
     fn the_arguments_are_sound() {
         Cli::command().debug_assert();
     }
+
+    /// clap keeps the paths under their names in each verb too: an argument of the same name would be read as a path, and panic.
+    #[test]
+    fn no_verb_has_an_argument_that_is_named_like_a_path() {
+        let command = Cli::command();
+        let paths: Vec<&str> =
+            command.get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.get_id().as_str()).collect();
+        assert_eq!(paths, ["batches", "runs", "state", "settings"]);
+        for verb in command.get_subcommands() {
+            let named = verb.get_arguments().find(|arg| paths.contains(&arg.get_id().as_str()));
+            assert!(named.is_none(), "{}: {named:?}", verb.get_name());
+        }
+    }
 }

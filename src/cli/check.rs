@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::args::Json;
-use super::exit::Exit;
+use super::exit::{Complaint, Exit};
 use super::{Context, disk, escape};
 use crate::model::diagnostic::Diagnostic;
 
@@ -42,6 +42,10 @@ struct Checked<'c> {
 /// Carries it out.
 pub(super) fn run(args: &CheckArgs, context: &mut Context) -> Result<Exit> {
     let folder = args.dir.clone().unwrap_or_else(|| context.paths.batches.clone());
+    if folder.join("batch.toml").is_file() {
+        let what = format!("{} is a batch, not a folder of batches", folder.display());
+        return Err(Complaint::usage(what, "check the folder that it lies in: batches may refer to one another"));
+    }
     let fitted = disk::fit(context, &folder, &BTreeMap::new(), args.insecure_permissions)?;
     let batches = fitted.graph.len();
     let diagnostics = &fitted.diagnostics;

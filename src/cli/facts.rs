@@ -2,7 +2,7 @@
 //! the disk where there is no journal yet. No daemon is asked.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -163,6 +163,18 @@ pub(super) fn folder(context: &Context, run: &Run) -> Result<PathBuf> {
         return Err(Complaint::failure(what, "`--state` and `--runs` belong together; its files can be read by hand"));
     }
     Ok(path)
+}
+
+/// Whether a folder of the daemon's is there. An error if this user may not know: that is not the same as absent.
+pub(super) fn is_there(folder: &Path) -> Result<bool> {
+    match std::fs::metadata(folder) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            let what = format!("you may not look into {}", folder.parent().unwrap_or(folder).display());
+            Err(Complaint::failure(what, "read as the daemon's user, or have it give you the right to"))
+        }
+        Err(_) => Ok(false),
+    }
 }
 
 /// All runs of the chain that a run belongs to, oldest first.

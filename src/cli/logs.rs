@@ -65,7 +65,7 @@ pub(super) fn run(args: &LogsArgs, context: &mut Context) -> Result<Exit> {
     if args.follow {
         return follow(&run, &mut tail, context);
     }
-    if !tail.folder.is_dir() {
+    if !facts::is_there(&tail.folder)? {
         return Err(nothing_there(&run, &tail.folder));
     }
     tail.show(true, &mut context.screen)?;
@@ -97,7 +97,7 @@ fn follow(run: &Run, tail: &mut Tail, context: &mut Context) -> Result<Exit> {
         let row = journal.run(&run.id)?;
         let has_ended = row.as_ref().is_none_or(|row| row.end().is_some());
         let is_over = has_ended || tail.folder.join(ExitRecord::FILE).exists();
-        if tail.folder.is_dir() {
+        if facts::is_there(&tail.folder)? {
             tail.show(is_over, &mut context.screen)?;
             context.screen.flush()?;
         } else if is_over {

@@ -35,12 +35,12 @@ pub struct NextArgs {
     #[arg(conflicts_with = "cron")]
     pub batch: Option<BatchName>,
     /// An expression: 5 fields as in crontab(5), 6 with seconds first, or @daily and its like
-    #[arg(long, value_name = "EXPR")]
+    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     pub cron: Option<String>,
     /// The zone in which EXPR is meant, such as Europe/Berlin; else the system's
     #[arg(long, value_name = "ZONE", requires = "cron")]
     pub timezone: Option<String>,
-    /// From when on, if not from now: a date, a time, or RFC 3339
+    /// From when on, if not from now: a date or a time in the zone of the batch or of EXPR, or RFC 3339
     #[arg(long, value_name = "INSTANT")]
     pub from: Option<String>,
     /// How many
@@ -85,15 +85,9 @@ struct Source<'s> {
 
 /// Carries it out.
 pub(super) fn run(args: &NextArgs, context: &mut Context) -> Result<Exit> {
-    let local = context.zones.system().zone;
-    let from = match &args.from {
-        Some(text) => moment::parse(text, context.now, &local)
-            .map_err(|error| Complaint::usage(format!("--from: {error}"), ""))?,
-        None => context.now,
-    };
     let starts = match (&args.cron, &args.batch) {
-        (Some(text), _) => of_expression(text, args, context, from)?,
-        (None, batch) => of_batches(batch.as_ref(), args, context, from)?,
+        (Some(text), _) => of_expression(text, args, context)?,
+        (None, batch) => of_batches(batch.as_ref(), args, context)?,
     };
     if args.json.json {
         context.screen.json(&serde_json::json!({ "starts": starts }))?;
@@ -112,7 +106,15 @@ pub(super) fn run(args: &NextArgs, context: &mut Context) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn of_expression(text: &str, args: &NextArgs, context: &Context, from: Instant) -> Result<Vec<Start>> {
+/// The instant after which starts are shown. A `--from` counts itself, and is meant in `zone`, in which the answer is given.
+fn after(args: &NextArgs, context: &Context, zone: &Zone) -> Result<Instant> {
+    let Some(text) = &args.from else { return Ok(context.now) };
+    let from =
+        moment::parse(text, context.now, zone).map_err(|error| Complaint::usage(format!("--from: {error}"), ""))?;
+    Ok(from - Duration::from_millis(1))
+}
+
+fn of_expression(text: &str, args: &NextArgs, context: &Context) -> Result<Vec<Start>> {
     let zone = match &args.timezone {
         Some(name) => {
             context.zones.get(name).map_err(|error| Complaint::usage(error.what, error.hint.unwrap_or_default()))?
@@ -132,18 +134,19 @@ fn of_expression(text: &str, args: &NextArgs, context: &Context, from: Instant) 
             return Err(Complaint::usage(what, error.hint.unwrap_or_default()));
         }
     };
+    let after = after(args, context, &zone)?;
     let schedule = Schedule::new(vec![cron], zone);
     let source = Source {
         batch: None,
         zone: schedule.zone(),
         offset: Duration::ZERO,
         is_off: Box::new(|_| false),
-        occurrences: Box::new(schedule.upcoming(from)),
+        occurrences: Box::new(schedule.upcoming(after)),
     };
     Ok(merge(vec![source], args.number as usize))
 }
 
-fn of_batches(batch: Option<&BatchName>, args: &NextArgs, context: &Context, from: Instant) -> Result<Vec<Start>> {
+fn of_batches(batch: Option<&BatchName>, args: &NextArgs, context: &Context) -> Result<Vec<Start>> {
     let facts = Facts::read(context)?;
     if let Some(name) = batch {
         explain(name, facts.batch(name)?)?;
@@ -151,17 +154,19 @@ fn of_batches(batch: Option<&BatchName>, args: &NextArgs, context: &Context, fro
     let mut schedules = Vec::new();
     for (name, fact) in facts.batches.iter().filter(|(name, fact)| batch.is_none_or(|one| one == *name) && !fact.held) {
         if let Some(schedule) = facts::times_of(&fact.definition, &context.zones)?.schedule {
-            schedules.push((name, fact, schedule));
+            // Several batches are seen from one instant, a single one from its own zone.
+            let zone = if batch.is_some() { schedule.zone().clone() } else { context.zones.system().zone };
+            schedules.push((name, fact, after(args, context, &zone)?, schedule));
         }
     }
-    let sources = schedules.iter().map(|(name, fact, schedule)| Source {
+    let sources = schedules.iter().map(|(name, fact, after, schedule)| Source {
         batch: Some(name),
         zone: schedule.zone(),
         offset: jitter_offset(name, fact.definition.jitter),
         is_off: Box::new(|at| {
             !fact.definition.enabled || fact.disabled().is_some_and(|disabled| disabled.holds_at(at))
         }),
-        occurrences: Box::new(schedule.upcoming(from)),
+        occurrences: Box::new(schedule.upcoming(*after)),
     });
     Ok(merge(sources.collect(), args.number as usize))
 }

@@ -51,7 +51,7 @@ pub(super) fn run(args: &PathArgs, context: &mut Context) -> Result<Exit> {
             return Err(Complaint::usage("the path of what?", "give a run's id, --workspace or --definition"));
         }
     };
-    if !path.is_dir() {
+    if !facts::is_there(&path)? {
         return Err(Complaint::failure(format!("there is no folder {}", path.display()), if_absent));
     }
     if args.json.json {

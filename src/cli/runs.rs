@@ -7,10 +7,11 @@ use clap::Args;
 
 use super::args::Json;
 use super::exit::{Complaint, Exit};
+use super::facts::Facts;
 use super::table::{Cell, Style, Table};
 use super::{Context, facts, moment};
 use crate::api::RunView;
-use crate::journal::query::{Filter, Page, PageMark};
+use crate::journal::query::{Filter, Page, PageMark, Reader};
 use crate::model::id::{BatchName, RunId};
 use crate::model::run::{Outcome, StateWord, Trigger};
 use crate::model::time::Instant;
@@ -23,6 +24,7 @@ Examples:
   batchd runs
   batchd runs report --outcome failed --since yesterday
   batchd runs --trigger manual --since 2026-11-01 --until 2026-11-08 -n 100
+  batchd runs --run-state running
   batchd runs --chain extract.42
   batchd runs --json | jq -r '.runs[].id'
 
@@ -38,7 +40,7 @@ pub struct RunsArgs {
     pub trigger: Option<Trigger>,
     /// Only runs that have come this far
     #[arg(long)]
-    pub state: Option<StateWord>,
+    pub run_state: Option<StateWord>,
     /// Only runs of this chain
     #[arg(long, value_name = "RUN")]
     pub chain: Option<RunId>,
@@ -71,7 +73,7 @@ pub(super) fn run(args: &RunsArgs, context: &mut Context) -> Result<Exit> {
         chain: args.chain.clone(),
         outcome: args.outcome,
         trigger: args.trigger,
-        state: args.state,
+        state: args.run_state,
         since: instant("--since", &args.since)?,
         until: instant("--until", &args.until)?,
     };
@@ -80,6 +82,9 @@ pub(super) fn run(args: &RunsArgs, context: &mut Context) -> Result<Exit> {
         Some(journal) => journal.runs(&filter, args.after.as_ref(), args.number)?,
         None => Page { runs: Vec::new(), next: None },
     };
+    if let (Some(batch), true) = (&args.batch, page.runs.is_empty()) {
+        known(context, journal.as_ref(), batch)?;
+    }
     let views: Vec<RunView> = page.runs.iter().map(RunView::from).collect();
     let next = page.next.map(|mark| mark.to_string());
     if args.json.json {
@@ -93,6 +98,16 @@ pub(super) fn run(args: &RunsArgs, context: &mut Context) -> Result<Exit> {
         writeln!(io::stderr(), "there are more: the same command with --after {mark}")?;
     }
     Ok(Exit::Success)
+}
+
+/// An error if there neither is nor was a batch of this name: no runs is an answer only of a batch that could have some.
+fn known(context: &Context, journal: Option<&Reader>, batch: &BatchName) -> Result<()> {
+    let of_batch = Filter { batch: Some(batch.clone()), ..Filter::default() };
+    let has_run = journal.map(|journal| journal.runs(&of_batch, None, 1)).transpose()?;
+    if has_run.is_none_or(|page| page.runs.is_empty()) {
+        Facts::read(context)?.batch(batch)?;
+    }
+    Ok(())
 }
 
 /// Runs as rows.

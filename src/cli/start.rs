@@ -95,6 +95,9 @@ fn variable(text: &str) -> Result<(String, String), String> {
     if !first || !rest {
         return Err(format!("`{name}` is no name of a variable: letters, digits and `_`, no digit first"));
     }
+    if name.starts_with("BATCHD_") {
+        return Err(format!("`{name}` is reserved: names that begin with `BATCHD_` are given by batchd itself"));
+    }
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -108,7 +111,7 @@ mod tests {
         check("A=b", "A", "b");
         check("_a1=x=y", "_a1", "x=y");
         check("A=", "A", "");
-        for bad in ["A", "=b", "1A=b", "a-b=c", "a b=c", ""] {
+        for bad in ["A", "=b", "1A=b", "a-b=c", "a b=c", "", "BATCHD_RUN=x"] {
             assert!(variable(bad).is_err(), "{bad:?}");
         }
     }

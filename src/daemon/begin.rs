@@ -301,6 +301,9 @@ impl Daemon {
         info!("settings  {}{absent}", self.paths.settings.display());
         let zone = self.zones.system();
         info!("time      {} (from {}), zone data {}", zone.zone.name, zone.from, self.zones.version());
+        for reason in &zone.passed_over {
+            warn!("the system's zone: passed over {reason}");
+        }
         match self.scheduler.upcoming().next() {
             Some((at, name)) => info!("next      {name} at {}", zone.zone.local(at)),
             None => info!("next      nothing is scheduled"),

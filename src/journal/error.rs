@@ -87,6 +87,12 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// This user may not read it, or what SQLite keeps beside it.
+    #[error("{path} can't be read by this user: read as the daemon's user, or have it give you the right to")]
+    Forbidden {
+        /// The file.
+        path: PathBuf,
+    },
     /// The daemon was killed, and who reads may not do what SQLite needs to read what it left.
     #[error(
         "{path} has a `-wal` file that a killed daemon left, and this user may not write beside it, which reading it takes: start the daemon, or read as the daemon's user"

@@ -10,6 +10,8 @@ use std::str::FromStr;
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Result, params, params_from_iter};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
 
 use super::error::{OpenError, QueryError};
 use super::open::{beside, read_meta, set_up_any, version_of};
@@ -99,6 +101,9 @@ impl Reader {
     /// SQLite agrees with a writer, it is opened as `immutable`. That is right as long as no daemon starts and writes:
     /// so a reader that lives long is opened beside a daemon, and one that was opened before lives briefly.
     pub fn open(path: &Path) -> std::result::Result<Self, OpenError> {
+        if is_forbidden(path) {
+            return Err(OpenError::Forbidden { path: path.to_owned() });
+        }
         if !path.try_exists().map_err(|error| OpenError::io(path, "look for it", &error))? {
             return Err(OpenError::Absent { path: path.to_owned() });
         }
@@ -106,6 +111,11 @@ impl Reader {
             Ok(connection) => connection,
             // Which of the two it is depends on what SQLite may not do first: make a file beside the journal, or write in it.
             Err(error) if matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)) => {
+                if let Some(path) =
+                    ["-wal", "-shm"].map(|end| beside(path, end)).into_iter().find(|path| is_forbidden(path))
+                {
+                    return Err(OpenError::Forbidden { path });
+                }
                 if beside(path, "-wal").exists() {
                     return Err(OpenError::NeedsRecovery { path: path.to_owned() });
                 }
@@ -199,6 +209,12 @@ impl Reader {
         let answer = self.connection.unchecked_transaction().and_then(|transaction| question(&transaction));
         answer.map_err(|error| QueryError::new(&self.path, error))
     }
+}
+
+/// True if a file is there, or may be, that this user may not read. Asked without opening it: closing a file gives up all
+/// locks that SQLite holds on it in this process.
+fn is_forbidden(path: &Path) -> bool {
+    matches!(accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS), Err(Errno::ACCESS))
 }
 
 /// Opens `path` with these parameters of SQLite's URI, and reads from it: only then SQLite looks at the file.

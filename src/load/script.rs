@@ -123,6 +123,12 @@ fn default_path(reader: &mut Reader<'_, '_>, input: &Input<'_>) -> Option<String
     if let Some(zip) = input.zip {
         return in_zip(reader, input, zip);
     }
+    let inside = format!("{SCRIPT_DEFAULT}/");
+    if files.keys().any(|path| path.starts_with(&inside)) {
+        let hint = format!("put the script itself beside `batch.toml`, or name it: `script = \"{inside}...\"`");
+        reader.findings.whole(Diagnosis::hinted(format!("`{SCRIPT_DEFAULT}` is a folder"), hint));
+        return None;
+    }
     let zips: Vec<&str> = files.keys().map(String::as_str).filter(|path| is_zip(path)).collect();
     let candidates: Vec<&str> = scripts(input).filter(|path| !path.contains('/')).collect();
     let diagnosis = match (zips.as_slice(), candidates.as_slice()) {

@@ -111,6 +111,18 @@ pub(super) fn factor(most: f64) -> impl Fn(&str, &DeValue<'_>) -> Result<f64, Wr
     }
 }
 
+/// `5 minutes` as batchd writes it: `5m`.
+fn short_units(text: &str) -> String {
+    let word = |word: &str| match word.to_ascii_lowercase().as_str() {
+        "sec" | "secs" | "second" | "seconds" => "s".to_owned(),
+        "min" | "mins" | "minute" | "minutes" => "m".to_owned(),
+        "hr" | "hrs" | "hour" | "hours" => "h".to_owned(),
+        "day" | "days" => "d".to_owned(),
+        _ => word.to_owned(),
+    };
+    text.split_whitespace().map(word).collect()
+}
+
 /// A duration, zero included.
 pub(super) fn duration(key: &str, value: &DeValue<'_>) -> Result<Duration, Wrong> {
     let text = value.as_str().ok_or(Wrong::Type(Expected::Duration))?;
@@ -122,7 +134,7 @@ pub(super) fn duration(key: &str, value: &DeValue<'_>) -> Result<Duration, Wrong
                 format!("a duration has a unit: `{key} = \"{text}s\"` or `{key} = \"{text}m\"`")
             }
             _ if text.contains('.') => format!("whole numbers only, in smaller units: `{key} = \"1h30m\"`"),
-            _ if digits.contains(' ') => format!("without the space: `{key} = \"{}\"`", digits.replace(' ', "")),
+            _ if digits.contains(' ') => format!("without the space: `{key} = \"{}\"`", short_units(digits)),
             _ => hint.to_owned(),
         };
         wrong(format!("`{key}`: {what}"), hint)

@@ -24,6 +24,10 @@ pub(super) fn unknown_key_hint(key: &str, known: &[&str], is_table: bool) -> Str
     if let Some((_, hint)) = NO_KEY.iter().find(|(words, _)| !is_table && words.contains(&plain.as_str())) {
         return (*hint).to_owned();
     }
+    if plain == "defaults" {
+        return "defaults for all batches stand in `batchd.toml`; here write the keys at the top of the file"
+            .to_owned();
+    }
     if SETTINGS_KEYS.contains(&plain.as_str()) {
         return "it is a setting of the daemon: it belongs into `batchd.toml`, above `[defaults]`".to_owned();
     }

@@ -13,8 +13,8 @@ pub mod workspace;
 pub mod zip;
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use crate::model::files::Files;
 
@@ -22,8 +22,7 @@ use crate::model::files::Files;
 pub const FOLDER_DEPTH_MAX: usize = 32;
 
 /// Something on a file that the system refused to do.
-#[derive(Debug, thiserror::Error)]
-#[error("can't {act} `{}`: {source}{}", path.display(), advice(source.kind()))]
+#[derive(Debug)]
 pub struct FileError {
     /// The act, as a verb: `read`, `write`, `rename`.
     pub act: &'static str,
@@ -32,6 +31,15 @@ pub struct FileError {
     /// The system's answer.
     pub source: io::Error,
 }
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "can't {} `{}`: {}{}", self.act, self.path.display(), self.source, advice(self.source.kind()))
+    }
+}
+
+// Without a source: the message says it already, and a chain of causes would say it twice.
+impl std::error::Error for FileError {}
 
 /// Makes a system's answer a [`FileError`], for `map_err`.
 fn cannot<E: Into<io::Error>>(act: &'static str, path: &Path) -> impl FnOnce(E) -> FileError {

@@ -182,6 +182,20 @@ fn runs_are_filtered_and_paged() {
     assert_eq!(ids(&["ok", "-n", "2", "--after", &mark]), ["ok.1"]);
     assert_eq!(ids(&["--until", "2020-01-01"]), Vec::<String>::new());
     assert_eq!(ids(&["--since", "1h"]).len(), 5);
+    assert_eq!(ids(&["--run-state", "ended"]).len(), 5);
+    assert_eq!(ids(&["--run-state", "running"]), Vec::<String>::new());
+    // The path keeps its name beside the filters.
+    let state = world.path("state");
+    assert_eq!(ids(&["ok", "--state", state.to_str().unwrap()]).len(), 3);
+    assert_eq!(ids(&["ok", "--outcome", "failed"]), Vec::<String>::new());
+    complains(&world, &["runs", "okk"], 2, &["okk", "did you mean `ok`"]);
+}
+
+#[test]
+fn next_begins_at_the_instant_that_is_named_in_the_zone_that_is_named() {
+    let world = world();
+    let midnight = ["next", "--cron", "0 0 * * *", "--timezone", "Europe/Berlin", "--from", "2026-03-28", "-n", "1"];
+    assert_eq!(world.json(&midnight)["starts"][0]["start_at_local"], "2026-03-28T00:00:00+01:00");
 }
 
 #[test]
@@ -218,6 +232,7 @@ fn mistakes_are_explained() {
     complains(&world, &["logs", "nope"], 2, &["no batch `nope`"]);
     complains(&world, &["next", "--cron", "0 0 30 2 *"], 2, &["never"]);
     complains(&world, &["start", "ok", "--env", "novalue"], 2, &["novalue"]);
+    complains(&world, &["start", "ok", "--env", "BATCHD_RUN=x"], 2, &["reserved"]);
     complains(&world, &["frobnicate"], 2, &["frobnicate"]);
     world.batchd(&["help", "exit-codes"]).expect(0);
 }
@@ -234,6 +249,7 @@ fn a_check_says_all_that_is_wrong() {
     world.batch("ring-b", "after = 'ring-a'", "echo\n");
     world.batch("windows", "", "echo one\r\necho two\r\n");
     world.bash("mkdir batches.d/empty");
+    complains(&world, &["check", "batches.d/typo"], 2, &["is a batch"]);
     let output = world.batchd(&["check"]).expect(1);
     let said = output.out + &output.err;
     for words in [

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use crate::cli::escape;
+use crate::cli::{escape, moment};
 use crate::model::time::Instant;
 use crate::model::zone::Zone;
 use crate::rundir::times::Stream;
@@ -87,7 +87,9 @@ impl Printer {
         let line = std::mem::take(&mut self.pending[stream as usize]);
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
         let at = match (self.began_at[stream as usize], &self.zone) {
-            (Some(at), Some(zone)) => zone.civil(at).format("%Y-%m-%d %H:%M:%S%.3f").to_string(),
+            (Some(at), Some(zone)) => {
+                format!("{}.{:03}", moment::civil(at, zone), at.as_ms().rem_euclid(1000))
+            }
             (None, _) | (_, None) => "-".to_owned(),
         };
         let word = match stream {
@@ -111,12 +113,12 @@ impl Printer {
 mod tests {
     use super::*;
 
-    /// What is printed of pieces: second, stream, bytes.
+    /// What is printed of pieces: millisecond, stream, bytes.
     fn print(is_terminal: bool, with_times: bool, pieces: &[(i64, Stream, &[u8])]) -> Vec<u8> {
         let mut printer = Printer::new(is_terminal, with_times.then(Zone::utc));
         let mut out = Vec::new();
-        for (at_s, stream, bytes) in pieces {
-            printer.feed(*stream, Some(Instant::from_s(*at_s)), bytes, &mut out).unwrap();
+        for (at_ms, stream, bytes) in pieces {
+            printer.feed(*stream, Some(Instant::from_ms(*at_ms)), bytes, &mut out).unwrap();
         }
         printer.finish(&mut out).unwrap();
         out
@@ -125,8 +127,12 @@ mod tests {
     #[test]
     fn forms() {
         use Stream::{Stderr, Stdout};
-        let pieces: [(i64, Stream, &[u8]); 4] =
-            [(1, Stdout, b"a\x1b[1m \xc3"), (2, Stderr, b"oops\n"), (3, Stdout, b"\xa4\nrest"), (4, Stderr, b"\xff")];
+        let pieces: [(i64, Stream, &[u8]); 4] = [
+            (1005, Stdout, b"a\x1b[1m \xc3"),
+            (2050, Stderr, b"oops\n"),
+            (3000, Stdout, b"\xa4\nrest"),
+            (4999, Stderr, b"\xff"),
+        ];
         let check = |is_terminal, with_times, expected: &[u8]| {
             let printed = print(is_terminal, with_times, &pieces);
             assert_eq!(String::from_utf8_lossy(&printed), String::from_utf8_lossy(expected));
@@ -134,10 +140,10 @@ mod tests {
         check(false, false, b"a\x1b[1m \xc3oops\n\xa4\nrest\xff");
         check(true, false, "a\\x1b[1m oops\nä\nrest\\xff".as_bytes());
         let timed = "\
-1970-01-01 00:00:02.000 err oops
-1970-01-01 00:00:01.000 out a\\x1b[1m ä
+1970-01-01 00:00:02.050 err oops
+1970-01-01 00:00:01.005 out a\\x1b[1m ä
 1970-01-01 00:00:03.000 out rest
-1970-01-01 00:00:04.000 err \\xff
+1970-01-01 00:00:04.999 err \\xff
 ";
         check(true, true, timed.as_bytes());
     }
