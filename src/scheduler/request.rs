@@ -66,7 +66,7 @@ impl Scheduler {
     fn stop(&mut self, now: Instant, id: &RunId, stop: &StopRequest) -> Answer {
         let live = self.book.get(id).filter(|run| run.end().is_none()).cloned();
         let Some(run) = live else {
-            let hint = format!("`batchd show {id}` says how it ended; `batchd runs --state running` what runs");
+            let hint = format!("`batchd show {id}` says how it ended; `batchd runs --run-state running` what runs");
             return Err(refused(Refusal::State, format!("{id} is not waiting or running"), Some(hint)));
         };
         self.stop_run(now, run, stop);
