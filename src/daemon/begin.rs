@@ -100,6 +100,8 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
         replies: BTreeMap::new(),
         request_last: 0,
         pending: Vec::new(),
+        held: Vec::new(),
+        commit_at: None,
         paths,
         _watcher: watcher,
         _lock: lock,
@@ -111,6 +113,7 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
     daemon.tidy()?;
     daemon.adopt(live, &mut inlets.reports).await?;
     daemon.handle(vec![Event::Begin(graph)]).await?;
+    daemon.commit(Vec::new()).await?;
     thread::Builder::new()
         .name("reload".to_owned())
         .spawn(move || loader.serve(&loader_inlet, &swaps_inlet))
