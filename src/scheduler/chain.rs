@@ -43,7 +43,8 @@ impl Scheduler {
         if !failed || run.attempt > policy.retries {
             return false;
         }
-        let start_at = Some(now + policy.delay_before(attempt));
+        // Without a delay it waits for its slot alone: what waits for this very instant would want to be woken in it.
+        let start_at = Some(now + policy.delay_before(attempt)).filter(|at| *at > now);
         let next = Run { start_at, attempt: attempt.get(), ..self.next_attempt(now, &node, &run) };
         self.book.put(next);
         true

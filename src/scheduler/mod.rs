@@ -305,7 +305,7 @@ impl Scheduler {
             let reason = format!("runs/{} belongs to another journal, and its batch was removed", run.id);
             return self.end_unmeasured(now, run, Outcome::Failed, reason, now);
         };
-        let next = Run { start_at: Some(now), attempt: run.attempt, ..self.next_attempt(now, &node, &run) };
+        let next = Run { attempt: run.attempt, ..self.next_attempt(now, &node, &run) };
         let reason = format!("runs/{} belongs to another journal: it goes on as {}", run.id, next.id);
         let (id, end) = (run.id.clone(), End { outcome: Outcome::Failed, reason: Some(reason), at: now, exit: None });
         self.end(run, end, book::Counts::No);
