@@ -47,6 +47,8 @@ pub(crate) struct Script {
     pub(crate) ending: Ending,
     pub(crate) stopped: bool,
     pub(crate) settled: bool,
+    /// Greater than that of every end that is told before its own in the same millisecond.
+    pub(crate) end_order: u64,
 }
 
 /// Waits without an end.
@@ -94,7 +96,7 @@ impl FakePlace {
         let timeout = will.timeout.map_or(NEVER, |timeout| now.real + timeout.as_millis() as i64);
         let ending = if timeout < by_itself { Ending::TimedOut } else { will.ending };
         let ends_at = by_itself.min(timeout);
-        let script = Script { started_at: now.real, ends_at, ending, stopped: false, settled: false };
+        let script = Script { started_at: now.real, ends_at, ending, stopped: false, settled: false, end_order: 0 };
         self.scripts.insert(id.clone(), script);
         self.tell_both(now, id);
         Ok(())
@@ -188,6 +190,9 @@ impl FakePlace {
             }
         };
         self.tell(ends_at.max(now.real), id, end);
+        if let Some(script) = self.scripts.get_mut(id) {
+            script.end_order = self.report_last;
+        }
     }
 
     fn tell(&mut self, at: i64, id: &RunId, report: Report) {

@@ -7,17 +7,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use batchd::model::definition::Overlap;
-use batchd::model::graph::Graph;
+use batchd::model::definition::{Definition, Overlap};
+use batchd::model::graph::{Graph, Node};
 use batchd::model::id::{BatchName, RunId};
 use batchd::model::record::Record;
 use batchd::model::request::{Request, RerunMode};
 use batchd::model::run::{Follow, Given, Run};
+use batchd::model::schedule::jitter_offset;
 use batchd::model::time::Instant;
 use batchd::scheduler::{Effect, Event, Scheduler};
 
 use crate::graphs::{Disk, entry, name};
 use crate::journal::FakeJournal;
+use crate::naive;
 use crate::place::{Ending, FakePlace, Now, Will};
 use crate::rng::Rng;
 
@@ -25,6 +27,7 @@ use crate::rng::Rng;
 const BEGIN: Instant = Instant::from_s(1_772_323_200);
 const DAY_MS: i64 = 86_400_000;
 pub(crate) const DAYS: i64 = 30;
+const END_MS: i64 = BEGIN.as_ms() + DAYS * DAY_MS;
 /// The host never restarts: what that means is the place's affair, see `tests/contract/`.
 const BOOT: &str = "boot";
 /// Far more events than any seed needs: a world that goes on for ever is a failure.
@@ -33,7 +36,7 @@ const STEPS_MAX: u64 = 2_000_000;
 const COMPARED_EVERY: u64 = 16;
 
 /// Which faults this world has: drawn per seed, so that some worlds have few and some have all.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) crashes: bool,
     pub(crate) downtime: bool,
@@ -88,6 +91,17 @@ impl World {
             operators: rng.chance(60),
             lost: rng.chance(40),
         };
+        Self::with(rng, faults)
+    }
+
+    /// A world in which everything goes its way: see [`crate::naive`].
+    pub(crate) fn plain(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let lost = rng.chance(40);
+        Self::with(rng, Faults { lost, ..Faults::default() })
+    }
+
+    fn with(mut rng: Rng, faults: Faults) -> Self {
         let disk = Disk::random(&mut rng);
         Self {
             has_begun: false,
@@ -121,20 +135,9 @@ impl World {
 
     /// Lives for [`DAYS`] days, then lets everything come to rest.
     pub(crate) fn live(&mut self) -> Checked {
-        self.begin()?;
-        let end = BEGIN.as_ms() + DAYS * DAY_MS;
         self.schedule_fault();
-        while self.real < end {
-            self.step(end)?;
-        }
-        self.faults = Faults {
-            crashes: false,
-            downtime: false,
-            clock_steps: false,
-            reloads: false,
-            operators: false,
-            lost: false,
-        };
+        self.live_to_the_last_day()?;
+        self.faults = Faults::default();
         self.disk = self.disk.at_rest();
         self.swap()?;
         while self.scheduler().live().next().is_some() {
@@ -147,6 +150,42 @@ impl World {
         }
         self.close_periods();
         Ok(())
+    }
+
+    fn live_to_the_last_day(&mut self) -> Checked {
+        self.begin()?;
+        while self.real < END_MS {
+            self.step(END_MS)?;
+        }
+        Ok(())
+    }
+
+    /// Lives for [`DAYS`] days, and compares all runs with what the naive model says.
+    pub(crate) fn live_as_predicted(&mut self) -> Checked {
+        self.live_to_the_last_day()?;
+        let nodes = || self.in_force.iter().map(|(_, node)| node);
+        let due_of = |node: &Node| {
+            let schedule = node.entry.schedule.clone();
+            let next = move |after: &Instant| schedule.as_ref().and_then(|schedule| schedule.next_after(*after));
+            let instants = std::iter::successors(next(&BEGIN), next).map(|at| at.as_ms());
+            let name = node.definition().name.clone();
+            instants.take_while(|at| *at <= END_MS).map(|at| (at, name.clone())).collect::<Vec<_>>()
+        };
+        let mut due: Vec<(i64, BatchName)> = nodes().flat_map(due_of).collect();
+        due.sort();
+        let jitter_of = |definition: &Definition| jitter_offset(&definition.name, definition.jitter).as_millis() as i64;
+        let given = naive::Given {
+            definitions: nodes().map(|node| node.definition().as_ref()).collect(),
+            due,
+            jitter_ms: nodes().map(|n| (n.definition().name.clone(), jitter_of(n.definition()))).collect(),
+            max_running: self.in_force.limits().max_running as usize,
+            pools: &self.in_force.limits().pools,
+            scripts: &self.place.scripts,
+            until: END_MS + 1,
+        };
+        let predicted = naive::predict(&given)?;
+        let lived = self.journal.runs.iter().map(|(id, run)| (id.clone(), naive::Row::of(run))).collect();
+        naive::differences(&predicted, &lived)
     }
 
     fn scheduler(&self) -> &Scheduler {
