@@ -40,7 +40,7 @@ impl Simulated {
             Does::NoInterpreter => (Some(1), Ending::CouldNotRun),
             Does::ShortInput => (Some(1), Ending::InputIncomplete),
         };
-        Will { ms, ending, timeout: launch.definition.execution.timeout }
+        Will { ms, ending, timeout: launch.definition.execution.timeout, is_hindered: false }
     }
 
     /// Time passes.

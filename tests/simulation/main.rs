@@ -37,7 +37,7 @@ fn worlds_keep_the_invariants() {
     }
     println!("{} worlds of {} days: {counted:?}", seeds.count(), world::DAYS);
     // A world in which nothing happens proves nothing.
-    for what in ["starts", "crashes", "reloads", "requests", "clock steps", "begun by adoption"] {
+    for what in ["starts", "crashes", "reloads", "requests", "clock steps", "begun by adoption", "folders taken"] {
         assert!(number("SIM_SEED").is_some() || counted.contains_key(what), "no {what}");
     }
 }

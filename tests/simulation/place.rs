@@ -25,6 +25,8 @@ pub(crate) struct Will {
     pub(crate) ending: Ending,
     /// Its definition's.
     pub(crate) timeout: Option<Duration>,
+    /// Something is in the way at first, and soon is not any more.
+    pub(crate) is_hindered: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,9 @@ impl FakePlace {
             self.tell(now.real, id, Report::FolderTaken);
             return Ok(());
         }
+        if will.is_hindered {
+            self.tell(now.real, id, Report::Waiting { reason: "no space is left on the device".to_owned() });
+        }
         let by_itself = will.ms.map_or(NEVER, |ms| now.real + ms);
         let timeout = will.timeout.map_or(NEVER, |timeout| now.real + timeout.as_millis() as i64);
         let ending = if timeout < by_itself { Ending::TimedOut } else { will.ending };
@@ -148,6 +153,11 @@ impl FakePlace {
     /// The next report.
     pub(crate) fn take_report(&mut self) -> Option<(RunId, Report)> {
         self.reports.pop_first().map(|(_, told)| told)
+    }
+
+    /// The next report, if it comes by then.
+    pub(crate) fn take_report_at(&mut self, real: i64) -> Option<(RunId, Report)> {
+        self.next_report_at().filter(|at| *at <= real).and_then(|_| self.take_report())
     }
 
     /// Nobody listens any more.

@@ -44,6 +44,8 @@ pub(crate) struct Faults {
     pub(crate) reloads: bool,
     pub(crate) operators: bool,
     pub(crate) lost: bool,
+    /// Folders of another journal are in `runs/`.
+    pub(crate) strangers: bool,
 }
 
 /// A schedule that was in force from an instant on.
@@ -90,6 +92,7 @@ impl World {
             reloads: rng.chance(70),
             operators: rng.chance(60),
             lost: rng.chance(40),
+            strangers: rng.chance(20),
         };
         Self::with(rng, faults)
     }
@@ -274,7 +277,7 @@ impl World {
         let live: Vec<RunId> = self.scheduler().live().map(|run| run.id.clone()).collect();
         let follow = *self.rng.pick(&[Follow::Nothing, Follow::Chain, Follow::Everything]);
         let modes = [RerunMode::Unsucceeded, RerunMode::Only, RerunMode::Downstream, RerunMode::OnlyDownstream];
-        let request = match self.rng.below(6) {
+        let request = match self.rng.below(7) {
             0 | 1 => {
                 let (queue, force) = (self.rng.chance(50), self.rng.chance(30));
                 Request::Start { batch, follow, given: Given::default(), queue, force }
@@ -288,6 +291,7 @@ impl World {
                 let until = self.rng.chance(50).then(|| self.now() + Duration::from_secs(self.rng.below(86_400)));
                 Request::Disable { batch, until, reason: None }
             }
+            5 if self.rng.chance(20) => Request::StopAll { reason: None },
             _ => Request::Enable { batch },
         };
         self.tell(format!("operator {request:?}"));
@@ -321,8 +325,7 @@ impl World {
         for run in under_way {
             self.find(&run)?;
         }
-        while self.place.next_report_at().is_some_and(|at| at <= self.real) {
-            let Some((run, report)) = self.place.take_report() else { break };
+        while let Some((run, report)) = self.place.take_report_at(self.real) {
             self.handle(Event::Report { run, report })?;
         }
         let graph = self.disk.graph();
@@ -418,6 +421,10 @@ impl World {
 
     fn launch(&mut self, run: &Run) -> Checked {
         self.count("starts");
+        if self.faults.strangers && self.rng.chance(1) {
+            self.count("folders taken");
+            self.place.occupy(&run.id);
+        }
         let will = self.will(run);
         self.place.launch(self.clock(), &run.id, will)
     }
@@ -438,7 +445,7 @@ impl World {
         if node.is_none_or(|node| node.definition().overlap != Overlap::Allow) {
             self.alone.insert(run.id.clone());
         }
-        Will { ms: Some(ms), ending, timeout: None }
+        Will { ms: Some(ms), ending, timeout: None, is_hindered: self.rng.chance(3) }
     }
 
     /// A daemon that starts asks the place for a run that is under way by its row.
