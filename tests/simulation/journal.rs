@@ -17,7 +17,7 @@ pub(crate) struct FakeJournal {
     pub(crate) events: usize,
     occurrences: BTreeMap<(BatchName, Instant), RunId>,
     live: BTreeSet<RunId>,
-    chains: BTreeMap<RunId, BTreeSet<RunId>>,
+    chains: BTreeMap<RunId, Vec<RunId>>,
     position_next: u64,
 }
 
@@ -72,16 +72,18 @@ impl FakeJournal {
 
     fn put(&mut self, run: &Run) {
         let id = &run.id;
-        if let Some(key) = occurrence(run) {
-            self.occurrences.insert(key, id.clone());
+        // What makes its other keys is what it is born with.
+        if self.runs.insert(id.clone(), run.clone()).is_none() {
+            self.chains.entry(run.chain.clone()).or_default().push(id.clone());
+            self.position_next = self.position_next.max(run.queue_position + 1);
+            if let Some(key) = occurrence(run) {
+                self.occurrences.insert(key, id.clone());
+            }
         }
-        self.position_next = self.position_next.max(run.queue_position + 1);
-        self.chains.entry(run.chain.clone()).or_default().insert(id.clone());
         match run.state {
             State::Ended(_) => drop(self.live.remove(id)),
             State::Queued | State::Starting | State::Running => drop(self.live.insert(id.clone())),
         }
-        self.runs.insert(id.clone(), run.clone());
     }
 
     pub(crate) fn chain(&self, of: &RunId) -> Vec<Run> {

@@ -386,7 +386,7 @@ impl Model<'_> {
     /// The last attempt of `name` in the part of the chain that the run is in, if it has ended.
     fn last_attempt(&self, index: usize, name: &BatchName) -> Option<RunId> {
         let of = |entry: &&Entry| entry.id.batch == *name && entry.chain == self.entries[index].chain;
-        let last = self.entries.iter().filter(of).next_back()?;
+        let last = self.entries.iter().rfind(of)?;
         (last.state == State::Ended).then(|| last.id.clone())
     }
 
