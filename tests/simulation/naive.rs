@@ -268,7 +268,8 @@ impl Model<'_> {
     fn script_ends(&mut self, now: i64, index: usize) {
         let (script, entry) = (&self.given.scripts[&self.entries[index].id], &self.entries[index]);
         let outcome = match script.ending {
-            _ if entry.replaced => Outcome::Cancelled,
+            // A script that ended in the very millisecond in which it was to be stopped has ended by itself.
+            _ if entry.replaced && script.stopped => Outcome::Cancelled,
             Ending::Exit(0) => Outcome::Succeeded,
             Ending::Exit(_) | Ending::CouldNotRun => Outcome::Failed,
             Ending::TimedOut => Outcome::TimedOut,
@@ -278,7 +279,7 @@ impl Model<'_> {
         let retry = &self.definition(&entry.id.batch).retry;
         let again = matches!(outcome, Outcome::Failed | Outcome::TimedOut) || outcome == Outcome::Lost && retry.on_lost;
         let attempt = entry.row.attempt;
-        if !again || attempt > retry.retries {
+        if !again || entry.replaced || attempt > retry.retries {
             return self.end(index, outcome, true);
         }
         let delay = (retry.delay.as_millis() as i64) << (attempt - 1);
