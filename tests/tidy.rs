@@ -107,6 +107,7 @@ const CLOCKS_ARE_READ_IN: &[(&str, &str)] = &[
     ("src/shim/clock.rs", "the shim's: it has no async runtime, and is no part of the daemon"),
     ("src/api/client.rs", "a deadline on the clock of the command line's own runtime"),
     ("src/daemon/begin.rs", "a deadline on the runtime's clock"),
+    ("src/daemon/mod.rs", "a deadline on the runtime's clock"),
     ("src/supervisor/serve.rs", "a deadline on the runtime's clock"),
 ];
 
