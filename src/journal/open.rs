@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::error::OpenError;
 use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
-use super::{Journal, migrate};
+use super::{Journal, TRANSACTIONS_OF_OPENING, migrate};
 use crate::model::id::JournalId;
 
 /// The first SQLite without the WAL-reset bug, which can lose committed pages (sqlite.org/wal.html).
@@ -64,7 +64,11 @@ impl Journal {
         set_up(&connection).map_err(|error| OpenError::of(path, &error))?;
         migrate::migrate(&connection, path, MIGRATIONS)?;
         let (id, queue_position_next) = read_meta(&connection).map_err(|error| OpenError::of(path, &error))?;
-        Ok(Self { connection, path: path.to_owned(), id, queue_position_next })
+        let sql = "UPDATE meta SET value = value + 1 WHERE key = 'opening' RETURNING value";
+        let opening: u64 =
+            connection.query_row(sql, [], |row| row.get(0)).map_err(|error| OpenError::of(path, &error))?;
+        let transaction = opening * TRANSACTIONS_OF_OPENING;
+        Ok(Self { connection, path: path.to_owned(), id, queue_position_next, transaction })
     }
 }
 
