@@ -5,6 +5,7 @@
 //! what a record means, and what follows from it, is the scheduler's. Nothing here reads a clock. That there is one writer
 //! is the daemon's care (`daemon.lock`); a second one would only find the journal busy.
 
+pub mod audit;
 mod error;
 mod migrate;
 mod open;

@@ -114,7 +114,7 @@ fn limits(connection: &Connection) -> Result<Option<Limits>> {
     json.map(|json| from_json(&json)).transpose()
 }
 
-fn edges(connection: &Connection) -> Result<Vec<EdgeFacts>> {
+pub(super) fn edges(connection: &Connection) -> Result<Vec<EdgeFacts>> {
     let sql = "SELECT downstream, upstream, cursor, unused_number, unused_succeeded, unused_due_at FROM edge \
         ORDER BY downstream, upstream";
     connection.prepare(sql)?.query_map([], edge_from_row)?.collect()

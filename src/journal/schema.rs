@@ -221,9 +221,7 @@ BEGIN SELECT raise(ABORT, 'the row of a run stays'); END;
 ";
 
 /// The triggers of [`VERSION_2`]: a hand that wants to change history has to drop one of them.
-#[allow(dead_code, reason = "read by the audit")]
 pub(super) const TRIGGERS: &[&str] = &["run_born_stays", "run_ended_stays", "run_row_stays"];
 
 /// The indexes that are rules, and not only fast.
-#[allow(dead_code, reason = "read by the audit")]
 pub(super) const RULES: &[&str] = &["period_open", "run_occurrence"];

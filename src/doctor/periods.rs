@@ -1,0 +1,62 @@
+//! What was in force when: [`History`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Period, Violation};
+use crate::model::id::BatchName;
+use crate::model::record::InForce;
+
+/// All periods, by batch and in the order in which they began.
+#[derive(Debug, Default)]
+pub struct History {
+    periods: BTreeMap<BatchName, Vec<Period>>,
+    /// Who has ever named a batch in `after`.
+    downstreams: BTreeMap<BatchName, BTreeSet<BatchName>>,
+}
+
+impl History {
+    /// Adds the period that began next.
+    pub fn push(&mut self, period: Period) {
+        for upstream in &period.definition.after {
+            self.downstreams.entry(upstream.clone()).or_default().insert(period.batch.clone());
+        }
+        self.periods.entry(period.batch.clone()).or_default().push(period);
+    }
+
+    /// The periods of a batch.
+    pub fn of(&self, batch: &BatchName) -> &[Period] {
+        self.periods.get(batch).map_or(&[], Vec::as_slice)
+    }
+
+    /// The batches that have ever named this one in `after`.
+    pub fn downstreams(&self, batch: &BatchName) -> impl Iterator<Item = &BatchName> {
+        self.downstreams.get(batch).into_iter().flatten()
+    }
+
+    /// What was in force for a batch through all of the transactions `from` to `to`; none if it changed in one of them.
+    pub fn through(&self, batch: &BatchName, from: u64, to: u64) -> Option<&Period> {
+        let mut periods = self.of(batch).iter();
+        periods.find(|period| period.began_in < from && period.ended_in.is_none_or(|ended_in| ended_in > to))
+    }
+}
+
+/// `period-open`: what is in force is what the period says that has not ended. A journal that was just brought up to date,
+/// and one that was rebuilt, have no periods yet.
+pub fn open(history: &History, in_force: &[InForce]) -> Vec<Violation> {
+    let hint = "restart the daemon, which begins a new period; what fell due meanwhile can't be proven";
+    let wrong = in_force.iter().filter_map(|batch| {
+        let periods = history.of(&batch.batch);
+        let open: Vec<&Period> = periods.iter().filter(|period| period.ended_in.is_none()).collect();
+        let same = |period: &Period| Some(&period.definition) == batch.definition.as_ref() && period.held == batch.held;
+        let what = match open.as_slice() {
+            [] if history.periods.is_empty() => return None,
+            [one] if same(one) => return None,
+            [_] => "the period that has not ended has another definition than what is in force",
+            [] => "it is in force, and has no period that has not ended",
+            _ => "it has several periods that have not ended",
+        };
+        let violation = Violation::new("period-open", format!("{}: {what}", batch.batch), hint);
+        Some(violation.row(format!("definition {}", batch.batch)).row(format!("period {}", batch.batch)))
+    });
+    wrong.collect()
+}
