@@ -25,7 +25,8 @@ pub fn check(rows: &[Row], around: &Around<'_>) -> Vec<Violation> {
     let mut violations = Vec::new();
     let chain = Chain { rows };
     let Some(first) = rows.first() else { return violations };
-    if chain.get(&first.run.chain).is_none() {
+    // What was found in folders names runs of which nothing is left.
+    if rows.iter().all(|row| row.made_in.is_some()) && chain.get(&first.run.chain).is_none() {
         let what = format!("the chain {} has rows, and none of that id", first.run.chain);
         violations.push(Violation::new("chain-head", what, RESTORE).of(&first.run.id));
     }
@@ -71,6 +72,9 @@ fn attempt(chain: &Chain<'_>, row: &Row) -> Option<Violation> {
     if run.trigger != Trigger::Retry {
         return (run.attempt != 1).then(|| wrong(format!("it is attempt {}, and no retry", run.attempt)));
     }
+    if row.made_in.is_none() && run.previous.is_none() {
+        return None;
+    }
     let Some(before) = run.previous.as_ref().and_then(|previous| chain.get(previous)) else {
         return Some(wrong("it is a retry, and the attempt before it has no row in its chain".to_owned()));
     };
@@ -101,6 +105,7 @@ fn upstreams(row: &Row, around: &Around<'_>) -> Option<Violation> {
     let wrong = run.upstreams.iter().find_map(|upstream| match (around.ended)(upstream) {
         Some(true) => None,
         Some(false) => Some((upstream, "has not ended")),
+        None if row.made_in.is_none() => None,
         None => Some((upstream, "has no row")),
     });
     let (upstream, what) = wrong?;

@@ -21,11 +21,19 @@ impl Journal {
     /// Each takes the place of what the journal had under the same key. To write an ended run again as it is changes
     /// nothing and is no error. What to do about an error says [`CommitError`].
     pub fn commit(&mut self, records: &[Record]) -> std::result::Result<(), CommitError> {
+        self.write_all(records, Some(self.transaction + 1))
+    }
+
+    /// As [`Self::commit`], for what was found elsewhere: its rows say nothing of what was decided together.
+    pub fn import(&mut self, records: &[Record]) -> std::result::Result<(), CommitError> {
+        self.write_all(records, None)
+    }
+
+    fn write_all(&mut self, records: &[Record], number: Option<u64>) -> std::result::Result<(), CommitError> {
         if records.is_empty() {
             return Ok(());
         }
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let number = self.transaction + 1;
         for record in records {
             write(&transaction, record, number)?;
         }
@@ -35,12 +43,12 @@ impl Journal {
             transaction.prepare_cached(sql)?.execute([next])?;
         }
         transaction.commit()?;
-        (self.queue_position_next, self.transaction) = (next, number);
+        (self.queue_position_next, self.transaction) = (next, number.unwrap_or(self.transaction));
         Ok(())
     }
 }
 
-fn write(connection: &Connection, record: &Record, number: u64) -> std::result::Result<(), CommitError> {
+fn write(connection: &Connection, record: &Record, number: Option<u64>) -> std::result::Result<(), CommitError> {
     match record {
         Record::Run(run) => return write_run(connection, run, number),
         Record::Batch(facts) => write_batch(connection, facts)?,
@@ -62,9 +70,9 @@ fn write(connection: &Connection, record: &Record, number: u64) -> std::result::
     Ok(())
 }
 
-fn write_run(connection: &Connection, run: &Run, number: u64) -> std::result::Result<(), CommitError> {
+fn write_run(connection: &Connection, run: &Run, number: Option<u64>) -> std::result::Result<(), CommitError> {
     let violation = |rule| CommitError::Violation { run: run.id.clone(), rule };
-    match row::upsert(&mut *connection.prepare_cached(&UPSERT)?, run, Some(number)) {
+    match row::upsert(&mut *connection.prepare_cached(&UPSERT)?, run, number) {
         Ok(true) => Ok(()),
         Ok(false) if stored(connection, run)? == *run => Ok(()),
         Ok(false) => Err(violation(RULE_CHANGE)),
@@ -112,7 +120,7 @@ fn write_definition(connection: &Connection, in_force: &InForce) -> Result<()> {
 }
 
 /// Ends the batch's period, if it has one, and begins the next.
-fn write_period(connection: &Connection, change: &PeriodChange, number: u64) -> Result<()> {
+fn write_period(connection: &Connection, change: &PeriodChange, number: Option<u64>) -> Result<()> {
     let sql = "UPDATE period SET until = ?, ended_in = ?, decided_until = ? WHERE batch = ? AND ended_in IS NULL";
     connection.prepare_cached(sql)?.execute(params![change.at, number, change.decided_until, change.batch])?;
     let Some(start) = &change.begins else { return Ok(()) };
