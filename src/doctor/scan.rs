@@ -4,7 +4,7 @@
 //! calendar is counted day by day, and of a zone it knows the offset at an instant, no more. What it gives up for that is
 //! speed: a minute costs one look into a table, and a year half a million of them.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 
 use crate::model::time::Instant;
 
@@ -48,13 +48,12 @@ pub struct Scanner<'a> {
     /// The next real minute, since 1970.
     minute: i64,
     after_s: i64,
-    /// What clocks have shown of late, and last.
-    shown: BTreeSet<i64>,
-    last_civil: Option<i64>,
+    /// What clocks have shown of late: stretches of civil minutes, from and to; each but the last with the minute of its end.
+    shown: VecDeque<(i64, i64, i64)>,
     /// The day of which `day_matches` tells, and the offset of the quarter of an hour at hand.
     day: Option<Day>,
     quarter: Option<(i64, i64, bool)>,
-    due: std::collections::VecDeque<i64>,
+    due: VecDeque<i64>,
 }
 
 /// A day, and which of the expressions match it.
@@ -74,11 +73,10 @@ impl<'a> Scanner<'a> {
             offset_s,
             minute: first - SHOWN_MINUTES,
             after_s: after.as_s(),
-            shown: BTreeSet::new(),
-            last_civil: None,
+            shown: VecDeque::new(),
             day: None,
             quarter: None,
-            due: std::collections::VecDeque::new(),
+            due: VecDeque::new(),
         };
         // Before the interval only what clocks have shown is of interest.
         while scanner.minute < first {
@@ -102,26 +100,48 @@ impl<'a> Scanner<'a> {
         let minute = self.minute;
         self.minute += 1;
         let civil = minute + self.offset_minutes(minute);
-        let jumped = self.last_civil.filter(|last| *last + 1 != civil);
-        let skipped: Vec<i64> =
-            jumped.map_or(Vec::new(), |last| (last + 1..civil).filter(|civil| !self.shown.contains(civil)).collect());
-        let repeated = !self.shown.insert(civil);
-        self.shown.remove(&(civil - SHOWN_MINUTES));
-        self.last_civil = Some(civil);
+        let (skipped, repeated) = self.show(minute, civil);
         if !look {
             return;
         }
-        let mut due = BTreeSet::new();
+        let mut due: Vec<i64> = Vec::new();
         for index in 0..self.fields.len() {
             if self.fields[index].fixed && skipped.iter().any(|civil| self.matches(index, *civil)) {
-                due.insert(minute * 60);
+                due.push(minute * 60);
             }
             if !(self.fields[index].fixed && repeated) && self.matches(index, civil) {
                 due.extend(self.fields[index].seconds.iter().map(|second| minute * 60 + second));
             }
         }
+        due.sort_unstable();
+        due.dedup();
         let after_s = self.after_s;
         self.due.extend(due.into_iter().filter(|due| *due > after_s));
+    }
+
+    /// Clocks show this civil minute. Those that they have jumped over to get here and had not shown of late, and whether
+    /// they have shown this one before.
+    fn show(&mut self, minute: i64, civil: i64) -> (Vec<i64>, bool) {
+        if let Some((_, to, end)) = self.shown.back_mut().filter(|(_, to, _)| *to + 1 == civil) {
+            (*to, *end) = (civil, minute);
+            // Since it began, nothing else has been shown; what was shown before may come again.
+            let repeated = self.shown.len() > 1 && self.was_shown(civil, 1);
+            while self.shown.front().is_some_and(|(_, _, end)| *end < minute - SHOWN_MINUTES) {
+                self.shown.pop_front();
+            }
+            return (Vec::new(), repeated);
+        }
+        let last = self.shown.back().map(|(_, to, _)| *to);
+        let jumped = last.map_or(0..0, |last| last + 1..civil);
+        let skipped = jumped.filter(|civil| !self.was_shown(*civil, 0)).collect();
+        let repeated = self.was_shown(civil, 0);
+        self.shown.push_back((civil, civil, minute));
+        (skipped, repeated)
+    }
+
+    /// Whether clocks have shown this civil minute of late, the last `without` stretches left out.
+    fn was_shown(&self, civil: i64, without: usize) -> bool {
+        self.shown.iter().rev().skip(without).any(|(from, to, _)| (*from..=*to).contains(&civil))
     }
 
     /// Whether an expression matches a minute that clocks show.

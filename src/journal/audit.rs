@@ -74,10 +74,10 @@ impl Audit {
     }
 
     /// All periods, in the order in which they began.
-    pub fn periods(&self, mut each: impl FnMut(Period)) -> std::result::Result<(), QueryError> {
+    pub fn periods(&self, each: impl FnMut(Period)) -> std::result::Result<(), QueryError> {
         let sql = "SELECT batch, began_in, ended_in, decides_after, decided_until, zone, zone_fingerprint, held, json \
             FROM period ORDER BY seq";
-        self.each(sql, period, |period| each(period))
+        self.each(sql, period, each)
     }
 
     /// All limits, with the transaction from which on they were in force.
