@@ -136,14 +136,12 @@ fn each_run(
 fn each_batch(audit: &Audit, history: &History, zones: &Zones, report: &mut Report) -> Result<()> {
     for facts in audit.batches()? {
         let mut spans: Vec<(Arc<Zone>, &[String], Instant, Instant)> = Vec::new();
-        for period in history.of(&facts.name) {
-            let until = if period.ended_in.is_none() { facts.cursor } else { period.decided_until };
-            let (Some(mark), Some(after), Some(until)) = (&period.zone, period.decides_after, until) else { continue };
+        for (period, after, until) in periods::decided(history.of(&facts.name), facts.cursor) {
+            let Some(mark) = &period.zone else { continue };
             let zone =
                 zones.get(&mark.name).ok().or_else(|| Some(zones.system().zone).filter(|zone| zone.name == mark.name));
             match zone.filter(|zone| zone.fingerprint() == mark.fingerprint) {
-                Some(zone) if after < until => spans.push((zone, &period.definition.cron, after, until)),
-                Some(_) => {}
+                Some(zone) => spans.push((zone, &period.definition.cron, after, until)),
                 None => report.periods_unproven += 1,
             }
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Period, Violation};
 use crate::model::id::BatchName;
 use crate::model::record::InForce;
+use crate::model::time::Instant;
 
 /// All periods, by batch and in the order in which they began.
 #[derive(Debug, Default)]
@@ -38,6 +39,36 @@ impl History {
         let mut periods = self.of(batch).iter();
         periods.find(|period| period.began_in < from && period.ended_in.is_none_or(|ended_in| ended_in > to))
     }
+}
+
+/// The intervals that the periods of one batch have decided, each with its period: later than the first instant, up to the
+/// second. `cursor` is that of the batch.
+///
+/// A clock that was corrected goes back behind what earlier periods have decided: what lies between comes again, perhaps
+/// under another schedule, and is left out of both, the earlier periods and the later ones.
+pub fn decided(periods: &[Period], cursor: Option<Instant>) -> Vec<(&Period, Instant, Instant)> {
+    let mut latest = Instant::MIN;
+    let mut decided: Vec<(&Period, Instant, Instant)> = Vec::new();
+    let afters: Vec<Option<Instant>> = periods
+        .iter()
+        .map(|period| {
+            latest = latest.max(period.decides_after?);
+            let after = latest;
+            latest = latest.max(period.decided_until.unwrap_or(Instant::MIN));
+            Some(after)
+        })
+        .collect();
+    let mut bound = Instant::MAX;
+    for (period, after) in periods.iter().zip(afters).rev() {
+        let until = if period.ended_in.is_none() { cursor } else { period.decided_until };
+        let Some(until) = until else { continue };
+        bound = bound.min(until);
+        if let Some(after) = after.filter(|after| *after < bound) {
+            decided.push((period, after, bound));
+        }
+    }
+    decided.reverse();
+    decided
 }
 
 /// `period-open`: what is in force is what the period says that has not ended. A journal that was just brought up to date,

@@ -9,6 +9,8 @@ use batchd::model::run::{Run, State, Trigger};
 use batchd::model::settings::Limits;
 use batchd::model::time::Instant;
 
+use crate::doctor::Proof;
+
 #[derive(Default)]
 pub(crate) struct FakeJournal {
     pub(crate) runs: BTreeMap<RunId, Run>,
@@ -16,6 +18,7 @@ pub(crate) struct FakeJournal {
     pub(crate) in_force: BTreeMap<BatchName, InForce>,
     pub(crate) edges: BTreeMap<(BatchName, BatchName), EdgeFacts>,
     pub(crate) events: usize,
+    pub(crate) proof: Proof,
     periods: BTreeMap<BatchName, Option<ZoneMark>>,
     limits: Option<Limits>,
     occurrences: BTreeMap<(BatchName, Instant), RunId>,
@@ -27,6 +30,7 @@ pub(crate) struct FakeJournal {
 impl FakeJournal {
     /// Commits one transaction; what the real journal would refuse is a violation.
     pub(crate) fn commit(&mut self, records: &[Record]) -> Result<(), String> {
+        self.proof.commit(records);
         for record in records {
             match record {
                 Record::Run(run) => self.put(run)?,

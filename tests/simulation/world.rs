@@ -429,7 +429,13 @@ impl World {
         let script = &self.scripts[id];
         let at = |real: i64| Instant::from_ms(real + self.offset);
         let (started_at, ended_at) = (at(script.started_at), at(script.ends_at));
-        let exited = |success, cause| Report::Exited { started_at, ended_at, exit: Exit::default(), success, cause };
+        let exited = |success, cause| Report::Exited {
+            started_at,
+            ended_at,
+            exit: Exit { exit_code: Some(0), ..Exit::default() },
+            success,
+            cause,
+        };
         let end = match (script.stopped, script.ending) {
             (true, _) => exited(false, ExitCause::Stop),
             (false, Ending::Success) => exited(true, ExitCause::Itself),
