@@ -154,8 +154,7 @@ fn each_batch(audit: &Audit, history: &History, zones: &Zones, report: &mut Repo
                 let span = occurrences::Span { cron, offset_s: &offset_s, after: *after, until: *until };
                 occurrences::check(facts.name.as_str(), &span, &mut found, violations);
             }
-            let open = history.of(&facts.name).last().filter(|period| period.ended_in.is_none());
-            violations.extend(open.and_then(|open| occurrences::ahead(facts.cursor, open, &mut found)));
+            violations.extend(occurrences::ahead(facts.cursor, history.of(&facts.name), &mut found));
         })?;
     }
     Ok(())

@@ -175,6 +175,11 @@ fn named_in<'h>(
     let from = upstreams().map(|row| row.made_in).min().flatten()?;
     let to = upstreams().map(|row| row.written_in).max().flatten()?;
     let period = around.history.through(name, from.min(transaction), to.max(transaction))?;
+    // Whether a join is one within its chain, other batches' edges decide, too.
+    let chain_from = chain.rows.iter().map(|row| row.made_in).min().flatten()?;
+    if period.definition.after.len() > 1 && !around.history.unchanged(chain_from, to.max(transaction)) {
+        return None;
+    }
     (!period.held && period.definition.after.contains(&run.id.batch)).then_some(&*period.definition)
 }
 

@@ -115,10 +115,12 @@ impl Found<'_> {
 /// `cursor-behind`: behind the last span, no row is later than the batch's cursor, or what the corrected clock had decided.
 pub fn ahead(
     cursor: Option<Instant>,
-    open: &super::Period,
+    periods: &[super::Period],
     rows: &mut impl Iterator<Item = Occurrence>,
 ) -> Option<Violation> {
-    let decided = cursor.max(open.decides_after)?;
+    let of_periods = periods.iter().flat_map(|period| [period.decides_after, period.decided_until]);
+    periods.last()?;
+    let decided = of_periods.max().flatten().max(cursor)?;
     let reboot = |row: &Occurrence| row.due_at == row.queued_at;
     let row = rows.find(|row| row.due_at > decided && !reboot(row))?;
     let what = format!(

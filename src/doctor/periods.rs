@@ -13,11 +13,14 @@ pub struct History {
     periods: BTreeMap<BatchName, Vec<Period>>,
     /// Who has ever named a batch in `after`.
     downstreams: BTreeMap<BatchName, BTreeSet<BatchName>>,
+    /// The transactions in which anything changed.
+    changes: BTreeSet<u64>,
 }
 
 impl History {
     /// Adds the period that began next.
     pub fn push(&mut self, period: Period) {
+        self.changes.extend([Some(period.began_in), period.ended_in].into_iter().flatten());
         for upstream in &period.definition.after {
             self.downstreams.entry(upstream.clone()).or_default().insert(period.batch.clone());
         }
@@ -32,6 +35,11 @@ impl History {
     /// The batches that have ever named this one in `after`.
     pub fn downstreams(&self, batch: &BatchName) -> impl Iterator<Item = &BatchName> {
         self.downstreams.get(batch).into_iter().flatten()
+    }
+
+    /// Whether all that was in force stayed the same through the transactions `from` to `to`.
+    pub fn unchanged(&self, from: u64, to: u64) -> bool {
+        self.changes.range(from..=to).next().is_none()
     }
 
     /// What was in force for a batch through all of the transactions `from` to `to`; none if it changed in one of them.
@@ -66,6 +74,8 @@ pub fn decided(periods: &[Period], cursor: Option<Instant>) -> Vec<(&Period, Ins
         if let Some(after) = after.filter(|after| *after < bound) {
             decided.push((period, after, bound));
         }
+        // A batch may have been away when the clock was corrected.
+        bound = bound.min(period.decides_after.unwrap_or(bound));
     }
     decided.reverse();
     decided

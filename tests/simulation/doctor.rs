@@ -94,6 +94,7 @@ pub(crate) fn check(journal: &FakeJournal) -> Result<(), String> {
                 occurrences::check(facts.name.as_str(), &span, &mut of_batch, &mut found);
             }
         }
+        found.extend(occurrences::ahead(facts.cursor, history.of(&facts.name), &mut of_batch));
     }
     found.truncate(5);
     if found.is_empty() { Ok(()) } else { Err(format!("the doctor finds {found:#?}")) }
