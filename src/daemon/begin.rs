@@ -62,8 +62,13 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
     }
     let lock = make_folders(&paths)?;
     // What a daemon or a shim that was killed had begun to write.
-    definitions::clear_unfinished(&paths.state)?;
-    workspace::clear_unfinished(&paths.state)?;
+    // A shim that is just ending may be faster.
+    if let Err(error) = definitions::clear_unfinished(&paths.state) {
+        warn!("what an earlier daemon had begun to write stays: {error}");
+    }
+    if let Err(error) = workspace::clear_unfinished(&paths.state) {
+        warn!("what an earlier shim had begun to write stays: {error}");
+    }
     let (around, of_settings) = Surroundings::read(&paths.settings, args.insecure_permissions)?;
     let socket_group = around.settings.settings.socket_group.clone();
     let limits = around.settings.settings.limits.clone();
