@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use batchd::model::id::{BatchName, JournalId, RunId};
-use batchd::model::record::{BatchFacts, EdgeFacts, InForce, Record, Recovered};
+use batchd::model::record::{BatchFacts, EdgeFacts, InForce, Record, Recovered, ZoneMark};
 use batchd::model::run::{Run, State, Trigger};
+use batchd::model::settings::Limits;
 use batchd::model::time::Instant;
 
 #[derive(Default)]
@@ -15,6 +16,8 @@ pub(crate) struct FakeJournal {
     pub(crate) in_force: BTreeMap<BatchName, InForce>,
     pub(crate) edges: BTreeMap<(BatchName, BatchName), EdgeFacts>,
     pub(crate) events: usize,
+    periods: BTreeMap<BatchName, Option<ZoneMark>>,
+    limits: Option<Limits>,
     occurrences: BTreeMap<(BatchName, Instant), RunId>,
     live: BTreeSet<RunId>,
     chains: BTreeMap<RunId, Vec<RunId>>,
@@ -41,6 +44,11 @@ impl FakeJournal {
                 Record::EdgeRemoved { downstream, upstream } => {
                     self.edges.remove(&(downstream.clone(), upstream.clone()));
                 }
+                Record::Period(change) => match &change.begins {
+                    Some(start) => drop(self.periods.insert(change.batch.clone(), start.zone.clone())),
+                    None => drop(self.periods.remove(&change.batch)),
+                },
+                Record::Limits(limits) => self.limits = Some(limits.clone()),
                 Record::Event { .. } => self.events += 1,
             }
         }
@@ -116,6 +124,8 @@ impl FakeJournal {
             runs,
             edges: self.edges.values().cloned().collect(),
             queue_position_next: self.position_next.max(1),
+            periods: self.periods.clone(),
+            limits: self.limits.clone(),
             decided_ahead: self.decided_after(|name| self.batches[name].cursor.unwrap_or(Instant::MAX)),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! `SIM_SEED=17 cargo test --test simulation` lives one world again and tells its last steps; `SIM_SEEDS=5000` lives more.
 
+mod doctor;
 mod graphs;
 mod journal;
 mod naive;
@@ -28,7 +29,10 @@ fn worlds_keep_the_invariants() {
     let mut counted: BTreeMap<&'static str, u64> = BTreeMap::new();
     for seed in seeds.clone() {
         let mut world = World::new(seed);
-        let result = world.live().and_then(|()| each_occurrence_has_one_row(&world));
+        let result = world
+            .live()
+            .and_then(|()| each_occurrence_has_one_row(&world))
+            .and_then(|()| doctor::check(&world.journal, &world.proof));
         if let Err(violation) = result {
             let story = &world.story[world.story.len().saturating_sub(60)..];
             panic!("SIM_SEED={seed} ({:?}):\n{}\n{violation}", world.faults, story.join("\n"));

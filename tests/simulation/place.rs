@@ -182,10 +182,11 @@ impl FakePlace {
             return;
         }
         let at = now.at(ends_at);
-        let exited = |exit_code, success, cause| Report::Exited {
+        // What is ended from outside is ended by TERM.
+        let exited = |exit_code: Option<u8>, success, cause| Report::Exited {
             started_at: now.at(started_at),
             ended_at: at,
-            exit: Exit { exit_code, ..Exit::default() },
+            exit: Exit { exit_code, signal: exit_code.is_none().then_some(15), ..Exit::default() },
             success,
             cause,
         };

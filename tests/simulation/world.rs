@@ -17,6 +17,7 @@ use batchd::model::schedule::jitter_offset;
 use batchd::model::time::Instant;
 use batchd::scheduler::{Effect, Event, Scheduler};
 
+use crate::doctor::Proof;
 use crate::graphs::{Disk, entry, name};
 use crate::journal::FakeJournal;
 use crate::naive;
@@ -66,6 +67,7 @@ pub(crate) struct World {
     real: i64,
     offset: i64,
     pub(crate) journal: FakeJournal,
+    pub(crate) proof: Proof,
     scheduler: Option<Scheduler>,
     disk: Disk,
     place: FakePlace,
@@ -114,6 +116,7 @@ impl World {
             real: BEGIN.as_ms(),
             offset: 0,
             journal: FakeJournal::default(),
+            proof: Proof::default(),
             scheduler: None,
             disk,
             place: FakePlace::new(BOOT),
@@ -375,6 +378,7 @@ impl World {
             let decided: Vec<&Run> = records.iter().filter_map(|r| self.newly_decided(r)).collect();
             let decided: Vec<Run> = decided.into_iter().cloned().collect();
             self.journal.commit(&records)?;
+            self.proof.commit(&records);
             decided.iter().try_for_each(|run| self.check_decision(run))?;
             for record in &records {
                 if let Record::Run(run) = record {
