@@ -76,7 +76,7 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
         let _ = hints.send(Message::Hint(hint));
     });
     let live = under_way(&recovered, &before, &around, &paths.state);
-    let mut loader = loader(args, &paths, around, &before);
+    let mut loader = loader(args, &paths, around, watcher, &before);
     let (graph, diagnostics) = loader.begin(before.clone(), of_settings);
 
     let boot = clock::boot_id().context("can't read the boot id of the host")?;
@@ -101,7 +101,6 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
         request_last: 0,
         pending: Vec::new(),
         paths,
-        _watcher: watcher,
         _lock: lock,
     };
     let (swaps_inlet, swaps) = mpsc::unbounded_channel();
@@ -189,12 +188,12 @@ fn graph_before(zones: &Zones, recovered: &Recovered, limits: &Limits) -> Graph 
     })
 }
 
-fn loader(args: &DaemonArgs, paths: &Paths, around: Surroundings, before: &Graph) -> Loader {
+fn loader(args: &DaemonArgs, paths: &Paths, around: Surroundings, watcher: Watcher, before: &Graph) -> Loader {
     let in_force: BTreeMap<BatchName, Arc<Definition>> =
         before.iter().map(|(name, node)| (name.clone(), node.definition().clone())).collect();
     let (again, insecure) = (paths.settings.clone(), args.insecure_permissions);
     let settings_again = move || Surroundings::read(&again, insecure);
-    Loader::new((paths.batches.clone(), paths.state.clone()), around, Box::new(settings_again), in_force)
+    Loader::new((paths.batches.clone(), paths.state.clone()), around, Box::new(settings_again), watcher, in_force)
 }
 
 /// What the place where runs live has to know.

@@ -29,7 +29,6 @@ use crate::model::run::{Given, Input, Run};
 use crate::paths::Paths;
 use crate::scheduler::{Effect, Event, Scheduler};
 use crate::supervisor::Local;
-use crate::watcher::Watcher;
 use crate::zones::Zones;
 use effects::Definitions;
 use inlets::{Incoming, Inlets};
@@ -75,8 +74,6 @@ struct Daemon {
     request_last: u64,
     /// What the acts of one event led to at once, to be handled next.
     pending: Vec<Event>,
-    /// Dropped, it would fall silent.
-    _watcher: Watcher,
     /// Held as long as the daemon lives: a second one on the same state finds it locked.
     _lock: std::fs::File,
 }

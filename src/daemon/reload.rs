@@ -26,7 +26,7 @@ use crate::model::graph::Graph;
 use crate::model::id::{BatchName, DefinitionHash};
 use crate::store::definitions;
 use crate::store::read::{BatchesDir, Listing};
-use crate::watcher::{Hint, Quiet};
+use crate::watcher::{Hint, Quiet, Watcher};
 
 /// Everything is looked at so often even if nobody says that anything changed: network file systems send no events.
 const SCAN_EVERY: Duration = Duration::from_secs(60);
@@ -62,6 +62,8 @@ pub(super) struct Loader {
     batches: PathBuf,
     state: PathBuf,
     settings: SettingsOnDisk,
+    /// Sends the hints; dropped, it would fall silent.
+    watcher: Watcher,
     around: Surroundings,
     /// What of the settings is read once, when the daemon starts.
     at_start: AtStart,
@@ -115,12 +117,14 @@ impl Loader {
         (batches, state): (PathBuf, PathBuf),
         around: Surroundings,
         settings: SettingsOnDisk,
+        watcher: Watcher,
         in_force: BTreeMap<BatchName, Arc<Definition>>,
     ) -> Self {
         Self {
             batches,
             state,
             settings,
+            watcher,
             at_start: AtStart::of(&around.settings),
             around,
             folders: Folders::default(),
@@ -192,11 +196,18 @@ impl Loader {
         let now = clock::monotonic();
         match hint {
             Hint::Folder(name) => self.quiet.hint(&name, now),
-            // After the quiet period: a swapped symlink is often followed by more.
-            Hint::Everything => self.scan_at = self.scan_at.min(now + Quiet::PERIOD),
-            Hint::Settings => self.settings_at = Some(now + Quiet::PERIOD),
+            Hint::Everything => {
+                // The root may be another folder now, and what happens in it is worth hints from now on.
+                self.watcher.renew();
+                // After the quiet period: a swapped symlink is often followed by more.
+                self.scan_at = self.scan_at.min(now + Quiet::PERIOD);
+            }
+            Hint::Settings => {
+                self.watcher.check();
+                self.settings_at = Some(now + Quiet::PERIOD);
+            }
             Hint::Trouble(what) => {
-                warn!("{what}; changes are found once a minute");
+                warn!("{what}; changes are found once a minute, until they can be watched again");
                 self.scan_at = self.scan_at.min(now + Quiet::PERIOD);
             }
         }
@@ -287,6 +298,8 @@ impl Loader {
     /// Looks at everything. Whether anything changed.
     fn scan(&mut self, absent: Absent) -> bool {
         self.scan_at = clock::monotonic() + SCAN_EVERY;
+        // Watch first, look second.
+        self.watcher.check();
         self.look_at(None, absent)
     }
 

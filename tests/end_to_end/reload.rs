@@ -102,6 +102,38 @@ fn a_swapped_link_at_the_root() {
     check(&world, "echo 'echo three' > release-two/edited/script.sh", "three");
 }
 
+/// Releases as deploying tools lay them out, each with a root of its own, and the link `current` to the one that counts.
+const RELEASES: &str = "rmdir batches.d
+for release in one two three; do
+  mkdir -p releases/$release/batches.d/edited
+  echo > releases/$release/batches.d/edited/batch.toml
+  echo echo $release > releases/$release/batches.d/edited/script.sh
+done
+ln -s releases/one current";
+
+#[track_caller]
+fn check_swaps_of_current(world: &World) {
+    check(world, "ln -s releases/two next; mv -T next current", "two");
+    check(world, "echo 'echo edited' > releases/two/batches.d/edited/script.sh", "edited");
+    check(world, "ln -s releases/three next; mv -T next current", "three");
+}
+
+#[test]
+fn a_swapped_link_above_the_root() {
+    let mut world = World::new();
+    world.bash(RELEASES);
+    world.start_with(&["--batches", "current/batches.d"], &[]);
+    check_swaps_of_current(&world);
+}
+
+#[test]
+fn a_swapped_link_behind_another_at_the_root() {
+    let mut world = World::new();
+    world.bash(&format!("{RELEASES}\nln -s current/batches.d batches.d"));
+    world.start();
+    check_swaps_of_current(&world);
+}
+
 #[test]
 fn a_root_that_is_gone_removes_nothing() {
     let world = world();
