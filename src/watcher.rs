@@ -5,7 +5,8 @@
 //! event without a path) is a hint to look at everything. What a folder means is not known here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,52 +29,144 @@ pub enum Hint {
 
 /// Watches until it is dropped.
 pub struct Watcher {
-    _watches: Arc<Mutex<Option<RecommendedWatcher>>>,
+    /// None: the system gives none, at the moment.
+    watches: Option<RecommendedWatcher>,
+    places: Places,
+    /// What has been asked to be watched.
+    watched: BTreeSet<PathBuf>,
+    tell: Arc<dyn Fn(Hint) + Send + Sync>,
+    /// What can't be watched, in words.
+    trouble: Option<String>,
 }
 
 impl Watcher {
-    /// Watches the folder `batches`, the folder above it (so that one that is swapped, moved away or back is noticed), and
-    /// the folder of the file `settings`. `tell` is called from a thread of its own. What can't be watched is told, too.
+    /// Watches the folder `batches`, the file `settings`, and on the way to them every link and the last folder, so that one
+    /// that is swapped, moved away or back is noticed. `tell` is called from a thread of its own.
     pub fn start(batches: &Path, settings: &Path, tell: impl Fn(Hint) + Send + Sync + 'static) -> Self {
-        let watches: Arc<Mutex<Option<RecommendedWatcher>>> = Arc::default();
-        let tell = Arc::new(tell);
-        let target = Arc::new(Mutex::new(batches.to_owned()));
-        let places = Places { batches: batches.to_owned(), settings: settings.to_owned(), target };
-        let (inner, told, again) = (places.clone(), tell.clone(), Arc::downgrade(&watches));
-        let handler = move |event: notify::Result<Event>| {
-            for hint in inner.hints(event) {
-                if hint == Hint::Everything
-                    && let Some(watches) = again.upgrade()
-                {
-                    // The root may be another folder now. Not from within the handler: the watcher may hold its lock.
-                    let (inner, told) = (inner.clone(), told.clone());
-                    let failed = told.clone();
-                    let rearm = move || {
-                        let mut watches = watches.lock().unwrap_or_else(PoisonError::into_inner);
-                        let trouble = watches.as_mut().and_then(|watcher| inner.watch(watcher));
-                        trouble.into_iter().for_each(|hint| told(hint));
-                        // What was changed between the event and the new watch is found by a look after it.
-                        told(Hint::Everything);
-                    };
-                    if std::thread::Builder::new().name("watch".to_owned()).spawn(rearm).is_err() {
-                        failed(Hint::Trouble("a folder that was moved can't be watched again: no thread".to_owned()));
-                    }
-                } else {
-                    told(hint);
-                }
-            }
-        };
-        // `notify` follows links by itself, and a link in `batches.d` leads out of it: it is refused, not watched.
-        let config = notify::Config::default().with_follow_symlinks(false);
-        match RecommendedWatcher::new(handler, config) {
-            Ok(mut watcher) => {
-                places.watch(&mut watcher).into_iter().for_each(|hint| tell(hint));
-                *watches.lock().unwrap_or_else(PoisonError::into_inner) = Some(watcher);
-            }
-            Err(error) => tell(Hint::Trouble(format!("changes can't be watched: {error}"))),
-        }
-        Self { _watches: watches }
+        let places = Places { batches: batches.to_owned(), settings: settings.to_owned(), ways: Arc::default() };
+        let (watches, watched, trouble) = (None, BTreeSet::new(), None);
+        let mut watcher = Self { watches, places, watched, tell: Arc::new(tell), trouble };
+        watcher.renew();
+        watcher
     }
+
+    /// Watches everything as it lies now: to be called after [`Hint::Everything`], and before what is there is looked at.
+    /// What can't be watched is told, once.
+    pub fn renew(&mut self) {
+        let (ways, before) = (self.places.find(), self.trouble.take());
+        // The lock is let go before the watcher is asked: it answers from the thread that tells events, which takes the lock.
+        *self.places.ways() = ways.clone();
+        self.trouble = self.watch(&ways).err();
+        if let Some(trouble) = self.trouble.clone().filter(|trouble| before.as_ref() != Some(trouble)) {
+            (self.tell)(Hint::Trouble(trouble));
+        }
+    }
+
+    /// Watches everything anew if it lies elsewhere now and nobody told, or could not be watched.
+    pub fn check(&mut self) {
+        if self.trouble.is_some() || *self.places.ways() != self.places.find() {
+            self.renew();
+        }
+    }
+
+    fn watch(&mut self, ways: &Ways) -> Result<(), String> {
+        if self.watches.is_none() {
+            self.watches = Some(self.begin().map_err(|error| format!("changes can't be watched: {error}"))?);
+        }
+        let Some(watches) = &mut self.watches else { return Ok(()) };
+        for folder in std::mem::take(&mut self.watched) {
+            // The watches of a folder that was swapped stay with the old one; that they are gone is no trouble.
+            let _ = watches.unwatch(&folder);
+        }
+        let around = ways.batches.steps.iter().chain(&ways.settings.steps).filter_map(|step| step.parent());
+        let around: BTreeSet<&Path> = around.collect();
+        let flat = around.into_iter().map(|folder| (folder, RecursiveMode::NonRecursive));
+        // One that is not there has its parent watched, or what is missing on the way to it.
+        let root = ways.batches.target().map(|target| (target, RecursiveMode::Recursive));
+        let mut result = Ok(());
+        for (folder, mode) in flat.chain(root) {
+            self.watched.insert(folder.to_owned());
+            if let Err(error) = watches.watch(folder, mode) {
+                result = Err(format!("changes in {} can't be watched: {error}", folder.display()));
+            }
+        }
+        result
+    }
+
+    fn begin(&self) -> notify::Result<RecommendedWatcher> {
+        let (places, tell) = (self.places.clone(), self.tell.clone());
+        let handler = move |event| places.hints(event).into_iter().for_each(|hint| tell(hint));
+        // `notify` follows links by itself, and a link in `batches.d` leads out of it: it is refused, not watched.
+        RecommendedWatcher::new(handler, notify::Config::default().with_follow_symlinks(false))
+    }
+}
+
+/// The most links on a way: as the kernel has it (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
+/// How a path is resolved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Way {
+    /// Every link on the way, and last where it ends, or what is missing there; each in a folder without links.
+    steps: Vec<PathBuf>,
+    /// Which folder or file is at the end: device and inode.
+    end: Option<(u64, u64)>,
+}
+
+impl Way {
+    fn of(path: &Path) -> Self {
+        let mut way = Self::default();
+        // What is still to be walked, the next one last.
+        let mut ahead: Vec<OsString> = reversed(path);
+        let mut at = PathBuf::new();
+        while let Some(name) = ahead.pop() {
+            if name == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&name);
+            let Ok(found) = std::fs::symlink_metadata(&next) else {
+                way.steps.push(next);
+                return way;
+            };
+            if !found.is_symlink() {
+                at = next;
+                continue;
+            }
+            way.steps.push(next.clone());
+            match std::fs::read_link(&next) {
+                Ok(target) if way.steps.len() <= LINKS_MAX => ahead.extend(reversed(&target)),
+                Ok(_) | Err(_) => return way,
+            }
+        }
+        way.end = std::fs::metadata(&at).ok().map(|found| (found.dev(), found.ino()));
+        way.steps.push(at);
+        way
+    }
+
+    /// Where it ends, if there is something.
+    fn target(&self) -> Option<&Path> {
+        self.end.and(self.steps.last()).map(PathBuf::as_path)
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        self.steps.iter().any(|step| step == path)
+    }
+}
+
+/// The names of a path, the first one last; `/` leads back to the root wherever it is joined.
+fn reversed(path: &Path) -> Vec<OsString> {
+    let names = path.components().filter(|name| *name != Component::CurDir);
+    let mut names: Vec<OsString> = names.map(|name| name.as_os_str().to_owned()).collect();
+    names.reverse();
+    names
+}
+
+/// The ways to all that is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Ways {
+    batches: Way,
+    settings: Way,
 }
 
 /// What is watched.
@@ -81,29 +174,16 @@ impl Watcher {
 struct Places {
     batches: PathBuf,
     settings: PathBuf,
-    /// Where `batches` leads to, if it is a link: events speak of that folder.
-    target: Arc<Mutex<PathBuf>>,
+    /// As they were when the watches were made: events speak of the folders behind links.
+    ways: Arc<Mutex<Ways>>,
 }
 
 impl Places {
-    /// Watches all places, as they are now. What can't be watched.
-    fn watch(&self, watcher: &mut RecommendedWatcher) -> Option<Hint> {
-        let target = std::fs::canonicalize(&self.batches).unwrap_or_else(|_| self.batches.clone());
-        // The lock is let go before the watcher is asked: it answers from the thread that tells events, which takes the lock.
-        let before = std::mem::replace(&mut *self.target(), target.clone());
-        // The watches of a folder that was swapped stay with the old one; that they are gone is no trouble.
-        let _ = watcher.unwatch(&before);
-        let mut trouble = None;
-        let around = [self.batches.parent(), self.settings.parent()];
-        let around: BTreeSet<&Path> = around.into_iter().flatten().filter(|folder| folder.is_dir()).collect();
-        let flat = around.into_iter().map(|folder| (folder, RecursiveMode::NonRecursive));
-        let all = flat.chain([(target.as_path(), RecursiveMode::Recursive)]);
-        for (folder, mode) in all {
-            if let Err(error) = watcher.watch(folder, mode) {
-                trouble = Some(Hint::Trouble(format!("changes in {} can't be watched: {error}", folder.display())));
-            }
-        }
-        trouble
+    /// The ways as they are now.
+    fn find(&self) -> Ways {
+        // The settings are told of whenever they are written, and by their name: which file it is does not matter.
+        let settings = Way { end: None, ..Way::of(&self.settings) };
+        Ways { batches: Way::of(&self.batches), settings }
     }
 
     /// What an event hints at.
@@ -118,28 +198,32 @@ impl Places {
         if is_reading(event.kind) {
             return Vec::new();
         }
-        let mut hints: Vec<Hint> = event.paths.iter().filter_map(|path| self.hint(path)).collect();
+        let ways = self.ways().clone();
+        let mut hints: Vec<Hint> = event.paths.iter().flat_map(|path| ways.hints(path)).collect();
         hints.dedup();
         hints
     }
 
-    fn hint(&self, path: &Path) -> Option<Hint> {
-        if path == self.settings {
-            return Some(Hint::Settings);
-        }
-        if path == self.batches {
-            return Some(Hint::Everything);
-        }
-        let below = path.strip_prefix(&*self.target()).ok()?;
-        match below.components().next() {
-            None => Some(Hint::Everything),
-            Some(Component::Normal(name)) => Some(folder_hint(name)),
-            Some(_) => Some(Hint::Everything),
-        }
+    fn ways(&self) -> MutexGuard<'_, Ways> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn target(&self) -> MutexGuard<'_, PathBuf> {
-        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+impl Ways {
+    fn hints(&self, path: &Path) -> Vec<Hint> {
+        let mut hints = Vec::new();
+        if self.settings.has(path) {
+            hints.push(Hint::Settings);
+        }
+        if self.batches.has(path) {
+            hints.push(Hint::Everything);
+        } else if let Some(below) = self.batches.target().and_then(|target| path.strip_prefix(target).ok()) {
+            hints.push(match below.components().next() {
+                Some(Component::Normal(name)) => folder_hint(name),
+                Some(_) | None => Hint::Everything,
+            });
+        }
+        hints
     }
 }
 
@@ -260,7 +344,7 @@ mod tests {
     struct Watched {
         folder: tempfile::TempDir,
         hints: mpsc::Receiver<Hint>,
-        _watcher: Watcher,
+        watcher: Watcher,
     }
 
     impl Watched {
@@ -272,7 +356,7 @@ mod tests {
             let (sender, hints) = mpsc::channel();
             let watcher =
                 Watcher::start(&batches, &folder.path().join("batchd.toml"), move |hint| drop(sender.send(hint)));
-            Self { folder, hints, _watcher: watcher }
+            Self { folder, hints, watcher }
         }
 
         /// Does something in a shell, and waits until `expected` is told.
@@ -314,26 +398,70 @@ mod tests {
 
     #[test]
     fn a_root_that_is_moved_away_and_back_is_watched_again() {
-        let watched = Watched::new();
+        let mut watched = Watched::new();
         watched.check("mv batches.d elsewhere", &Hint::Everything);
+        watched.watcher.renew();
         watched.check("mv elsewhere batches.d", &Hint::Everything);
-        // A change before the new watch is in place is told as everything, once it is: the next one may be told by its folder.
-        while watched.told_of("echo two > batches.d/a/script.sh") != folder("a") {}
+        watched.watcher.renew();
+        watched.check("echo two > batches.d/a/script.sh", &folder("a"));
     }
 
     #[test]
-    fn a_swapped_link_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        for release in ["one", "two"] {
-            fs::create_dir_all(folder.path().join(release).join("a")).unwrap();
+    fn every_swapped_link_on_the_way_is_told() {
+        let mut watched = Watched::new();
+        let act =
+            "mkdir -p releases/{1,2}/b.d/a; ln -s releases/1 current; rm -r batches.d; ln -s current/b.d batches.d";
+        watched.check(act, &Hint::Everything);
+        watched.watcher.renew();
+        for release in [2, 1] {
+            watched.check(&format!("ln -s releases/{release} next; mv -T next current"), &Hint::Everything);
+            watched.watcher.renew();
+            watched.check(&format!("touch releases/{release}/b.d/a/script.sh"), &folder("a"));
         }
-        let batches = folder.path().join("batches.d");
-        symlink("one", &batches).unwrap();
-        let (sender, hints) = mpsc::channel();
-        let _watcher =
-            Watcher::start(&batches, &folder.path().join("batchd.toml"), move |hint| drop(sender.send(hint)));
-        symlink("two", folder.path().join("next")).unwrap();
-        fs::rename(folder.path().join("next"), &batches).unwrap();
-        while hints.recv_timeout(PATIENCE).unwrap() != Hint::Everything {}
+        watched.check("ln -sfn releases/2/b.d batches.d", &Hint::Everything);
+    }
+
+    #[test]
+    fn what_nobody_told_is_found_by_a_check() {
+        let mut watched = Watched::new();
+        let parent = watched.folder.path().to_owned();
+        let (moved, sibling) = (parent.with_extension("moved"), parent.with_extension("copy"));
+        let act =
+            format!("cp -r {0} {2}; mv {0} {1}; mv {2} {0}", parent.display(), moved.display(), sibling.display());
+        assert!(Command::new("bash").args(["-ec", &act]).status().unwrap().success());
+        watched.watcher.check();
+        while watched.told_of("touch batches.d/a/script.sh") != folder("a") {}
+        fs::remove_dir_all(moved).unwrap();
+    }
+
+    #[test]
+    fn what_could_not_be_watched_is_watched_when_it_can_be() {
+        let mut watched = Watched::new();
+        watched.watcher.watches = None;
+        watched.watcher.trouble = Some("there were too many".to_owned());
+        watched.watcher.check();
+        assert_eq!(watched.watcher.trouble, None);
+        watched.check("touch batches.d/a/script.sh", &folder("a"));
+    }
+
+    #[test]
+    fn a_way_is_walked_link_by_link() {
+        let home = tempfile::tempdir().unwrap();
+        let home = home.path().canonicalize().unwrap();
+        fs::create_dir_all(home.join("releases/1/b.d")).unwrap();
+        symlink("releases/1", home.join("current")).unwrap();
+        symlink("../releases/../current/b.d", home.join("releases/root")).unwrap();
+        symlink(&home, home.join("home")).unwrap();
+        symlink("loop", home.join("loop")).unwrap();
+        let check = |path: &str, steps: &[&str], is_there: bool| {
+            let way = Way::of(&home.join(path));
+            let steps: Vec<PathBuf> = steps.iter().map(|step| home.join(step)).collect();
+            assert_eq!((way.steps.as_slice(), way.end.is_some()), (steps.as_slice(), is_there), "{path}");
+        };
+        check("releases/1/b.d", &["releases/1/b.d"], true);
+        check("releases/root", &["releases/root", "current", "releases/1/b.d"], true);
+        check("home/current", &["home", "current", "releases/1"], true);
+        check("current/no/b.d", &["current", "releases/1/no"], false);
+        assert_eq!(Way::of(&home.join("loop")).end, None);
     }
 }

@@ -15,9 +15,10 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::effects::Definitions;
+use super::inlets::Inlets;
 use super::reload::{Loader, Message};
 use super::writer::Writer;
-use super::{Daemon, Inlets, signals};
+use super::{Daemon, signals};
 use crate::api::{ApiHandle, Runs, server, socket};
 use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
@@ -28,7 +29,6 @@ use crate::model::definition::Definition;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::graph::{Entry, Graph};
 use crate::model::id::{BatchName, RunId};
-use crate::model::launch::Report;
 use crate::model::record::{InForce, Record, Recovered};
 use crate::model::run::Run;
 use crate::model::settings::Limits;
@@ -84,7 +84,7 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
         let _ = hints.send(Message::Hint(hint));
     });
     let live = under_way(&recovered, &before, &around, &paths.state);
-    let mut loader = loader(args, &paths, around, &before);
+    let mut loader = loader(args, &paths, around, watcher, &before);
     let (graph, diagnostics) = loader.begin(before.clone(), of_settings);
 
     let boot = clock::boot_id().context("can't read the boot id of the host")?;
@@ -111,7 +111,6 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
         held: Vec::new(),
         commit_at: None,
         paths,
-        _watcher: watcher,
         _lock: lock,
     };
     let (swaps_inlet, swaps) = mpsc::unbounded_channel();
@@ -119,7 +118,7 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
     let mut inlets = Inlets { reports, acts, swaps, signals };
     daemon.note_start().await?;
     daemon.tidy()?;
-    daemon.adopt(live, &mut inlets.reports).await?;
+    daemon.adopt(live, &mut inlets).await?;
     daemon.handle(vec![Event::Begin(graph)]).await?;
     daemon.commit(Vec::new()).await?;
     thread::Builder::new()
@@ -200,12 +199,12 @@ fn graph_before(zones: &Zones, recovered: &Recovered, limits: &Limits) -> Graph 
     })
 }
 
-fn loader(args: &DaemonArgs, paths: &Paths, around: Surroundings, before: &Graph) -> Loader {
+fn loader(args: &DaemonArgs, paths: &Paths, around: Surroundings, watcher: Watcher, before: &Graph) -> Loader {
     let in_force: BTreeMap<BatchName, Arc<Definition>> =
         before.iter().map(|(name, node)| (name.clone(), node.definition().clone())).collect();
     let (again, insecure) = (paths.settings.clone(), args.insecure_permissions);
     let settings_again = move || Surroundings::read(&again, insecure);
-    Loader::new((paths.batches.clone(), paths.state.clone()), around, Box::new(settings_again), in_force)
+    Loader::new((paths.batches.clone(), paths.state.clone()), around, Box::new(settings_again), watcher, in_force)
 }
 
 /// What the place where runs live has to know.
@@ -240,11 +239,7 @@ impl Daemon {
 
     /// Takes over what an earlier daemon has left under way: before anything is scheduled, it is known of each run whether
     /// it lives or how it ended.
-    async fn adopt(
-        &mut self,
-        live: Vec<(Run, Arc<Definition>)>,
-        reports: &mut mpsc::UnboundedReceiver<(RunId, Report)>,
-    ) -> Result<()> {
+    async fn adopt(&mut self, live: Vec<(Run, Arc<Definition>)>, inlets: &mut Inlets) -> Result<()> {
         let mut open: BTreeSet<RunId> = BTreeSet::new();
         for (run, definition) in live {
             open.insert(run.id.clone());
@@ -259,12 +254,12 @@ impl Daemon {
         }
         let deadline = tokio::time::Instant::now() + ADOPTION_MAX;
         while !open.is_empty() {
-            match tokio::time::timeout_at(deadline, reports.recv()).await {
-                Ok(Some((run, report))) => {
+            match tokio::time::timeout_at(deadline, inlets.next_report()).await {
+                Ok(told) => {
+                    let (run, report) = told?;
                     open.remove(&run);
                     self.handle(vec![Event::Report { run, report }]).await?;
                 }
-                Ok(None) => break,
                 Err(_) => {
                     warn!(
                         "{} runs of an earlier daemon can't be looked at yet; scheduling begins without them",

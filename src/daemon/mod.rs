@@ -5,6 +5,7 @@
 
 mod begin;
 mod effects;
+mod inlets;
 mod reload;
 mod signals;
 mod tell;
@@ -24,16 +25,15 @@ use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
 use crate::journal::query::Reader;
 use crate::model::id::{JournalId, RunId};
-use crate::model::launch::Report;
 use crate::model::record::Record;
 use crate::model::request::{Refusal, Reply, Request};
 use crate::model::run::{Given, Input, Run};
 use crate::paths::Paths;
 use crate::scheduler::{Effect, Event, Scheduler};
 use crate::supervisor::Local;
-use crate::watcher::Watcher;
 use crate::zones::Zones;
 use effects::Definitions;
+use inlets::{Incoming, Inlets};
 use reload::{Message, Swap};
 use signals::Signal;
 use writer::Writer;
@@ -84,18 +84,8 @@ struct Daemon {
     held: Vec<Record>,
     /// When they are committed at the latest.
     commit_at: Option<tokio::time::Instant>,
-    /// Dropped, it would fall silent.
-    _watcher: Watcher,
     /// Held as long as the daemon lives: a second one on the same state finds it locked.
     _lock: std::fs::File,
-}
-
-/// Where events come from.
-struct Inlets {
-    reports: mpsc::UnboundedReceiver<(RunId, Report)>,
-    acts: mpsc::Receiver<Act>,
-    swaps: mpsc::UnboundedReceiver<Swap>,
-    signals: mpsc::UnboundedReceiver<Signal>,
 }
 
 /// How the daemon ends.
@@ -112,27 +102,34 @@ impl Daemon {
     async fn serve(mut self, mut inlets: Inlets) -> Result<()> {
         let ending = loop {
             self.alarm.set(self.scheduler.next_wakeup())?;
-            tokio::select! {
-                Some((run, report)) = inlets.reports.recv() => {
+            let incoming = tokio::select! {
+                incoming = inlets.next() => incoming?,
+                fired = self.alarm.fired() => {
+                    fired?;
+                    self.handle(vec![Event::Wake]).await?;
+                    continue;
+                }
+                () = passed(self.commit_at) => {
+                    self.commit(Vec::new()).await?;
+                    continue;
+                }
+            };
+            match incoming {
+                Incoming::Report(run, report) => {
                     let mut events = vec![Event::Report { run, report }];
-                    while events.len() < EVENTS_AT_ONCE_MAX && let Ok((run, report)) = inlets.reports.try_recv() {
+                    while events.len() < EVENTS_AT_ONCE_MAX
+                        && let Ok((run, report)) = inlets.reports.try_recv()
+                    {
                         events.push(Event::Report { run, report });
                     }
                     self.handle(events).await?;
                 }
-                fired = self.alarm.fired() => {
-                    fired?;
-                    self.handle(vec![Event::Wake]).await?;
-                }
-                () = passed(self.commit_at) => self.commit(Vec::new()).await?,
-                Some(act) = inlets.acts.recv() => self.act(act).await?,
-                Some(swap) = inlets.swaps.recv() => self.swap(swap).await?,
-                Some(signal) = inlets.signals.recv() => match signal {
-                    Signal::Reload => self.ask_for_reload(oneshot::channel().0),
-                    Signal::End if self.stop_runs => break Ending::StopRuns,
-                    Signal::End => break Ending::LeaveRuns,
-                    Signal::Interrupt => break self.interrupted(&mut inlets.signals).await,
-                },
+                Incoming::Act(act) => self.act(act).await?,
+                Incoming::Swap(swap) => self.swap(swap).await?,
+                Incoming::Signal(Signal::Reload) => self.ask_for_reload(oneshot::channel().0),
+                Incoming::Signal(Signal::End) if self.stop_runs => break Ending::StopRuns,
+                Incoming::Signal(Signal::End) => break Ending::LeaveRuns,
+                Incoming::Signal(Signal::Interrupt) => break self.interrupted(&mut inlets.signals).await,
             }
         };
         if ending == Ending::StopRuns {
@@ -166,10 +163,11 @@ impl Daemon {
         let request = Request::StopAll { reason: Some("the daemon was told to end, and to stop its runs".to_owned()) };
         self.request("batchd", request, oneshot::channel().0).await?;
         while self.scheduler.live().any(|run| run.is_under_way() && run.stop.is_some()) {
-            tokio::select! {
-                Some((run, report)) = inlets.reports.recv() => self.handle(vec![Event::Report { run, report }]).await?,
-                Some(Signal::End | Signal::Interrupt) = inlets.signals.recv() => break,
-                else => break,
+            match inlets.next().await? {
+                Incoming::Report(run, report) => self.handle(vec![Event::Report { run, report }]).await?,
+                Incoming::Signal(Signal::End | Signal::Interrupt) => break,
+                // Who asks for something now is told by the closed connection that the daemon ends.
+                Incoming::Act(_) | Incoming::Swap(_) | Incoming::Signal(Signal::Reload) => {}
             }
         }
         Ok(())

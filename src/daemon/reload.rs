@@ -26,7 +26,7 @@ use crate::model::graph::Graph;
 use crate::model::id::{BatchName, DefinitionHash};
 use crate::store::definitions;
 use crate::store::read::{BatchesDir, Listing};
-use crate::watcher::{Hint, Quiet};
+use crate::watcher::{Hint, Quiet, Watcher};
 
 /// Everything is looked at so often even if nobody says that anything changed: network file systems send no events.
 const SCAN_EVERY: Duration = Duration::from_secs(60);
@@ -62,6 +62,8 @@ pub(super) struct Loader {
     batches: PathBuf,
     state: PathBuf,
     settings: SettingsOnDisk,
+    /// Sends the hints; dropped, it would fall silent.
+    watcher: Watcher,
     around: Surroundings,
     /// What of the settings is read once, when the daemon starts.
     at_start: AtStart,
@@ -115,12 +117,14 @@ impl Loader {
         (batches, state): (PathBuf, PathBuf),
         around: Surroundings,
         settings: SettingsOnDisk,
+        watcher: Watcher,
         in_force: BTreeMap<BatchName, Arc<Definition>>,
     ) -> Self {
         Self {
             batches,
             state,
             settings,
+            watcher,
             at_start: AtStart::of(&around.settings),
             around,
             folders: Folders::default(),
@@ -142,9 +146,15 @@ impl Loader {
     }
 
     /// The graph of all that is on the disk, for a daemon that begins, and what is wrong with it. If `batches.d` can't be
-    /// believed it is `before`, what the journal has.
+    /// believed, or git is at work in it, it is `before`, what the journal has: nobody waits, the disk is looked at later.
     pub(super) fn begin(&mut self, before: Arc<Graph>, of_settings: Vec<Diagnostic>) -> (Arc<Graph>, Vec<Diagnostic>) {
         self.of_settings = of_settings;
+        // What the journal has and the disk has not, vanished when it was first missed: now.
+        self.in_force.keys().for_each(|name| self.folders.expect(name));
+        if self.git_is_at_work(clock::monotonic()) {
+            info!("git is at work in batches.d: what was in force stays until it is done");
+            return (before, self.of_settings.clone());
+        }
         self.scan(Absent::RemovedLater);
         let swap = self.swap();
         (swap.graph.unwrap_or(before), swap.diagnostics)
@@ -192,11 +202,18 @@ impl Loader {
         let now = clock::monotonic();
         match hint {
             Hint::Folder(name) => self.quiet.hint(&name, now),
-            // After the quiet period: a swapped symlink is often followed by more.
-            Hint::Everything => self.scan_at = self.scan_at.min(now + Quiet::PERIOD),
-            Hint::Settings => self.settings_at = Some(now + Quiet::PERIOD),
+            Hint::Everything => {
+                // The root may be another folder now, and what happens in it is worth hints from now on.
+                self.watcher.renew();
+                // After the quiet period: a swapped symlink is often followed by more.
+                self.scan_at = self.scan_at.min(now + Quiet::PERIOD);
+            }
+            Hint::Settings => {
+                self.watcher.check();
+                self.settings_at = Some(now + Quiet::PERIOD);
+            }
             Hint::Trouble(what) => {
-                warn!("{what}; changes are found once a minute");
+                warn!("{what}; changes are found once a minute, until they can be watched again");
                 self.scan_at = self.scan_at.min(now + Quiet::PERIOD);
             }
         }
@@ -287,6 +304,8 @@ impl Loader {
     /// Looks at everything. Whether anything changed.
     fn scan(&mut self, absent: Absent) -> bool {
         self.scan_at = clock::monotonic() + SCAN_EVERY;
+        // Watch first, look second.
+        self.watcher.check();
         self.look_at(None, absent)
     }
 

@@ -22,8 +22,9 @@ impl World {
         fs::write(path("batchd.toml"), settings).unwrap();
         let settings = path("batchd.toml");
         let (around, diagnostics) = Surroundings::read(&settings, true).unwrap();
+        let watcher = Watcher::start(&path("batches.d"), &settings, |_| {});
         let again = Box::new(move || Surroundings::read(&settings, true));
-        let mut loader = Loader::new((path("batches.d"), path("state")), around, again, BTreeMap::new());
+        let mut loader = Loader::new((path("batches.d"), path("state")), around, again, watcher, BTreeMap::new());
         let (graph, _) = loader.begin(Arc::new(Graph::default()), diagnostics);
         Self { folder, loader, graph }
     }

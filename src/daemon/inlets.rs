@@ -1,0 +1,88 @@
+//! Where the loop's events come from. Behind each channel is a thread or a task; one that has died is an error, since a
+//! daemon that only seems to work is worse than none: the service manager starts another, which adopts what runs.
+
+use anyhow::{Result, anyhow};
+use tokio::sync::mpsc;
+
+use super::reload::Swap;
+use super::signals::Signal;
+use crate::api::Act;
+use crate::model::id::RunId;
+use crate::model::launch::Report;
+
+/// The loop's ends of the channels.
+pub(super) struct Inlets {
+    pub(super) reports: mpsc::UnboundedReceiver<(RunId, Report)>,
+    pub(super) acts: mpsc::Receiver<Act>,
+    pub(super) swaps: mpsc::UnboundedReceiver<Swap>,
+    pub(super) signals: mpsc::UnboundedReceiver<Signal>,
+}
+
+/// What comes in.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    Report(RunId, Report),
+    Act(Act),
+    Swap(Swap),
+    Signal(Signal),
+}
+
+impl Inlets {
+    /// The next of whatever comes. An error names the part of the daemon that has died.
+    pub(super) async fn next(&mut self) -> Result<Incoming> {
+        tokio::select! {
+            report = self.reports.recv() => alive(report, "the supervisor").map(|(run, report)| Incoming::Report(run, report)),
+            act = self.acts.recv() => alive(act, "the server of the socket").map(Incoming::Act),
+            swap = self.swaps.recv() => alive(swap, "the thread for reloads").map(Incoming::Swap),
+            signal = self.signals.recv() => alive(signal, "the thread for signals").map(Incoming::Signal),
+        }
+    }
+
+    /// The next report.
+    pub(super) async fn next_report(&mut self) -> Result<(RunId, Report)> {
+        alive(self.reports.recv().await, "the supervisor")
+    }
+}
+
+/// What was received. Nothing, if nobody can send any more.
+fn alive<T>(received: Option<T>, part: &str) -> Result<T> {
+    received.ok_or_else(|| {
+        anyhow!(
+            "{part} has died, which is a mistake in batchd, please report it; scripts go on, and the next daemon takes them over"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Inlets with the other ends of their channels, of which one is given up.
+    fn check(part: &str, die: impl FnOnce(&mut Ends)) {
+        let (reports_end, reports) = mpsc::unbounded_channel();
+        let (acts_end, acts) = mpsc::channel(1);
+        let (swaps_end, swaps) = mpsc::unbounded_channel();
+        let (signals_end, signals) = mpsc::unbounded_channel();
+        let mut inlets = Inlets { reports, acts, swaps, signals };
+        let mut ends = (Some(reports_end), Some(acts_end), Some(swaps_end), Some(signals_end));
+        die(&mut ends);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let error = runtime.block_on(inlets.next()).unwrap_err().to_string();
+        assert!(error.starts_with(part), "{error}");
+    }
+
+    type Ends = (
+        Option<mpsc::UnboundedSender<(RunId, Report)>>,
+        Option<mpsc::Sender<Act>>,
+        Option<mpsc::UnboundedSender<Swap>>,
+        Option<mpsc::UnboundedSender<Signal>>,
+    );
+
+    #[test]
+    fn a_part_that_has_died_is_named() {
+        check("the supervisor", |ends| ends.0 = None);
+        check("the server of the socket", |ends| ends.1 = None);
+        check("the thread for reloads", |ends| ends.2 = None);
+        check("the thread for signals", |ends| ends.3 = None);
+    }
+}
