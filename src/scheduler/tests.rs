@@ -249,3 +249,21 @@ fn live_diamonds(count: usize) {
 fn thousands_may_wait() {
     live_diamonds(2500);
 }
+
+/// A batch that is due every second, with one slot.
+fn every_second(change: &str) -> World {
+    let limits = Limits { max_running: 1, ..Limits::default() };
+    let change = format!(r#"{{"cron": ["* * * * * *"]{change}}}"#);
+    World::new(graph(vec![entry(definition("a", &change), &Zone::utc())], &limits))
+}
+
+#[test]
+fn what_may_overlap_waits_in_no_longer_queue_than_what_may_not() {
+    for overlap in ["allow", "queue"] {
+        let mut world = every_second(&format!(r#", "overlap": "{overlap}""#));
+        (0..150).for_each(|_| world.wake_after(Duration::from_secs(1)));
+        let outcomes = world.outcomes("a");
+        assert_eq!(outcomes[..101], [None; 101], "{overlap}");
+        assert_eq!(outcomes[101..], [Some(Outcome::Skipped); 49], "{overlap}");
+    }
+}
