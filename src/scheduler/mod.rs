@@ -146,6 +146,8 @@ pub struct Scheduler {
     /// Records of other things than runs, of this event.
     notes: Vec<Record>,
     changed_batches: BTreeSet<BatchName>,
+    /// How much this event has written of what does not run.
+    written: due::Written,
 }
 
 /// Whether occurrences are decided and runs started.
@@ -184,6 +186,7 @@ impl Scheduler {
             acts: Vec::new(),
             notes: Vec::new(),
             changed_batches: BTreeSet::new(),
+            written: due::Written::default(),
         }
     }
 
@@ -357,6 +360,7 @@ impl Scheduler {
         }
         effects.extend(self.book.take_changed().map(|run| Effect::Record(Record::Run(Box::new(run)))));
         self.book.close_chains();
+        self.written = due::Written::default();
         effects.append(&mut self.acts);
     }
 

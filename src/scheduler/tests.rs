@@ -267,3 +267,21 @@ fn what_may_overlap_waits_in_no_longer_queue_than_what_may_not() {
         assert_eq!(outcomes[101..], [Some(Outcome::Skipped); 49], "{overlap}");
     }
 }
+
+#[test]
+fn weeks_of_many_batches_are_few_rows() {
+    let batch = |index: usize| definition(&format!("b{index}"), r#"{"cron": ["0 * * * *"]}"#);
+    let before = plain((0..50).map(batch).collect());
+    let days = |days: u64| Duration::from_secs(days * 86_400);
+    // Once with the same schedules, and once with others, by which nothing is caught up.
+    let other = |index: usize| definition(&format!("b{index}"), r#"{"cron": ["30 * * * *"]}"#);
+    for (graph, caught_up) in [(before.clone(), 50), (plain((0..50).map(other).collect()), 0)] {
+        let world = World::new(before.clone());
+        let now = BEGIN + days(42) + 30 * MINUTE;
+        let world = World::recovered(world.scheduler.facts(), before.clone(), graph, now);
+        let covered: u64 = world.rows.values().map(|run| run.range.as_ref().map_or(1, |range| range.count)).sum();
+        assert_eq!(covered, 50 * 42 * 24);
+        assert_eq!(world.rows.values().filter(|run| run.caught_up).count(), caught_up);
+        assert!(world.rows.len() <= ROWS_AT_ONCE_MAX + 50 + 50 + caught_up, "{} rows", world.rows.len());
+    }
+}
