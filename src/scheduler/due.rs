@@ -22,7 +22,8 @@ pub const COUNTED_MAX: u64 = 100_000;
 const NOBODY: &str = "nobody was there at the time";
 const TOO_OLD: &str = "nobody was there at the time, and it is older than catch_up_within";
 const NO_CATCH_UP: &str = "nobody was there at the time, and catch_up is \"none\"";
-const LATEST_INSTEAD: &str = "nobody was there at the time; the latest one is caught up instead";
+const LATEST_CAUGHT_UP: &str = "nobody was there at the time; the latest one is caught up instead";
+const LATEST_ON_TIME: &str = "nobody was there at the time; a later one is on time";
 
 /// What becomes of an occurrence.
 enum Verdict {
@@ -174,9 +175,14 @@ impl Scheduler {
             self.record_not(now, name, too_old_until, Outcome::Missed, TOO_OLD);
         }
         if definition.catch_up == CatchUp::Last
-            && let Some(latest) = self.latest_undecided(name, late_until)
+            && let Some(latest) = self.latest_undecided(name, now)
         {
-            self.record_not(now, name, just_before(latest), Outcome::Missed, LATEST_INSTEAD);
+            // The latest one runs: if that is in time, nothing is caught up beside it.
+            let (until, reason) = match latest <= late_until {
+                true => (just_before(latest), LATEST_CAUGHT_UP),
+                false => (late_until, LATEST_ON_TIME),
+            };
+            self.record_not(now, name, until, Outcome::Missed, reason);
         }
         for due_at in self.take_occurrences(now, name, late_until, ROWS_AT_ONCE_MAX, (Outcome::Missed, NOBODY)) {
             self.decide_occurrence(now, node, due_at, Verdict::CatchUp);

@@ -285,3 +285,16 @@ fn weeks_of_many_batches_are_few_rows() {
         assert!(world.rows.len() <= ROWS_AT_ONCE_MAX + 50 + 50 + caught_up, "{} rows", world.rows.len());
     }
 }
+
+#[test]
+fn nothing_is_caught_up_for_one_that_is_on_time() {
+    for overlap in ["skip", "queue"] {
+        let hourly = format!(r#"{{"cron": ["0 * * * *"], "overlap": "{overlap}"}}"#);
+        let before = plain(vec![definition("a", &hourly)]);
+        let world = World::new(before.clone());
+        let now = BEGIN + 3 * HOUR + MINUTE / 2;
+        let world = World::recovered(world.scheduler.facts(), before.clone(), before, now);
+        assert_eq!(world.outcomes("a"), [Some(Outcome::Missed), Some(Outcome::Missed), None], "{overlap}");
+        assert_eq!((world.row("a.3").caught_up, &world.row("a.3").state), (false, &State::Starting));
+    }
+}
