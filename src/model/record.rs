@@ -106,6 +106,18 @@ pub struct UnusedEnd {
     pub due_at: Instant,
 }
 
+/// Occurrences that have a row although they are later than the cursor of their batch: the clock was set back. Ordered by
+/// batch and time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DecidedAhead {
+    /// The batch.
+    pub batch: BatchName,
+    /// The instant of the row; the last of those that it stands for.
+    pub to: Instant,
+    /// The first that the row stands for: `to` itself, unless it stands for many.
+    pub from: Instant,
+}
+
 /// All that a scheduler needs to go on where the last one ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recovered {
@@ -121,8 +133,8 @@ pub struct Recovered {
     pub edges: Vec<EdgeFacts>,
     /// Greater than every queue position in the journal.
     pub queue_position_next: u64,
-    /// Occurrences of batches that have a row although they are later than the batch's cursor: the clock was set back.
-    pub decided_ahead: Vec<(BatchName, Instant)>,
+    /// What has a row although it is later than the cursor of its batch, by batch and time.
+    pub decided_ahead: Vec<DecidedAhead>,
 }
 
 impl Recovered {

@@ -5,7 +5,7 @@ use super::{CLOCK_BEHIND_MAX, Effect, ON_TIME_WITHIN, Phase, Scheduler};
 use crate::model::definition::CatchUp;
 use crate::model::graph::Node;
 use crate::model::id::BatchName;
-use crate::model::record::Record;
+use crate::model::record::{DecidedAhead, Record};
 use crate::model::run::{End, Follow, Given, Outcome, Range, Run, State, Trigger};
 use crate::model::schedule::jitter_offset;
 use crate::model::time::Instant;
@@ -16,7 +16,7 @@ use crate::model::time::Instant;
 pub const ROWS_AT_ONCE_MAX: usize = 1000;
 
 /// Occurrences beyond the rows are counted up to here in one event: an expression with seconds yields 31 million a year.
-pub const COUNTED_MAX: u64 = 100_000;
+pub const COUNTED_MAX: usize = 100_000;
 
 /// The reason of what is missed.
 const NOBODY: &str = "nobody was there at the time";
@@ -132,15 +132,15 @@ impl Scheduler {
     }
 
     /// The answer to [`Effect::ReadAhead`]: scheduling goes on.
-    pub(super) fn decided_ahead(&mut self, now: Instant, instants: Vec<(BatchName, Instant)>) {
+    pub(super) fn decided_ahead(&mut self, now: Instant, rows: Vec<DecidedAhead>) {
         if self.phase != Phase::ReadingAhead {
             return;
         }
-        for (name, instant) in instants {
-            if self.batches.get(&name).is_none_or(|facts| facts.cursor.is_none_or(|cursor| instant <= cursor)) {
+        for DecidedAhead { batch, to, from } in rows {
+            if self.batches.get(&batch).is_none_or(|facts| facts.cursor.is_none_or(|cursor| to <= cursor)) {
                 continue;
             }
-            self.ahead.entry(name).or_default().insert(instant);
+            self.ahead.entry(batch).or_default().insert(to, from);
         }
         self.phase = Phase::Open;
         self.advance(now);
@@ -231,11 +231,14 @@ impl Scheduler {
             let earlier_until = instants.first().map_or(last, |first| just_before(*first));
             self.record_range(now, &node, (cursor, earlier_until), rest);
         }
-        if let Some(ahead) = self.ahead.get(name) {
-            instants.retain(|instant| !ahead.contains(instant));
-        }
+        instants.retain(|instant| !self.is_decided_ahead(name, *instant));
         self.set_cursor(name, last);
         instants
+    }
+
+    /// Whether an instant after the cursor has a row, alone or with others.
+    fn is_decided_ahead(&self, name: &BatchName, instant: Instant) -> bool {
+        self.ahead.get(name).is_some_and(|rows| rows.range(instant..).any(|(_, from)| *from <= instant))
     }
 
     /// The latest occurrence after the cursor and up to `until` that has no row.
@@ -243,13 +246,13 @@ impl Scheduler {
         let schedule = self.graph.get(name)?.entry.schedule.as_ref()?;
         let cursor = self.batches.get(name)?.cursor?;
         let mut latest = schedule.latest(cursor, until, 1).pop()?;
-        while self.ahead.get(name).is_some_and(|ahead| ahead.contains(&latest)) {
+        while self.is_decided_ahead(name, latest) {
             latest = schedule.latest(cursor, just_before(latest), 1).pop()?;
         }
         Some(latest)
     }
 
-    /// One row for all occurrences in `(after, until]`, if there are any.
+    /// One row for all occurrences in `(after, until]` that have none, if there are any.
     fn record_range(
         &mut self,
         now: Instant,
@@ -257,18 +260,19 @@ impl Scheduler {
         (after, until): (Instant, Instant),
         (outcome, reason): (Outcome, &str),
     ) {
-        let Some(schedule) = node.entry.schedule.as_ref() else { return };
+        let (Some(schedule), name) = (node.entry.schedule.as_ref(), &node.definition().name) else { return };
+        let Some(to) = self.latest_undecided(name, until) else { return };
+        let undecided = |due_at: &Instant| !self.is_decided_ahead(name, *due_at);
+        let from = schedule.between(after, to).find(undecided).unwrap_or(to);
         // That there is one is known without counting.
         let most = COUNTED_MAX.saturating_sub(self.written.counted).max(1);
-        let count = schedule.count(after, until, most);
-        self.written.counted += count;
-        let (from, to) = (schedule.next_after(after), schedule.latest(after, until, 1).pop());
-        let (Some(from), Some(to), 1..) = (from, to, count) else { return };
-        if self.ahead.get(&node.definition().name).is_some_and(|ahead| ahead.contains(&to)) {
-            return;
-        }
+        let looked_at = schedule.between(just_before(from), to).take(most);
+        let (looked_at, count) =
+            looked_at.fold((0, 0), |(all, count), due_at| (all + 1, count + u64::from(undecided(&due_at))));
+        self.written.counted += looked_at;
+        let range = Range { from, count, at_least: looked_at == most };
         let mut run = self.first_run(now, node, Trigger::Schedule, Follow::Everything);
-        (run.due_at, run.range) = (to, Some(Range { from, count, at_least: count == most }));
+        (run.due_at, run.range) = (to, Some(range));
         self.end(run, End { outcome, reason: Some(reason.to_owned()), at: now, exit: None }, Counts::Yes);
     }
 
@@ -391,7 +395,7 @@ pub(super) struct Written {
     /// Rows of their own.
     not_run: usize,
     /// Occurrences that were counted for rows that stand for many.
-    counted: u64,
+    counted: usize,
 }
 
 /// The last instant before this one.

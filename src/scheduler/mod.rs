@@ -25,7 +25,7 @@ use crate::model::graph::Graph;
 use crate::model::id::{BatchName, JournalId, RunId};
 
 use crate::model::launch::{ExitCause, Report};
-use crate::model::record::{BatchFacts, EdgeFacts, InForce, Record, Recovered};
+use crate::model::record::{BatchFacts, DecidedAhead, EdgeFacts, InForce, Record, Recovered};
 use crate::model::request::{Reply, Request};
 use crate::model::run::{End, Outcome, Run, State};
 use crate::model::time::Instant;
@@ -79,7 +79,7 @@ pub enum Event {
         history: Vec<Run>,
     },
     /// The answer to [`Effect::ReadAhead`].
-    DecidedAhead(Vec<(BatchName, Instant)>),
+    DecidedAhead(Vec<DecidedAhead>),
 }
 
 /// What the scheduler wants done.
@@ -134,8 +134,9 @@ pub struct Scheduler {
     due: BTreeSet<(Instant, BatchName)>,
     /// The same by batch: where its entry in `due` stands.
     armed: BTreeMap<BatchName, Instant>,
-    /// Occurrences that have a row although they are later than their batch's cursor.
-    ahead: BTreeMap<BatchName, BTreeSet<Instant>>,
+    /// Occurrences that have a row although they are later than their batch's cursor: by the instant of the row, the first
+    /// that it stands for.
+    ahead: BTreeMap<BatchName, BTreeMap<Instant, Instant>>,
     /// No cursor is later than this.
     cursor_latest: Instant,
     phase: Phase,
@@ -165,9 +166,9 @@ impl Scheduler {
     /// A scheduler that goes on where the journal ends. `graph` is made of the definitions that were in force; `boot` names
     /// the host's boot. The first event but reports of what was adopted is [`Event::Begin`].
     pub fn recover(recovered: Recovered, graph: Arc<Graph>, boot: String) -> Self {
-        let mut ahead: BTreeMap<BatchName, BTreeSet<Instant>> = BTreeMap::new();
-        for (batch, instant) in recovered.decided_ahead {
-            ahead.entry(batch).or_default().insert(instant);
+        let mut ahead: BTreeMap<BatchName, BTreeMap<Instant, Instant>> = BTreeMap::new();
+        for DecidedAhead { batch, to, from } in recovered.decided_ahead {
+            ahead.entry(batch).or_default().insert(to, from);
         }
         let cursor_latest = recovered.batches.iter().filter_map(|facts| facts.cursor).max().unwrap_or(Instant::MIN);
         Self {
@@ -206,7 +207,7 @@ impl Scheduler {
                 let reply = self.request(now, &by, request, history);
                 self.acts.push(Effect::Reply { id, reply });
             }
-            Event::DecidedAhead(instants) => self.decided_ahead(now, instants),
+            Event::DecidedAhead(rows) => self.decided_ahead(now, rows),
         }
         self.settle(now);
         if self.phase != Phase::Adopting {
@@ -254,7 +255,9 @@ impl Scheduler {
             definition: Some(node.definition().clone()),
             held: node.entry.held,
         });
-        let ahead = self.ahead.iter().flat_map(|(name, instants)| instants.iter().map(|at| (name.clone(), *at)));
+        let ahead = self.ahead.iter().flat_map(|(batch, rows)| {
+            rows.iter().map(|(to, from)| DecidedAhead { batch: batch.clone(), to: *to, from: *from })
+        });
         Recovered {
             journal: self.journal.clone(),
             batches: self.batches.values().cloned().collect(),

@@ -298,3 +298,50 @@ fn nothing_is_caught_up_for_one_that_is_on_time() {
         assert_eq!((world.row("a.3").caught_up, &world.row("a.3").state), (false, &State::Starting));
     }
 }
+
+/// What a daemon that is back after `down` with a wrong clock has left, in a world whose clock is right again.
+fn corrected_after(down: Duration) -> World {
+    let before = plain(vec![definition("a", r#"{"cron": ["0 * * * *"], "overlap": "queue"}"#)]);
+    let world = World::new(before.clone());
+    let mut world = World::recovered(world.scheduler.facts(), before.clone(), before, BEGIN + down);
+    world.now = BEGIN + MINUTE;
+    world.handle(Event::Wake);
+    let rows = world.rows.values().filter(|run| run.trigger == Trigger::Schedule && run.due_at > world.now);
+    let row = |run: &Run| {
+        let from = run.range.as_ref().map_or(run.due_at, |range| range.from);
+        DecidedAhead { batch: run.id.batch.clone(), to: run.due_at, from }
+    };
+    let rows = rows.map(row).collect();
+    world.handle(Event::DecidedAhead(rows));
+    world
+}
+
+#[test]
+fn what_a_row_stands_for_does_not_come_again() {
+    let mut world = corrected_after(2000 * HOUR);
+    let rows = world.rows.len();
+    assert!(world.rows.values().any(|run| run.range.is_some()));
+    (0..3).for_each(|_| world.wake_after(HOUR));
+    assert_eq!(world.rows.len(), rows);
+}
+
+#[test]
+fn a_row_for_many_leaves_out_what_has_a_row() {
+    let mut world = corrected_after(1500 * HOUR);
+    let rows = world.rows.clone();
+    // Down again, until behind what the wrong clock had decided: its end lies among what is now one row.
+    let (graph, facts) = (world.scheduler.graph().clone(), world.scheduler.facts());
+    world = World::recovered(facts, graph.clone(), graph, BEGIN + 3000 * HOUR);
+    let new = world.rows.values().filter(|run| !rows.contains_key(&run.id));
+    let covered: u64 = new.map(|run| run.range.as_ref().map_or(1, |range| range.count)).sum();
+    assert_eq!(covered, 1500);
+    // The same where the last instant of the row for many is one that was decided ahead.
+    let mut world = corrected_after(3 * HOUR + 3 * HOUR);
+    world.wake_after(Duration::ZERO);
+    let (graph, facts) = (world.scheduler.graph().clone(), world.scheduler.facts());
+    let decided = world.rows.len() as u64;
+    let world = World::recovered(facts, graph.clone(), graph, BEGIN + 1006 * HOUR);
+    let new = world.rows.values().filter(|run| run.queued_at == world.now);
+    let covered: u64 = new.map(|run| run.range.as_ref().map_or(1, |range| range.count)).sum();
+    assert_eq!(covered + decided, 1006);
+}
