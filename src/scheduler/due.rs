@@ -312,7 +312,12 @@ impl Scheduler {
             No::Until(end, reason) if now < end => Verdict::Not { outcome: Outcome::Skipped, reason },
             No::Until(..) | No::Nobody => Verdict::OnTime,
         };
-        self.decide_occurrence(now, &node, now, verdict);
+        // A schedule yields whole seconds, and no two rows of a batch have the same instant.
+        let due_at = if now.as_ms() % 1000 == 0 { just_before(now) } else { now };
+        if self.batches.get(name).is_some_and(|facts| facts.cursor.is_some_and(|cursor| due_at > cursor)) {
+            self.ahead.entry(name.clone()).or_default().insert(due_at, due_at);
+        }
+        self.decide_occurrence(now, &node, due_at, verdict);
     }
 
     /// Why nothing may start this batch at `now`, if so.

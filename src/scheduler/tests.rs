@@ -48,8 +48,9 @@ fn entry(definition: Definition, zone: &Arc<Zone>) -> Entry {
         Expression::Reboot => None,
     });
     let times: Vec<_> = times.collect();
+    let reboot = definition.cron.iter().any(|text| text == "@reboot");
     let schedule = (!times.is_empty()).then(|| Arc::new(Schedule::new(times, zone.clone())));
-    Entry { definition: Arc::new(definition), schedule, reboot: false, held: false }
+    Entry { definition: Arc::new(definition), schedule, reboot, held: false }
 }
 
 fn graph(entries: Vec<Entry>, limits: &Limits) -> Arc<Graph> {
@@ -344,4 +345,30 @@ fn a_row_for_many_leaves_out_what_has_a_row() {
     let new = world.rows.values().filter(|run| run.queued_at == world.now);
     let covered: u64 = new.map(|run| run.range.as_ref().map_or(1, |range| range.count)).sum();
     assert_eq!(covered + decided, 1006);
+}
+
+/// The last boot decided nothing since its begin; this one begins in the very instant of an occurrence.
+#[test]
+fn a_boot_and_an_occurrence_of_the_same_instant_have_a_row_each() {
+    let hourly = |minute: u32| {
+        let cron = format!(r#"{{"cron": ["@reboot", "{minute} * * * *"], "overlap": "queue"}}"#);
+        plain(vec![definition("a", &cron)])
+    };
+    for (graph, outcomes) in [(hourly(0), [None, None]), (hourly(1), [Some(Outcome::Missed), None])] {
+        let mut facts = World::new(hourly(0)).scheduler.facts();
+        facts.batches[0].reboot_boot = Some("the boot before".to_owned());
+        let world = World::recovered(facts, hourly(0), graph, BEGIN + HOUR);
+        assert_eq!(world.outcomes("a"), outcomes);
+        assert_ne!(world.row("a.1").due_at, world.row("a.2").due_at);
+    }
+}
+
+#[test]
+fn the_row_of_a_boot_is_known_in_memory_as_in_the_journal() {
+    let graph = plain(vec![definition("a", r#"{"cron": ["@reboot", "0 * * * *"]}"#)]);
+    let mut facts = World::new(graph.clone()).scheduler.facts();
+    facts.batches[0].reboot_boot = Some("the boot before".to_owned());
+    let world = World::recovered(facts, graph.clone(), graph, BEGIN + MINUTE);
+    let (batch, at) = (name("a"), world.row("a.1").due_at);
+    assert_eq!(world.scheduler.facts().decided_ahead, [DecidedAhead { batch, to: at, from: at }]);
 }
