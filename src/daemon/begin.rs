@@ -61,14 +61,7 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
         bail!("there is no folder {}: create it, or say with --batches where the batches are", paths.batches.display());
     }
     let lock = make_folders(&paths)?;
-    // What a daemon or a shim that was killed had begun to write.
-    // A shim that is just ending may be faster.
-    if let Err(error) = definitions::clear_unfinished(&paths.state) {
-        warn!("what an earlier daemon had begun to write stays: {error}");
-    }
-    if let Err(error) = workspace::clear_unfinished(&paths.state) {
-        warn!("what an earlier shim had begun to write stays: {error}");
-    }
+    clear_unfinished(&paths.state);
     let (around, of_settings) = Surroundings::read(&paths.settings, args.insecure_permissions)?;
     let socket_group = around.settings.settings.socket_group.clone();
     let limits = around.settings.settings.limits.clone();
@@ -128,6 +121,17 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
     daemon.open_socket(acts_inlet, socket_group.as_deref())?;
     daemon.say_where_everything_is(&diagnostics);
     Ok((daemon, inlets))
+}
+
+/// Removes what a daemon or a shim that was killed had begun to write. That it can't is no reason not to start.
+fn clear_unfinished(state: &Path) {
+    if let Err(error) = definitions::clear_unfinished(state) {
+        warn!("what an earlier daemon had begun to write stays: {error}");
+    }
+    // One of a shim that is just ending may be gone before it is removed.
+    if let Err(error) = workspace::clear_unfinished(state) {
+        warn!("what an earlier shim had begun to write stays: {error}");
+    }
 }
 
 /// The folders of runs and state, and the lock on the state: a second daemon on it ends here.

@@ -10,7 +10,7 @@ use super::error::QueryError;
 use super::row::{COLUMNS, from_json, run_from_row};
 use super::{Journal, open};
 use crate::model::id::BatchName;
-use crate::model::record::{BatchFacts, Disabled, EdgeFacts, InForce, Recovered, UnusedEnd, ZoneMark};
+use crate::model::record::{BatchFacts, DecidedAhead, Disabled, EdgeFacts, InForce, Recovered, UnusedEnd, ZoneMark};
 use crate::model::run::Run;
 use crate::model::settings::Limits;
 use crate::model::time::Instant;
@@ -20,7 +20,7 @@ const RUNS: &str = "FROM run WHERE chain IN (SELECT chain FROM run INDEXED BY ru
     ORDER BY batch, number";
 
 /// Rows that are later than the cursor of their batch.
-const DECIDED_AHEAD: &str = "SELECT name, due_at FROM batch CROSS JOIN run INDEXED BY run_occurrence \
+const DECIDED_AHEAD: &str = "SELECT name, due_at, coalesce(range_from, due_at) FROM batch CROSS JOIN run INDEXED BY run_occurrence \
     ON run.batch = name AND due_at > cursor AND trigger = 'schedule' AND attempt = 1 ORDER BY name, due_at";
 
 impl Journal {
@@ -130,8 +130,13 @@ fn edge_from_row(row: &Row<'_>) -> Result<EdgeFacts> {
 }
 
 /// Occurrences with a row that are later than the cursor of their batch: one look into the index for each batch.
-fn decided_ahead(connection: &Connection) -> Result<Vec<(BatchName, Instant)>> {
-    connection.prepare(DECIDED_AHEAD)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+fn decided_ahead(connection: &Connection) -> Result<Vec<DecidedAhead>> {
+    connection.prepare(DECIDED_AHEAD)?.query_map([], ahead_from_row)?.collect()
+}
+
+/// Of columns batch, due_at and the first instant that the row stands for.
+pub(super) fn ahead_from_row(row: &Row<'_>) -> Result<DecidedAhead> {
+    Ok(DecidedAhead { batch: row.get(0)?, to: row.get(1)?, from: row.get(2)? })
 }
 
 #[cfg(test)]
@@ -144,7 +149,7 @@ mod tests {
         let journal = Journal::open(&folder.path().join("journal.db")).unwrap();
         for (sql, searched) in [
             (format!("SELECT seq {RUNS}"), "SEARCH run USING INDEX run_chain (chain=?)"),
-            (DECIDED_AHEAD.to_owned(), "SEARCH run USING COVERING INDEX run_occurrence (batch=? AND due_at>?)"),
+            (DECIDED_AHEAD.to_owned(), "SEARCH run USING INDEX run_occurrence (batch=? AND due_at>?)"),
         ] {
             let mut statement = journal.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let lines = statement.query_map([], |row| row.get::<_, String>(3)).unwrap();

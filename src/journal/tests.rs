@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::Journal;
 use super::query::Reader;
 use crate::model::id::{BatchName, RunId};
-use crate::model::record::{InForce, Record, Recovered};
+use crate::model::record::{DecidedAhead, InForce, Record, Recovered};
 use crate::model::run::{End, Follow, Given, Outcome, Run, State, Trigger};
 use crate::model::time::Instant;
 use random::Random;
@@ -112,8 +112,11 @@ impl Expected {
             let first = run.trigger == Trigger::Schedule && run.attempt == 1;
             first && cursors.get(&run.id.batch).is_some_and(|cursor| run.due_at > *cursor)
         };
-        let mut ahead: Vec<(BatchName, Instant)> =
-            self.runs.values().filter(ahead).map(|run| (run.id.batch.clone(), run.due_at)).collect();
+        let row = |run: &Run| {
+            let from = run.range.as_ref().map_or(run.due_at, |range| range.from);
+            DecidedAhead { batch: run.id.batch.clone(), to: run.due_at, from }
+        };
+        let mut ahead: Vec<DecidedAhead> = self.runs.values().filter(ahead).map(row).collect();
         ahead.sort();
         assert_eq!(recovered.decided_ahead, ahead);
     }

@@ -133,13 +133,13 @@ pub enum Overlap {
     Skip,
     /// The new one waits; at most [`OVERLAP_QUEUE_MAX`] do.
     Queue,
-    /// They run beside each other, each in a workspace of its definition.
+    /// They run beside each other, each in a workspace of its definition; at most [`OVERLAP_QUEUE_MAX`] wait for a slot.
     Allow,
     /// What runs or waits is ended, and the new one starts.
     Replace,
 }
 
-/// The most runs of one batch that wait under [`Overlap::Queue`]: more is a batch that will never catch up, and is `skipped`.
+/// The most runs of one batch that wait under [`Overlap::Queue`] and [`Overlap::Allow`]: more is a batch that will never catch up, and is `skipped`.
 pub const OVERLAP_QUEUE_MAX: usize = 100;
 
 /// What happens to occurrences that fell due while the daemon was down or the host asleep.

@@ -150,6 +150,18 @@ pub struct UnusedEnd {
     pub due_at: Instant,
 }
 
+/// Occurrences that have a row although they are later than the cursor of their batch: the clock was set back. Ordered by
+/// batch and time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DecidedAhead {
+    /// The batch.
+    pub batch: BatchName,
+    /// The instant of the row; the last of those that it stands for.
+    pub to: Instant,
+    /// The first that the row stands for: `to` itself, unless it stands for many.
+    pub from: Instant,
+}
+
 /// All that a scheduler needs to go on where the last one ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recovered {
@@ -169,8 +181,8 @@ pub struct Recovered {
     pub periods: BTreeMap<BatchName, Option<ZoneMark>>,
     /// The limits in force, once they are recorded.
     pub limits: Option<Limits>,
-    /// Occurrences of batches that have a row although they are later than the batch's cursor: the clock was set back.
-    pub decided_ahead: Vec<(BatchName, Instant)>,
+    /// What has a row although it is later than the cursor of its batch, by batch and time.
+    pub decided_ahead: Vec<DecidedAhead>,
 }
 
 impl Recovered {

@@ -55,8 +55,8 @@ impl Scheduler {
             return self.book.put(run);
         }
         match node.definition().overlap {
-            Overlap::Allow => self.book.put(run),
-            Overlap::Queue => self.queue_behind(now, run),
+            // What may run beside others waits only for a slot, and no longer queue helps anybody.
+            Overlap::Allow | Overlap::Queue => self.queue_behind(now, run),
             Overlap::Skip => match self.met_by(&run.id.batch) {
                 Some(other) => {
                     let what = if other.is_under_way() { "is running" } else { "waits to run" };
@@ -80,7 +80,7 @@ impl Scheduler {
         }
     }
 
-    /// Lets a run wait for its batch, if not too many do.
+    /// Lets a run wait for its batch or a slot, if not too many of the batch do.
     fn queue_behind(&mut self, now: Instant, run: Run) {
         let waiting = self.book.live_of(&run.id.batch).filter(|other| Book::is_ready(other)).count();
         if waiting >= OVERLAP_QUEUE_MAX {

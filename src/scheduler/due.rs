@@ -5,20 +5,25 @@ use super::{CLOCK_BEHIND_MAX, Effect, ON_TIME_WITHIN, Phase, Scheduler};
 use crate::model::definition::CatchUp;
 use crate::model::graph::Node;
 use crate::model::id::BatchName;
-use crate::model::record::Record;
+use crate::model::record::{DecidedAhead, Record};
 use crate::model::run::{End, Follow, Given, Outcome, Range, Run, State, Trigger};
 use crate::model::schedule::jitter_offset;
 use crate::model::time::Instant;
 
-/// So many occurrences that are decided at once get a row each; the earlier ones share one. More rows would help nobody:
-/// they say the same thing.
+/// So many occurrences that are decided in one event and do not run get a row each; the earlier ones of each batch share one.
+/// More rows would help nobody: they say the same thing, and a host that was down for weeks would write millions of them in
+/// one transaction. Each batch has as many for what does run.
 pub const ROWS_AT_ONCE_MAX: usize = 1000;
 
-/// Occurrences beyond the rows are counted up to here: an expression with seconds yields 31 million a year.
-pub const COUNTED_MAX: u64 = 100_000;
+/// Occurrences beyond the rows are counted up to here in one event: an expression with seconds yields 31 million a year.
+pub const COUNTED_MAX: usize = 100_000;
 
 /// The reason of what is missed.
 const NOBODY: &str = "nobody was there at the time";
+const TOO_OLD: &str = "nobody was there at the time, and it is older than catch_up_within";
+const NO_CATCH_UP: &str = "nobody was there at the time, and catch_up is \"none\"";
+const LATEST_CAUGHT_UP: &str = "nobody was there at the time; the latest one is caught up instead";
+const LATEST_ON_TIME: &str = "nobody was there at the time; a later one is on time";
 
 /// What becomes of an occurrence.
 enum Verdict {
@@ -132,15 +137,15 @@ impl Scheduler {
     }
 
     /// The answer to [`Effect::ReadAhead`]: scheduling goes on.
-    pub(super) fn decided_ahead(&mut self, now: Instant, instants: Vec<(BatchName, Instant)>) {
+    pub(super) fn decided_ahead(&mut self, now: Instant, rows: Vec<DecidedAhead>) {
         if self.phase != Phase::ReadingAhead {
             return;
         }
-        for (name, instant) in instants {
-            if self.batches.get(&name).is_none_or(|facts| facts.cursor.is_none_or(|cursor| instant <= cursor)) {
+        for DecidedAhead { batch, to, from } in rows {
+            if self.batches.get(&batch).is_none_or(|facts| facts.cursor.is_none_or(|cursor| to <= cursor)) {
                 continue;
             }
-            self.ahead.entry(name).or_default().insert(instant);
+            self.ahead.entry(batch).or_default().insert(to, from);
         }
         self.phase = Phase::Open;
         self.advance(now);
@@ -154,7 +159,7 @@ impl Scheduler {
                 No::Forever(reason) => self.record_not(now, name, until, Outcome::Skipped, &reason),
                 No::Until(end, reason) => {
                     // The occurrence at which a `disable` ends is not covered by it any more.
-                    let covered = until.min(Instant::from_ms(end.as_ms() - 1));
+                    let covered = until.min(just_before(end));
                     self.record_not(now, name, covered, Outcome::Skipped, &reason);
                     self.decide_allowed(now, name, &node);
                 }
@@ -166,31 +171,28 @@ impl Scheduler {
 
     /// Decides occurrences against which nobody said no: in time, caught up, or missed.
     fn decide_allowed(&mut self, now: Instant, name: &BatchName, node: &Node) {
-        let late_until = Instant::from_ms((now - ON_TIME_WITHIN).as_ms() - 1);
-        let late = self.take_occurrences(now, name, late_until, Outcome::Missed, NOBODY);
+        let late_until = just_before(now - ON_TIME_WITHIN);
         let definition = node.definition().clone();
-        let within = |due: &Instant| now.since(*due) <= definition.catch_up_within;
-        let latest = late.iter().rev().find(|due| within(due)).copied();
-        for due_at in &late {
-            let verdict = match definition.catch_up {
-                CatchUp::All if within(due_at) => Verdict::CatchUp,
-                CatchUp::Last if Some(*due_at) == latest => Verdict::CatchUp,
-                CatchUp::Last if latest.is_some_and(|latest| *due_at < latest) => Verdict::Not {
-                    outcome: Outcome::Missed,
-                    reason: "nobody was there at the time; the latest one is caught up instead".to_owned(),
-                },
-                CatchUp::None => Verdict::Not {
-                    outcome: Outcome::Missed,
-                    reason: "nobody was there at the time, and catch_up is \"none\"".to_owned(),
-                },
-                CatchUp::All | CatchUp::Last => Verdict::Not {
-                    outcome: Outcome::Missed,
-                    reason: "nobody was there at the time, and it is older than catch_up_within".to_owned(),
-                },
-            };
-            self.decide_occurrence(now, node, *due_at, verdict);
+        if definition.catch_up == CatchUp::None {
+            self.record_not(now, name, late_until, Outcome::Missed, NO_CATCH_UP);
+        } else {
+            let too_old_until = just_before(now - definition.catch_up_within).min(late_until);
+            self.record_not(now, name, too_old_until, Outcome::Missed, TOO_OLD);
         }
-        for due_at in self.take_occurrences(now, name, now, Outcome::Missed, NOBODY) {
+        if definition.catch_up == CatchUp::Last
+            && let Some(latest) = self.latest_undecided(name, now)
+        {
+            // The latest one runs: if that is in time, nothing is caught up beside it.
+            let (until, reason) = match latest <= late_until {
+                true => (just_before(latest), LATEST_CAUGHT_UP),
+                false => (late_until, LATEST_ON_TIME),
+            };
+            self.record_not(now, name, until, Outcome::Missed, reason);
+        }
+        for due_at in self.take_occurrences(now, name, late_until, ROWS_AT_ONCE_MAX, (Outcome::Missed, NOBODY)) {
+            self.decide_occurrence(now, node, due_at, Verdict::CatchUp);
+        }
+        for due_at in self.take_occurrences(now, name, now, ROWS_AT_ONCE_MAX, (Outcome::Missed, NOBODY)) {
             self.decide_occurrence(now, node, due_at, Verdict::OnTime);
         }
     }
@@ -205,21 +207,22 @@ impl Scheduler {
         reason: &str,
     ) {
         let Some(node) = self.graph.get(name).cloned() else { return };
-        for due_at in self.take_occurrences(now, name, until, outcome, reason) {
+        let most = ROWS_AT_ONCE_MAX.saturating_sub(self.written.not_run);
+        for due_at in self.take_occurrences(now, name, until, most, (outcome, reason)) {
+            self.written.not_run += 1;
             self.decide_occurrence(now, &node, due_at, Verdict::Not { outcome, reason: reason.to_owned() });
         }
     }
 
-    /// Moves the cursor over all occurrences up to `until` and gives back the last [`ROWS_AT_ONCE_MAX`] of them; those
-    /// before are recorded in one row, with this outcome and reason. What was decided ahead of a corrected clock is left
-    /// out.
+    /// Moves the cursor over all occurrences up to `until` and gives back the last `most` of them; those before are recorded
+    /// in one row, with this outcome and reason. What was decided ahead of a corrected clock is left out.
     fn take_occurrences(
         &mut self,
         now: Instant,
         name: &BatchName,
         until: Instant,
-        outcome: Outcome,
-        reason: &str,
+        most: usize,
+        rest: (Outcome, &str),
     ) -> Vec<Instant> {
         let Some(node) = self.graph.get(name).cloned() else { return Vec::new() };
         let Some(schedule) = node.entry.schedule.clone() else { return Vec::new() };
@@ -227,36 +230,54 @@ impl Scheduler {
         if schedule.next_after(cursor).is_none_or(|next| next > until) {
             return Vec::new();
         }
-        let mut instants = schedule.latest(cursor, until, ROWS_AT_ONCE_MAX);
-        let Some((first, last)) = instants.first().copied().zip(instants.last().copied()) else { return instants };
-        if instants.len() == ROWS_AT_ONCE_MAX {
-            self.record_range(now, &node, (cursor, Instant::from_ms(first.as_ms() - 1)), outcome, reason);
+        let Some(last) = schedule.latest(cursor, until, 1).pop() else { return Vec::new() };
+        let mut instants = schedule.latest(cursor, last, most);
+        if instants.len() == most {
+            let earlier_until = instants.first().map_or(last, |first| just_before(*first));
+            self.record_range(now, &node, (cursor, earlier_until), rest);
         }
-        if let Some(ahead) = self.ahead.get(name) {
-            instants.retain(|instant| !ahead.contains(instant));
-        }
+        instants.retain(|instant| !self.is_decided_ahead(name, *instant));
         self.set_cursor(name, last);
         instants
     }
 
-    /// One row for all occurrences in `(after, until]`, if there are any.
+    /// Whether an instant after the cursor has a row, alone or with others.
+    fn is_decided_ahead(&self, name: &BatchName, instant: Instant) -> bool {
+        self.ahead.get(name).is_some_and(|rows| rows.range(instant..).any(|(_, from)| *from <= instant))
+    }
+
+    /// The latest occurrence after the cursor and up to `until` that has no row.
+    fn latest_undecided(&self, name: &BatchName, until: Instant) -> Option<Instant> {
+        let schedule = self.graph.get(name)?.entry.schedule.as_ref()?;
+        let cursor = self.batches.get(name)?.cursor?;
+        let mut latest = schedule.latest(cursor, until, 1).pop()?;
+        while self.is_decided_ahead(name, latest) {
+            latest = schedule.latest(cursor, just_before(latest), 1).pop()?;
+        }
+        Some(latest)
+    }
+
+    /// One row for all occurrences in `(after, until]` that have none, if there are any.
     fn record_range(
         &mut self,
         now: Instant,
         node: &Node,
         (after, until): (Instant, Instant),
-        outcome: Outcome,
-        reason: &str,
+        (outcome, reason): (Outcome, &str),
     ) {
-        let Some(schedule) = node.entry.schedule.as_ref() else { return };
-        let count = schedule.count(after, until, COUNTED_MAX);
-        let (from, to) = (schedule.next_after(after), schedule.latest(after, until, 1).pop());
-        let (Some(from), Some(to), 1..) = (from, to, count) else { return };
-        if self.ahead.get(&node.definition().name).is_some_and(|ahead| ahead.contains(&to)) {
-            return;
-        }
+        let (Some(schedule), name) = (node.entry.schedule.as_ref(), &node.definition().name) else { return };
+        let Some(to) = self.latest_undecided(name, until) else { return };
+        let undecided = |due_at: &Instant| !self.is_decided_ahead(name, *due_at);
+        let from = schedule.between(after, to).find(undecided).unwrap_or(to);
+        // That there is one is known without counting.
+        let most = COUNTED_MAX.saturating_sub(self.written.counted).max(1);
+        let looked_at = schedule.between(just_before(from), to).take(most);
+        let (looked_at, count) =
+            looked_at.fold((0, 0), |(all, count), due_at| (all + 1, count + u64::from(undecided(&due_at))));
+        self.written.counted += looked_at;
+        let range = Range { from, count, at_least: looked_at == most };
         let mut run = self.first_run(now, node, Trigger::Schedule, Follow::Everything);
-        (run.due_at, run.range) = (to, Some(Range { from, count, at_least: count == COUNTED_MAX }));
+        (run.due_at, run.range) = (to, Some(range));
         self.end(run, End { outcome, reason: Some(reason.to_owned()), at: now, exit: None }, Counts::Yes);
     }
 
@@ -296,7 +317,12 @@ impl Scheduler {
             No::Until(end, reason) if now < end => Verdict::Not { outcome: Outcome::Skipped, reason },
             No::Until(..) | No::Nobody => Verdict::OnTime,
         };
-        self.decide_occurrence(now, &node, now, verdict);
+        // A schedule yields whole seconds, and no two rows of a batch have the same instant.
+        let due_at = if now.as_ms() % 1000 == 0 { just_before(now) } else { now };
+        if self.batches.get(name).is_some_and(|facts| facts.cursor.is_some_and(|cursor| due_at > cursor)) {
+            self.ahead.entry(name.clone()).or_default().insert(due_at, due_at);
+        }
+        self.decide_occurrence(now, &node, due_at, verdict);
     }
 
     /// Why nothing may start this batch at `now`, if so.
@@ -371,6 +397,20 @@ impl Scheduler {
             range: None,
         }
     }
+}
+
+/// What one event has written of occurrences that do not run, so that no event writes more than a transaction should hold.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// Rows of their own.
+    not_run: usize,
+    /// Occurrences that were counted for rows that stand for many.
+    counted: usize,
+}
+
+/// The last instant before this one.
+fn just_before(instant: Instant) -> Instant {
+    Instant::from_ms(instant.as_ms() - 1)
 }
 
 /// Whether, why and until when nothing may start a batch.

@@ -25,7 +25,7 @@ use crate::model::graph::Graph;
 use crate::model::id::{BatchName, JournalId, RunId};
 
 use crate::model::launch::{ExitCause, Report};
-use crate::model::record::{BatchFacts, EdgeFacts, InForce, Record, Recovered, ZoneMark};
+use crate::model::record::{BatchFacts, DecidedAhead, EdgeFacts, InForce, Record, Recovered, ZoneMark};
 use crate::model::request::{Reply, Request};
 use crate::model::run::{End, Outcome, Run, State};
 use crate::model::settings::Limits;
@@ -80,7 +80,7 @@ pub enum Event {
         history: Vec<Run>,
     },
     /// The answer to [`Effect::ReadAhead`].
-    DecidedAhead(Vec<(BatchName, Instant)>),
+    DecidedAhead(Vec<DecidedAhead>),
 }
 
 /// What the scheduler wants done.
@@ -135,8 +135,9 @@ pub struct Scheduler {
     due: BTreeSet<(Instant, BatchName)>,
     /// The same by batch: where its entry in `due` stands.
     armed: BTreeMap<BatchName, Instant>,
-    /// Occurrences that have a row although they are later than their batch's cursor.
-    ahead: BTreeMap<BatchName, BTreeSet<Instant>>,
+    /// Occurrences that have a row although they are later than their batch's cursor: by the instant of the row, the first
+    /// that it stands for.
+    ahead: BTreeMap<BatchName, BTreeMap<Instant, Instant>>,
     /// The zone of each period that the journal has as not ended.
     periods: BTreeMap<BatchName, Option<ZoneMark>>,
     /// The limits that the journal has as in force.
@@ -151,6 +152,8 @@ pub struct Scheduler {
     /// Records of other things than runs, of this event.
     notes: Vec<Record>,
     changed_batches: BTreeSet<BatchName>,
+    /// How much this event has written of what does not run.
+    written: due::Written,
 }
 
 /// Whether occurrences are decided and runs started.
@@ -168,9 +171,9 @@ impl Scheduler {
     /// A scheduler that goes on where the journal ends. `graph` is made of the definitions that were in force; `boot` names
     /// the host's boot. The first event but reports of what was adopted is [`Event::Begin`].
     pub fn recover(recovered: Recovered, graph: Arc<Graph>, boot: String) -> Self {
-        let mut ahead: BTreeMap<BatchName, BTreeSet<Instant>> = BTreeMap::new();
-        for (batch, instant) in recovered.decided_ahead {
-            ahead.entry(batch).or_default().insert(instant);
+        let mut ahead: BTreeMap<BatchName, BTreeMap<Instant, Instant>> = BTreeMap::new();
+        for DecidedAhead { batch, to, from } in recovered.decided_ahead {
+            ahead.entry(batch).or_default().insert(to, from);
         }
         let cursor_latest = recovered.batches.iter().filter_map(|facts| facts.cursor).max().unwrap_or(Instant::MIN);
         Self {
@@ -191,6 +194,7 @@ impl Scheduler {
             acts: Vec::new(),
             notes: Vec::new(),
             changed_batches: BTreeSet::new(),
+            written: due::Written::default(),
         }
     }
 
@@ -210,7 +214,7 @@ impl Scheduler {
                 let reply = self.request(now, &by, request, history);
                 self.acts.push(Effect::Reply { id, reply });
             }
-            Event::DecidedAhead(instants) => self.decided_ahead(now, instants),
+            Event::DecidedAhead(rows) => self.decided_ahead(now, rows),
         }
         self.settle(now);
         if self.phase != Phase::Adopting {
@@ -258,7 +262,9 @@ impl Scheduler {
             definition: Some(node.definition().clone()),
             held: node.entry.held,
         });
-        let ahead = self.ahead.iter().flat_map(|(name, instants)| instants.iter().map(|at| (name.clone(), *at)));
+        let ahead = self.ahead.iter().flat_map(|(batch, rows)| {
+            rows.iter().map(|(to, from)| DecidedAhead { batch: batch.clone(), to: *to, from: *from })
+        });
         Recovered {
             journal: self.journal.clone(),
             batches: self.batches.values().cloned().collect(),
@@ -366,6 +372,7 @@ impl Scheduler {
         }
         effects.extend(self.book.take_changed().map(|run| Effect::Record(Record::Run(Box::new(run)))));
         self.book.close_chains();
+        self.written = due::Written::default();
         effects.append(&mut self.acts);
     }
 

@@ -48,8 +48,9 @@ fn entry(definition: Definition, zone: &Arc<Zone>) -> Entry {
         Expression::Reboot => None,
     });
     let times: Vec<_> = times.collect();
+    let reboot = definition.cron.iter().any(|text| text == "@reboot");
     let schedule = (!times.is_empty()).then(|| Arc::new(Schedule::new(times, zone.clone())));
-    Entry { definition: Arc::new(definition), schedule, reboot: false, held: false }
+    Entry { definition: Arc::new(definition), schedule, reboot, held: false }
 }
 
 fn graph(entries: Vec<Entry>, limits: &Limits) -> Arc<Graph> {
@@ -248,4 +249,126 @@ fn live_diamonds(count: usize) {
 #[test]
 fn thousands_may_wait() {
     live_diamonds(2500);
+}
+
+/// A batch that is due every second, with one slot.
+fn every_second(change: &str) -> World {
+    let limits = Limits { max_running: 1, ..Limits::default() };
+    let change = format!(r#"{{"cron": ["* * * * * *"]{change}}}"#);
+    World::new(graph(vec![entry(definition("a", &change), &Zone::utc())], &limits))
+}
+
+#[test]
+fn what_may_overlap_waits_in_no_longer_queue_than_what_may_not() {
+    for overlap in ["allow", "queue"] {
+        let mut world = every_second(&format!(r#", "overlap": "{overlap}""#));
+        (0..150).for_each(|_| world.wake_after(Duration::from_secs(1)));
+        let outcomes = world.outcomes("a");
+        assert_eq!(outcomes[..101], [None; 101], "{overlap}");
+        assert_eq!(outcomes[101..], [Some(Outcome::Skipped); 49], "{overlap}");
+    }
+}
+
+#[test]
+fn weeks_of_many_batches_are_few_rows() {
+    let batch = |index: usize| definition(&format!("b{index}"), r#"{"cron": ["0 * * * *"]}"#);
+    let before = plain((0..50).map(batch).collect());
+    let days = |days: u64| Duration::from_secs(days * 86_400);
+    // Once with the same schedules, and once with others, by which nothing is caught up.
+    let other = |index: usize| definition(&format!("b{index}"), r#"{"cron": ["30 * * * *"]}"#);
+    for (graph, caught_up) in [(before.clone(), 50), (plain((0..50).map(other).collect()), 0)] {
+        let world = World::new(before.clone());
+        let now = BEGIN + days(42) + 30 * MINUTE;
+        let world = World::recovered(world.scheduler.facts(), before.clone(), graph, now);
+        let covered: u64 = world.rows.values().map(|run| run.range.as_ref().map_or(1, |range| range.count)).sum();
+        assert_eq!(covered, 50 * 42 * 24);
+        assert_eq!(world.rows.values().filter(|run| run.caught_up).count(), caught_up);
+        assert!(world.rows.len() <= ROWS_AT_ONCE_MAX + 50 + 50 + caught_up, "{} rows", world.rows.len());
+    }
+}
+
+#[test]
+fn nothing_is_caught_up_for_one_that_is_on_time() {
+    for overlap in ["skip", "queue"] {
+        let hourly = format!(r#"{{"cron": ["0 * * * *"], "overlap": "{overlap}"}}"#);
+        let before = plain(vec![definition("a", &hourly)]);
+        let world = World::new(before.clone());
+        let now = BEGIN + 3 * HOUR + MINUTE / 2;
+        let world = World::recovered(world.scheduler.facts(), before.clone(), before, now);
+        assert_eq!(world.outcomes("a"), [Some(Outcome::Missed), Some(Outcome::Missed), None], "{overlap}");
+        assert_eq!((world.row("a.3").caught_up, &world.row("a.3").state), (false, &State::Starting));
+    }
+}
+
+/// What a daemon that is back after `down` with a wrong clock has left, in a world whose clock is right again.
+fn corrected_after(down: Duration) -> World {
+    let before = plain(vec![definition("a", r#"{"cron": ["0 * * * *"], "overlap": "queue"}"#)]);
+    let world = World::new(before.clone());
+    let mut world = World::recovered(world.scheduler.facts(), before.clone(), before, BEGIN + down);
+    world.now = BEGIN + MINUTE;
+    world.handle(Event::Wake);
+    let rows = world.rows.values().filter(|run| run.trigger == Trigger::Schedule && run.due_at > world.now);
+    let row = |run: &Run| {
+        let from = run.range.as_ref().map_or(run.due_at, |range| range.from);
+        DecidedAhead { batch: run.id.batch.clone(), to: run.due_at, from }
+    };
+    let rows = rows.map(row).collect();
+    world.handle(Event::DecidedAhead(rows));
+    world
+}
+
+#[test]
+fn what_a_row_stands_for_does_not_come_again() {
+    let mut world = corrected_after(2000 * HOUR);
+    let rows = world.rows.len();
+    assert!(world.rows.values().any(|run| run.range.is_some()));
+    (0..3).for_each(|_| world.wake_after(HOUR));
+    assert_eq!(world.rows.len(), rows);
+}
+
+#[test]
+fn a_row_for_many_leaves_out_what_has_a_row() {
+    let mut world = corrected_after(1500 * HOUR);
+    let rows = world.rows.clone();
+    // Down again, until behind what the wrong clock had decided: its end lies among what is now one row.
+    let (graph, facts) = (world.scheduler.graph().clone(), world.scheduler.facts());
+    world = World::recovered(facts, graph.clone(), graph, BEGIN + 3000 * HOUR);
+    let new = world.rows.values().filter(|run| !rows.contains_key(&run.id));
+    let covered: u64 = new.map(|run| run.range.as_ref().map_or(1, |range| range.count)).sum();
+    assert_eq!(covered, 1500);
+    // The same where the last instant of the row for many is one that was decided ahead.
+    let mut world = corrected_after(3 * HOUR + 3 * HOUR);
+    world.wake_after(Duration::ZERO);
+    let (graph, facts) = (world.scheduler.graph().clone(), world.scheduler.facts());
+    let decided = world.rows.len() as u64;
+    let world = World::recovered(facts, graph.clone(), graph, BEGIN + 1006 * HOUR);
+    let new = world.rows.values().filter(|run| run.queued_at == world.now);
+    let covered: u64 = new.map(|run| run.range.as_ref().map_or(1, |range| range.count)).sum();
+    assert_eq!(covered + decided, 1006);
+}
+
+/// The last boot decided nothing since its begin; this one begins in the very instant of an occurrence.
+#[test]
+fn a_boot_and_an_occurrence_of_the_same_instant_have_a_row_each() {
+    let hourly = |minute: u32| {
+        let cron = format!(r#"{{"cron": ["@reboot", "{minute} * * * *"], "overlap": "queue"}}"#);
+        plain(vec![definition("a", &cron)])
+    };
+    for (graph, outcomes) in [(hourly(0), [None, None]), (hourly(1), [Some(Outcome::Missed), None])] {
+        let mut facts = World::new(hourly(0)).scheduler.facts();
+        facts.batches[0].reboot_boot = Some("the boot before".to_owned());
+        let world = World::recovered(facts, hourly(0), graph, BEGIN + HOUR);
+        assert_eq!(world.outcomes("a"), outcomes);
+        assert_ne!(world.row("a.1").due_at, world.row("a.2").due_at);
+    }
+}
+
+#[test]
+fn the_row_of_a_boot_is_known_in_memory_as_in_the_journal() {
+    let graph = plain(vec![definition("a", r#"{"cron": ["@reboot", "0 * * * *"]}"#)]);
+    let mut facts = World::new(graph.clone()).scheduler.facts();
+    facts.batches[0].reboot_boot = Some("the boot before".to_owned());
+    let world = World::recovered(facts, graph.clone(), graph, BEGIN + MINUTE);
+    let (batch, at) = (name("a"), world.row("a.1").due_at);
+    assert_eq!(world.scheduler.facts().decided_ahead, [DecidedAhead { batch, to: at, from: at }]);
 }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use batchd::model::id::{BatchName, RunId};
-use batchd::model::record::{BatchFacts, EdgeFacts, InForce, Record, Recovered};
-use batchd::model::run::{End, Follow, Given, Outcome, Run, State, Trigger};
+use batchd::model::record::{BatchFacts, DecidedAhead, EdgeFacts, InForce, Record, Recovered};
+use batchd::model::run::{End, Follow, Given, Outcome, Range, Run, State, Trigger};
 use batchd::model::time::Instant;
 
 /// A journal under test.
@@ -176,10 +176,12 @@ fn places_in_the_queue_never_come_back(mut journal: impl Journal) {
 fn what_is_ahead_of_the_clock_is_told(mut journal: impl Journal) {
     let run = |text: &str, due_at: i64| Run { due_at: at(due_at), ..ended(&run(text), Outcome::Succeeded) };
     let by_hand = Run { trigger: Trigger::Manual, ..run("a.4", 900) };
-    let rows = [run("a.1", 100), run("a.2", 200), run("a.3", 300), by_hand].map(|run| record(&run));
+    let many = Run { range: Some(Range { from: at(350), count: 2, at_least: false }), ..run("a.5", 400) };
+    let rows = [run("a.1", 100), run("a.2", 200), run("a.3", 300), by_hand, many].map(|run| record(&run));
     journal.commit(&rows).unwrap();
-    journal.commit(&[facts("a", 5, Some(150))]).unwrap();
-    assert_eq!(journal.recover().decided_ahead, [(name("a"), at(200)), (name("a"), at(300))]);
+    journal.commit(&[facts("a", 6, Some(150))]).unwrap();
+    let row = |from, to| DecidedAhead { batch: name("a"), to: at(to), from: at(from) };
+    assert_eq!(journal.recover().decided_ahead, [row(200, 200), row(300, 300), row(350, 400)]);
 }
 
 fn name(text: &str) -> BatchName {

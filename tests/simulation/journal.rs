@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use batchd::model::id::{BatchName, JournalId, RunId};
-use batchd::model::record::{BatchFacts, EdgeFacts, InForce, Record, Recovered, ZoneMark};
+use batchd::model::record::{BatchFacts, DecidedAhead, EdgeFacts, InForce, Record, Recovered, ZoneMark};
 use batchd::model::run::{Run, State, Trigger};
 use batchd::model::settings::Limits;
 use batchd::model::time::Instant;
@@ -103,11 +103,16 @@ impl FakeJournal {
         self.live.iter().map(|id| &self.runs[id])
     }
 
-    pub(crate) fn decided_after(&self, after: impl Fn(&BatchName) -> Instant) -> Vec<(BatchName, Instant)> {
+    pub(crate) fn decided_after(&self, after: impl Fn(&BatchName) -> Instant) -> Vec<DecidedAhead> {
         let batches = self.batches.keys();
         let of = |name: &BatchName| {
             let from = (name.clone(), Instant::from_ms(after(name).as_ms() + 1));
-            self.occurrences.range(from..=(name.clone(), Instant::MAX)).map(|(key, _)| key.clone()).collect::<Vec<_>>()
+            let rows = self.occurrences.range(from..=(name.clone(), Instant::MAX));
+            rows.map(|((batch, to), id)| {
+                let from = self.runs[id].range.as_ref().map_or(*to, |range| range.from);
+                DecidedAhead { batch: batch.clone(), to: *to, from }
+            })
+            .collect::<Vec<_>>()
         };
         batches.flat_map(of).collect()
     }
