@@ -201,6 +201,13 @@ impl Folders {
             .map(|(name, _)| name)
     }
 
+    /// Knows of a batch that is in force, and whose folder has not been looked at yet: until it is, it stays as it is.
+    pub fn remember(&mut self, name: &BatchName) {
+        let unread =
+            || Known { looks: None, includes: Vec::new(), loaded: Arc::new(Loaded::refused(name.clone(), Vec::new())) };
+        self.known.entry(name.clone()).or_insert_with(unread);
+    }
+
     /// Forgets a batch: its folder is gone.
     pub fn forget(&mut self, name: &BatchName) {
         self.known.remove(name);

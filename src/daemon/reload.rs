@@ -146,9 +146,15 @@ impl Loader {
     }
 
     /// The graph of all that is on the disk, for a daemon that begins, and what is wrong with it. If `batches.d` can't be
-    /// believed it is `before`, what the journal has.
+    /// believed, or git is at work in it, it is `before`, what the journal has: nobody waits, the disk is looked at later.
     pub(super) fn begin(&mut self, before: Arc<Graph>, of_settings: Vec<Diagnostic>) -> (Arc<Graph>, Vec<Diagnostic>) {
         self.of_settings = of_settings;
+        // What the journal has and the disk has not, vanished when it was first missed: now.
+        self.in_force.keys().for_each(|name| self.folders.remember(name));
+        if self.git_is_at_work(clock::monotonic()) {
+            info!("git is at work in batches.d: what was in force stays until it is done");
+            return (before, self.of_settings.clone());
+        }
         self.scan(Absent::RemovedLater);
         let swap = self.swap();
         (swap.graph.unwrap_or(before), swap.diagnostics)

@@ -134,6 +134,41 @@ fn a_swapped_link_behind_another_at_the_root() {
     check_swaps_of_current(&world);
 }
 
+/// At a start as at any other time: what is gone may come back.
+#[test]
+fn a_folder_that_is_absent_when_the_daemon_starts() {
+    let mut world = world();
+    world.batch("other", "", "echo other\n");
+    world.batchd(&["reload"]).expect(0);
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    world.bash("mv batches.d/edited away");
+    let daemon = world.start();
+    assert!(!daemon.log_text().contains("\"removed\""), "{}", daemon.log_text());
+    world.batchd(&["start", "edited", "--wait"]).expect(0);
+    world.daemon().line("edited removed", |line| line["message"] == "removed" && line["batch"] == "edited");
+    world.batchd(&["start", "edited"]).expect(2);
+}
+
+#[test]
+fn a_checkout_that_is_half_done_when_the_daemon_starts() {
+    let mut world = world();
+    world.batch("other", "", "echo other\n");
+    world.batchd(&["reload"]).expect(0);
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    world.bash("mkdir batches.d/.git; touch batches.d/.git/index.lock; mv batches.d/edited away; echo 'echo half' > batches.d/other/script.sh");
+    world.start();
+    world.batchd(&["start", "edited", "--wait"]).expect(0);
+    world.batchd(&["start", "other", "--wait"]).expect(0);
+    assert_eq!(world.stdout("other.1"), "other\n");
+    check(
+        &world,
+        "mv away batches.d/edited; echo 'echo whole' > batches.d/edited/script.sh; rm batches.d/.git/index.lock",
+        "whole",
+    );
+    let log = world.daemon().log_text();
+    assert!(!log.contains("\"removed\""), "{log}");
+}
+
 #[test]
 fn a_root_that_is_gone_removes_nothing() {
     let world = world();
