@@ -14,11 +14,12 @@ use rustix::fs::FlockOperation;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use super::Daemon;
 use super::effects::Definitions;
 use super::inlets::Inlets;
 use super::reload::{Loader, Message};
+use super::signals::Signal;
 use super::writer::Writer;
-use super::{Daemon, signals};
 use crate::api::{ApiHandle, Runs, server, socket};
 use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
@@ -40,8 +41,8 @@ use crate::supervisor::{self, Local, Place as _};
 use crate::watcher::Watcher;
 use crate::zones::Zones;
 
-/// How long adoption is waited for before scheduling begins: a run folder on a file system that hangs must not keep all
-/// other batches from running.
+/// How long adoption is waited for before scheduling begins: a shim that is stuck on its way in or out, or what is left of a
+/// run and does not die, must not keep all other batches from running. A file system that hangs does: all runs share it.
 const ADOPTION_MAX: Duration = Duration::from_secs(10);
 /// Requests that wait for the loop; the API answers that the daemon is busy beyond.
 const ACTS_WAITING_MAX: usize = 256;
@@ -53,9 +54,13 @@ const STATE_MODE: u32 = 0o711;
 /// Nobody else has any business with the lock.
 const LOCK_MODE: u32 = 0o600;
 
-/// Starts everything. When it returns, scheduling has begun.
-pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, Inlets)> {
-    let signals = signals::listen()?;
+/// Starts everything. When it returns, scheduling has begun. `stuck` is told whether the journal can't be written.
+pub(super) async fn begin(
+    args: &DaemonArgs,
+    paths: Paths,
+    signals: mpsc::UnboundedReceiver<Signal>,
+    stuck: watch::Sender<bool>,
+) -> Result<(Daemon, Inlets)> {
     // A state that has known batches outlives the loss of their folder (design 3.7); a mistaken path should leave nothing.
     if !paths.batches.is_dir() && !paths.journal().exists() {
         bail!("there is no folder {}: create it, or say with --batches where the batches are", paths.batches.display());
@@ -89,7 +94,7 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
         starts_nothing: false,
         journal: journal_id,
         scheduler: Scheduler::recover(recovered, before, boot),
-        writer: Writer::start(journal)?,
+        writer: Writer::start(journal, stuck)?,
         reader,
         place,
         definitions: Definitions::new(paths.state.clone()),

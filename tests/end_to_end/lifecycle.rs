@@ -138,6 +138,26 @@ fn a_wait_goes_on_across_a_restart() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// Somebody holds the journal, as a full disk would.
+#[test]
+fn a_daemon_that_cannot_write_its_journal_ends_when_it_is_told_to() {
+    let mut world = World::new();
+    world.batch("one", "", "echo one\n");
+    world.start();
+    let journal = rusqlite::Connection::open(world.path("state/journal.db")).unwrap();
+    journal.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mark = world.daemon().mark();
+    world.write("batches.d/one/script.sh", "echo two\n");
+    world.daemon().says(mark, "the journal can't be written now");
+    world.daemon().signal(Signal::TERM);
+    world.daemon().says(mark, "what is not committed was not acted on");
+    assert_eq!(world.daemon_ends(), 0);
+    drop(journal);
+    world.start();
+    world.batchd(&["start", "one", "--wait"]).expect(0);
+    assert_eq!(world.stdout("one.1"), "two\n");
+}
+
 #[test]
 fn a_stop_leaves_no_descendant() {
     let mut world = World::new();
