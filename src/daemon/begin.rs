@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::FlockOperation;
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::Daemon;
 use super::effects::Definitions;
@@ -148,14 +148,12 @@ fn make_folders(paths: &Paths) -> Result<File> {
     }
 }
 
-/// The runs that an earlier daemon has left under way, each with what it runs: the definition in force if it is still that,
-/// else the stored one, since a folder may have been edited or removed after the run began.
-fn under_way(
-    recovered: &Recovered,
-    before: &Graph,
-    around: &Surroundings,
-    state: &Path,
-) -> Vec<(Run, Arc<Definition>)> {
+/// Every run that an earlier daemon has left under way, each with what it runs, if that is still known.
+type Left = Vec<(Run, Option<Arc<Definition>>)>;
+
+/// What was left under way. Its definition is the one in force if it is still that, else the stored one, since a folder may
+/// have been edited or removed after the run began.
+fn under_way(recovered: &Recovered, before: &Graph, around: &Surroundings, state: &Path) -> Left {
     let definition = |run: &Run| {
         let in_force = before.get(&run.id.batch).map(|node| node.definition().clone());
         if in_force.as_ref().is_some_and(|definition| Some(definition.hash) == run.definition) {
@@ -165,14 +163,7 @@ fn under_way(
         stored.and_then(|files| around.definition(&run.id.batch, &files)).or(in_force)
     };
     let runs = recovered.runs.iter().filter(|run| run.is_under_way());
-    let found = runs.filter_map(|run| match definition(run) {
-        Some(definition) => Some((run.clone(), definition)),
-        None => {
-            error!(run = %run.id, "it can't be taken over: neither its batch nor its stored definition is there");
-            None
-        }
-    });
-    found.collect()
+    runs.map(|run| (run.clone(), definition(run))).collect()
 }
 
 /// The graph of the definitions that were in force when the last daemon ended.
@@ -233,7 +224,7 @@ impl Daemon {
 
     /// Takes over what an earlier daemon has left under way: before anything is scheduled, it is known of each run whether
     /// it lives or how it ended.
-    async fn adopt(&mut self, live: Vec<(Run, Arc<Definition>)>, inlets: &mut Inlets) -> Result<()> {
+    async fn adopt(&mut self, live: Left, inlets: &mut Inlets) -> Result<()> {
         let mut open: BTreeSet<RunId> = BTreeSet::new();
         for (run, definition) in live {
             open.insert(run.id.clone());

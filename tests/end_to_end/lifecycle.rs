@@ -158,6 +158,20 @@ fn a_daemon_that_cannot_write_its_journal_ends_when_it_is_told_to() {
     assert_eq!(world.stdout("one.1"), "two\n");
 }
 
+/// Its batch was removed, and what it runs from the state, too: it is found, and can be stopped.
+#[test]
+fn a_run_without_a_definition_is_found() {
+    let mut slow = Slow::new();
+    slow.begin();
+    slow.world.bash("rm -r batches.d/slow batches.d/next");
+    slow.world.batchd(&["reload"]).expect(0);
+    assert_eq!(slow.world.end_daemon(Signal::TERM), 0);
+    slow.world.bash("rm -r state/definitions");
+    slow.world.start();
+    slow.world.batchd(&["stop", "slow.1"]).expect(0);
+    assert_eq!(slow.world.end("slow.1")["outcome"], "cancelled");
+}
+
 #[test]
 fn a_stop_leaves_no_descendant() {
     let mut world = World::new();
