@@ -1,6 +1,7 @@
 //! Daemons that end, are killed, and begin again, while scripts go on.
 
-use rustix::process::Signal;
+use batchd::rundir::RunDir;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::{Pipe, World};
 
@@ -170,6 +171,26 @@ fn a_run_without_a_definition_is_found() {
     slow.world.start();
     slow.world.batchd(&["stop", "slow.1"]).expect(0);
     assert_eq!(slow.world.end("slow.1")["outcome"], "cancelled");
+}
+
+/// Its shim was killed, and something still holds its lock: the others do not wait for it for ever.
+#[test]
+fn a_run_that_cannot_be_adopted_yet_does_not_keep_the_others() {
+    let mut slow = Slow::new();
+    slow.world.batch("other", "", "echo other\n");
+    slow.begin();
+    assert_eq!(slow.world.end_daemon(Signal::KILL), -9);
+    for pid in slow.world.processes() {
+        // One may have ended with another.
+        let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+    }
+    slow.world.all_gone();
+    let lock = RunDir::open(&slow.world.run_file("slow.1", "")).unwrap().lock().unwrap().expect("nobody else has it");
+    let daemon = slow.world.start();
+    assert!(daemon.log_text().contains("scheduling begins without them"), "{}", daemon.log_text());
+    slow.world.batchd(&["start", "other", "--wait"]).expect(0);
+    drop(lock);
+    assert_eq!(slow.world.end("slow.1")["outcome"], "lost");
 }
 
 #[test]
