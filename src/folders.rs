@@ -202,7 +202,7 @@ impl Folders {
     }
 
     /// Knows of a batch that is in force, and whose folder has not been looked at yet: until it is, it stays as it is.
-    pub fn expect(&mut self, name: &BatchName) {
+    pub fn remember(&mut self, name: &BatchName) {
         let unread =
             || Known { looks: None, includes: Vec::new(), loaded: Arc::new(Loaded::refused(name.clone(), Vec::new())) };
         self.known.entry(name.clone()).or_insert_with(unread);

@@ -12,13 +12,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::FlockOperation;
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use super::Daemon;
 use super::effects::Definitions;
 use super::inlets::Inlets;
 use super::reload::{Loader, Message};
+use super::signals::Signal;
 use super::writer::Writer;
-use super::{Daemon, signals};
 use crate::api::{ApiHandle, Runs, server, socket};
 use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
@@ -40,8 +41,8 @@ use crate::supervisor::{self, Local, Place as _};
 use crate::watcher::Watcher;
 use crate::zones::Zones;
 
-/// How long adoption is waited for before scheduling begins: a run folder on a file system that hangs must not keep all
-/// other batches from running.
+/// How long adoption is waited for before scheduling begins: a shim that is stuck on its way in or out, or what is left of a
+/// run and does not die, must not keep all other batches from running. A file system that hangs does: all runs share it.
 const ADOPTION_MAX: Duration = Duration::from_secs(10);
 /// Requests that wait for the loop; the API answers that the daemon is busy beyond.
 const ACTS_WAITING_MAX: usize = 256;
@@ -53,13 +54,13 @@ const STATE_MODE: u32 = 0o711;
 /// Nobody else has any business with the lock.
 const LOCK_MODE: u32 = 0o600;
 
-/// Starts everything. When it returns, scheduling has begun.
-pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, Inlets)> {
-    let signals = signals::listen()?;
-    // A state that has known batches outlives the loss of their folder (design 3.7); a mistaken path should leave nothing.
-    if !paths.batches.is_dir() && !paths.journal().exists() {
-        bail!("there is no folder {}: create it, or say with --batches where the batches are", paths.batches.display());
-    }
+/// Starts everything. When it returns, scheduling has begun. `stuck` is told whether the journal can't be written.
+pub(super) async fn begin(
+    args: &DaemonArgs,
+    paths: Paths,
+    signals: mpsc::UnboundedReceiver<Signal>,
+    stuck: watch::Sender<bool>,
+) -> Result<(Daemon, Inlets)> {
     let lock = make_folders(&paths)?;
     clear_unfinished(&paths.state);
     let (around, of_settings) = Surroundings::read(&paths.settings, args.insecure_permissions)?;
@@ -90,7 +91,7 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
         starts_nothing: false,
         journal: journal_id,
         scheduler: Scheduler::recover(recovered, before, boot),
-        writer: Writer::start(journal)?,
+        writer: Writer::start(journal, stuck)?,
         reader,
         place,
         definitions: Definitions::new(paths.state.clone()),
@@ -136,6 +137,10 @@ fn clear_unfinished(state: &Path) {
 
 /// The folders of runs and state, and the lock on the state: a second daemon on it ends here.
 fn make_folders(paths: &Paths) -> Result<File> {
+    // A state that has known batches outlives the loss of their folder (design 3.7); a mistaken path should leave nothing.
+    if !paths.batches.is_dir() && !paths.journal().exists() {
+        bail!("there is no folder {}: create it, or say with --batches where the batches are", paths.batches.display());
+    }
     let cannot = |path: &Path| format!("can't make the folder {}", path.display());
     fs::create_dir_all(&paths.runs).with_context(|| cannot(&paths.runs))?;
     fs::DirBuilder::new()
@@ -158,14 +163,12 @@ fn make_folders(paths: &Paths) -> Result<File> {
     }
 }
 
-/// The runs that an earlier daemon has left under way, each with what it runs: the definition in force if it is still that,
-/// else the stored one, since a folder may have been edited or removed after the run began.
-fn under_way(
-    recovered: &Recovered,
-    before: &Graph,
-    around: &Surroundings,
-    state: &Path,
-) -> Vec<(Run, Arc<Definition>)> {
+/// Every run that an earlier daemon has left under way, each with what it runs, if that is still known.
+type Left = Vec<(Run, Option<Arc<Definition>>)>;
+
+/// What was left under way. Its definition is the one in force if it is still that, else the stored one, since a folder may
+/// have been edited or removed after the run began.
+fn under_way(recovered: &Recovered, before: &Graph, around: &Surroundings, state: &Path) -> Left {
     let definition = |run: &Run| {
         let in_force = before.get(&run.id.batch).map(|node| node.definition().clone());
         if in_force.as_ref().is_some_and(|definition| Some(definition.hash) == run.definition) {
@@ -175,14 +178,7 @@ fn under_way(
         stored.and_then(|files| around.definition(&run.id.batch, &files)).or(in_force)
     };
     let runs = recovered.runs.iter().filter(|run| run.is_under_way());
-    let found = runs.filter_map(|run| match definition(run) {
-        Some(definition) => Some((run.clone(), definition)),
-        None => {
-            error!(run = %run.id, "it can't be taken over: neither its batch nor its stored definition is there");
-            None
-        }
-    });
-    found.collect()
+    runs.map(|run| (run.clone(), definition(run))).collect()
 }
 
 /// The graph of the definitions that were in force when the last daemon ended.
@@ -243,7 +239,7 @@ impl Daemon {
 
     /// Takes over what an earlier daemon has left under way: before anything is scheduled, it is known of each run whether
     /// it lives or how it ended.
-    async fn adopt(&mut self, live: Vec<(Run, Arc<Definition>)>, inlets: &mut Inlets) -> Result<()> {
+    async fn adopt(&mut self, live: Left, inlets: &mut Inlets) -> Result<()> {
         let mut open: BTreeSet<RunId> = BTreeSet::new();
         for (run, definition) in live {
             open.insert(run.id.clone());

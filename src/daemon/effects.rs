@@ -67,13 +67,13 @@ impl Daemon {
             self.pending.push(Event::Report { run: run.id, report });
             return Ok(());
         }
-        let launch = self.launch(run, definition)?;
+        let launch = self.launch(run, Some(definition))?;
         self.place.launch(launch);
         Ok(())
     }
 
     /// All that it takes to launch a run, or to find one.
-    pub(super) fn launch(&self, run: Run, definition: Arc<Definition>) -> Result<Launch> {
+    pub(super) fn launch(&self, run: Run, definition: Option<Arc<Definition>>) -> Result<Launch> {
         let upstreams: Vec<UpstreamEnd> = run
             .upstreams
             .iter()
@@ -85,13 +85,14 @@ impl Daemon {
             Some(Input::File(_)) | None => None,
         };
         let token = Token { journal: self.journal.clone(), run: run.id.clone(), queued_at: run.queued_at };
-        let due_at_local = self.local(&definition, run.due_at);
+        let due_at_local = self.local(definition.as_deref(), run.due_at);
         Ok(Launch { token, run, definition, due_at_local, upstreams, given_input })
     }
 
-    /// An instant in a batch's zone.
-    fn local(&self, definition: &Definition, instant: Instant) -> String {
-        let named = definition.timezone.as_ref().and_then(|name| self.zones.get(name).ok());
+    /// An instant in a batch's zone, the system's if it names none or is not known.
+    fn local(&self, definition: Option<&Definition>, instant: Instant) -> String {
+        let named =
+            definition.and_then(|definition| definition.timezone.as_ref()).and_then(|name| self.zones.get(name).ok());
         named.unwrap_or_else(|| self.zones.system().zone.clone()).local(instant)
     }
 }

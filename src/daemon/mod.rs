@@ -51,12 +51,33 @@ pub fn run(args: &DaemonArgs, paths: Paths) -> Result<()> {
     tell::begin(args.log_format);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let (daemon, inlets) = begin::begin(args, paths).await?;
-        daemon.serve(inlets).await
+        let (signals, told_to_end) = signals::listen()?;
+        let (stuck, is_stuck) = watch::channel(false);
+        let work = async {
+            let (daemon, inlets) = begin::begin(args, paths, signals, stuck).await?;
+            daemon.serve(inlets).await
+        };
+        tokio::select! {
+            result = work => result,
+            () = told_to_end_while_stuck(told_to_end, is_stuck) => Ok(()),
+        }
     });
     // What is blocked in a system call does not keep the daemon from ending.
     runtime.shutdown_background();
     result
+}
+
+/// Waits until somebody has told the daemon to end and the journal can't be written, so that the loop, which waits for it,
+/// can't do so by itself.
+async fn told_to_end_while_stuck(mut told_to_end: watch::Receiver<bool>, mut is_stuck: watch::Receiver<bool>) {
+    if told_to_end.wait_for(|told| *told).await.is_ok() && is_stuck.wait_for(|stuck| *stuck).await.is_ok() {
+        warn!(
+            "the daemon ends without its last records: what is not committed was not acted on, the next one decides it again"
+        );
+        return;
+    }
+    // One of the two threads has died: the loop finds that.
+    std::future::pending().await
 }
 
 /// What the loop owns.

@@ -150,7 +150,7 @@ impl Loader {
     pub(super) fn begin(&mut self, before: Arc<Graph>, of_settings: Vec<Diagnostic>) -> (Arc<Graph>, Vec<Diagnostic>) {
         self.of_settings = of_settings;
         // What the journal has and the disk has not, vanished when it was first missed: now.
-        self.in_force.keys().for_each(|name| self.folders.expect(name));
+        self.in_force.keys().for_each(|name| self.folders.remember(name));
         if self.git_is_at_work(clock::monotonic()) {
             info!("git is at work in batches.d: what was in force stays until it is done");
             return (before, self.of_settings.clone());

@@ -5,7 +5,7 @@ use std::thread;
 use anyhow::{Context as _, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,10 +18,12 @@ pub(super) enum Signal {
     Interrupt,
 }
 
-/// Receives signals in a thread of its own from now on.
-pub(super) fn listen() -> Result<mpsc::UnboundedReceiver<Signal>> {
+/// Receives signals in a thread of its own from now on. The second receiver says whether the daemon was told to end, for
+/// when its loop can't listen.
+pub(super) fn listen() -> Result<(mpsc::UnboundedReceiver<Signal>, watch::Receiver<bool>)> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("can't receive signals")?;
     let (sender, receiver) = mpsc::unbounded_channel();
+    let (end, told_to_end) = watch::channel(false);
     let serve = move || {
         for signal in signals.forever() {
             let signal = match signal {
@@ -29,11 +31,14 @@ pub(super) fn listen() -> Result<mpsc::UnboundedReceiver<Signal>> {
                 SIGINT => Signal::Interrupt,
                 _ => Signal::End,
             };
+            if signal != Signal::Reload {
+                end.send_replace(true);
+            }
             if sender.send(signal).is_err() {
                 return;
             }
         }
     };
     thread::Builder::new().name("signals".to_owned()).spawn(serve).context("can't start the signals' thread")?;
-    Ok(receiver)
+    Ok((receiver, told_to_end))
 }

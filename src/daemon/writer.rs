@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::{error, info};
 
 use crate::journal::{CommitError, Journal};
@@ -24,8 +24,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread.
-    pub(super) fn start(mut journal: Journal) -> Result<Self> {
+    /// Starts the thread. `stuck` is told whether the journal can't be written now.
+    pub(super) fn start(mut journal: Journal, stuck: watch::Sender<bool>) -> Result<Self> {
         let (commits, receiver) = mpsc::channel::<Commit>();
         let serve = move || {
             for (records, done) in receiver {
@@ -34,6 +34,7 @@ impl Writer {
                 while let Err(CommitError::Retry(_)) = &result {
                     if let (Err(problem), false) = (&result, told) {
                         error!("{problem}");
+                        stuck.send_replace(true);
                         told = true;
                     }
                     // Nothing else may be handled before this is committed, and nobody tells when there is room again.
@@ -42,6 +43,7 @@ impl Writer {
                 }
                 if told && result.is_ok() {
                     info!("the journal is written again");
+                    stuck.send_replace(false);
                 }
                 // The daemon is ending if it does not listen; what was sent is committed all the same.
                 let _ = done.send(result);

@@ -18,8 +18,9 @@ pub struct Launch {
     pub token: Token,
     /// The row.
     pub run: Run,
-    /// What it runs: `run.definition` is its hash.
-    pub definition: Arc<Definition>,
+    /// What it runs: `run.definition` is its hash. None: nobody knows it any more. Such a run can be found, stopped and
+    /// collected, for which the place needs the row and the token alone; it can't be begun.
+    pub definition: Option<Arc<Definition>>,
     /// `run.due_at` in the batch's zone, RFC 3339: the script's `BATCHD_DUE_AT`.
     pub due_at_local: String,
     /// What the journal records of `run.upstreams`, in the same order.

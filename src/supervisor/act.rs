@@ -144,9 +144,11 @@ impl Server {
         self.serial_last += 1;
         let before = std::mem::replace(&mut entry.serial, self.serial_last);
         entry.waited = false;
-        let Some(order) = order::order(&entry.launch, &self.around, entry.serial) else {
-            let reason = "its row names no definition; this is a fault of batchd".to_owned();
-            return self.report_end(run, Report::CouldNotRun { at: clock::now(), reason });
+        let order = match order::order(&entry.launch, &self.around, entry.serial) {
+            Ok(order) => order,
+            Err(reason) => {
+                return self.report_end(run, Report::CouldNotRun { at: clock::now(), reason: reason.to_owned() });
+            }
         };
         if let Err(error) = folder.write(&order::run_record(&entry.launch, &order)) {
             return self.wait(run, format!("run.json can't be written: {error}"));

@@ -55,10 +55,12 @@ pub(super) fn token_text(launch: &Launch) -> String {
     format!("{}/{}/{}", token.journal.0, token.run, token.queued_at.as_ms())
 }
 
-/// The order for a launch. `None`: its row names no definition, which is a mistake of the caller's.
-pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Option<Order> {
-    let (run, definition) = (&launch.run, &launch.definition);
-    let hash = run.definition?;
+/// The order for a launch, or why there can't be one.
+pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Result<Order, &'static str> {
+    let run = &launch.run;
+    let hash = run.definition.ok_or("its row names no definition; this is a fault of batchd")?;
+    let gone = "neither its batch nor its stored definition is there any more; start the batch again when it is back";
+    let definition = launch.definition.as_ref().ok_or(gone)?;
     // Runs beside each other must not change each other's scripts.
     let own_workspace = definition.overlap == Overlap::Allow;
     let stdin = match (&run.given.input, &launch.given_input) {
@@ -71,7 +73,7 @@ pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Opti
     };
     let mut base = around.environment.clone();
     base.extend(definition.timezone.clone().map(|zone| ("TZ".to_owned(), zone)));
-    Some(Order {
+    Ok(Order {
         serial,
         token: launch.token.clone(),
         boot: around.boot.clone(),

@@ -158,7 +158,7 @@ fn a_stop_behind_the_end_is_nothing(place: &mut impl Place) {
 
 fn a_timeout_ends_a_script(place: &mut impl Place) {
     let mut run = place.plan("report", Does::Wait);
-    Arc::make_mut(&mut run.definition).execution.timeout = Some(Duration::from_millis(50));
+    Arc::make_mut(run.definition.as_mut().unwrap()).execution.timeout = Some(Duration::from_millis(50));
     place.launch(&run);
     let end = end(place, &run).end;
     assert!(matches!(end, Report::Exited { success: false, cause: ExitCause::Timeout, .. }), "{end:?}");
@@ -334,7 +334,7 @@ impl Place for World {
                 fs::write(self.file(&first, "stdout.log"), "short\n").unwrap();
                 launch.run.upstreams = vec![first.run.id.clone()];
                 launch.upstreams = vec![upstream(&first, Some(exit))];
-                Arc::make_mut(&mut launch.definition).use_previous_output = true;
+                Arc::make_mut(launch.definition.as_mut().unwrap()).use_previous_output = true;
             }
         })
     }

@@ -40,7 +40,7 @@ impl Simulated {
             Does::NoInterpreter => (Some(1), Ending::CouldNotRun),
             Does::ShortInput => (Some(1), Ending::InputIncomplete),
         };
-        Will { ms, ending, timeout: launch.definition.execution.timeout, is_hindered: false }
+        Will { ms, ending, timeout: launch.definition.as_ref().unwrap().execution.timeout, is_hindered: false }
     }
 
     /// Time passes.
@@ -61,7 +61,7 @@ impl Place for Simulated {
         Launch {
             token: Token { journal: JournalId("journal".to_owned()), run: run.id.clone(), queued_at: run.queued_at },
             run,
-            definition: Arc::new(definition),
+            definition: Some(Arc::new(definition)),
             due_at_local: "2026-11-23T01:00:00+01:00".to_owned(),
             upstreams: Vec::new(),
             given_input: None,

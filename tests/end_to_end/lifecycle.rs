@@ -1,6 +1,7 @@
 //! Daemons that end, are killed, and begin again, while scripts go on.
 
-use rustix::process::Signal;
+use batchd::rundir::RunDir;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::{Pipe, World};
 
@@ -136,6 +137,60 @@ fn a_wait_goes_on_across_a_restart() {
     slow.go.tell();
     let status = { waiting }.wait().unwrap();
     assert_eq!(status.code(), Some(0));
+}
+
+/// Somebody holds the journal, as a full disk would.
+#[test]
+fn a_daemon_that_cannot_write_its_journal_ends_when_it_is_told_to() {
+    let mut world = World::new();
+    world.batch("one", "", "echo one\n");
+    world.start();
+    let journal = rusqlite::Connection::open(world.path("state/journal.db")).unwrap();
+    journal.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mark = world.daemon().mark();
+    world.write("batches.d/one/script.sh", "echo two\n");
+    world.daemon().says(mark, "the journal can't be written now");
+    world.daemon().signal(Signal::TERM);
+    world.daemon().says(mark, "what is not committed was not acted on");
+    assert_eq!(world.daemon_ends(), 0);
+    drop(journal);
+    world.start();
+    world.batchd(&["start", "one", "--wait"]).expect(0);
+    assert_eq!(world.stdout("one.1"), "two\n");
+}
+
+/// Its batch was removed, and what it runs from the state, too: it is found, and can be stopped.
+#[test]
+fn a_run_without_a_definition_is_found() {
+    let mut slow = Slow::new();
+    slow.begin();
+    slow.world.bash("rm -r batches.d/slow batches.d/next");
+    slow.world.batchd(&["reload"]).expect(0);
+    assert_eq!(slow.world.end_daemon(Signal::TERM), 0);
+    slow.world.bash("rm -r state/definitions");
+    slow.world.start();
+    slow.world.batchd(&["stop", "slow.1"]).expect(0);
+    assert_eq!(slow.world.end("slow.1")["outcome"], "cancelled");
+}
+
+/// Its shim was killed, and something still holds its lock: the others do not wait for it for ever.
+#[test]
+fn a_run_that_cannot_be_adopted_yet_does_not_keep_the_others() {
+    let mut slow = Slow::new();
+    slow.world.batch("other", "", "echo other\n");
+    slow.begin();
+    assert_eq!(slow.world.end_daemon(Signal::KILL), -9);
+    for pid in slow.world.processes() {
+        // One may have ended with another.
+        let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+    }
+    slow.world.all_gone();
+    let lock = RunDir::open(&slow.world.run_file("slow.1", "")).unwrap().lock().unwrap().expect("nobody else has it");
+    let daemon = slow.world.start();
+    assert!(daemon.log_text().contains("scheduling begins without them"), "{}", daemon.log_text());
+    slow.world.batchd(&["start", "other", "--wait"]).expect(0);
+    drop(lock);
+    assert_eq!(slow.world.end("slow.1")["outcome"], "lost");
 }
 
 #[test]

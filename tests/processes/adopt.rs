@@ -307,3 +307,15 @@ fn a_place_without_room_is_waited_for() {
     assert!(matches!(world.end(&launch), Report::Exited { .. }));
     assert!(RunDir::open(&world.file(&launch, "")).is_ok());
 }
+
+/// Nobody knows any more what it runs: it can't be begun, and its row says so.
+#[test]
+fn a_run_without_a_definition_that_was_never_begun() {
+    let mut world = World::new();
+    let launch = world.plan("job", "echo never\n", |_, launch| launch.definition = None);
+    world.find(&launch);
+    match world.end(&launch) {
+        Report::CouldNotRun { reason, .. } => assert!(reason.contains("definition"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}

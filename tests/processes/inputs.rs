@@ -27,7 +27,7 @@ fn below(world: &World, upstreams: &[UpstreamEnd], user: Option<&str>) -> Launch
         execution.user = user.map(str::to_owned);
         launch.upstreams = upstreams.to_vec();
     });
-    Arc::make_mut(&mut launch.definition).use_previous_output = true;
+    Arc::make_mut(launch.definition.as_mut().unwrap()).use_previous_output = true;
     launch
 }
 

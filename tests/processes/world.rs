@@ -125,9 +125,12 @@ impl World {
         let token = Token { journal, run: run.id.clone(), queued_at: run.queued_at };
         let due_at_local = "2026-11-23T01:00:00+01:00".to_owned();
         let (upstreams, given_input) = (Vec::new(), None);
-        let mut launch = Launch { token, run, definition: Arc::new(definition), due_at_local, upstreams, given_input };
+        let mut launch =
+            Launch { token, run, definition: Some(Arc::new(definition)), due_at_local, upstreams, given_input };
         tweak(&mut execution, &mut launch);
-        Arc::make_mut(&mut launch.definition).execution = execution;
+        if let Some(definition) = &mut launch.definition {
+            Arc::make_mut(definition).execution = execution;
+        }
         launch
     }
 
