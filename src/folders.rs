@@ -146,7 +146,7 @@ pub fn schedule(
     }
     let zone = match &definition.timezone {
         Some(name) => zones.get(name).map_err(|error| Diagnosis { what: error.what, hint: error.hint })?,
-        None => zones.system().zone,
+        None => zones.system().zone.clone(),
     };
     Ok((Some(Arc::new(Schedule::new(times, zone))), reboot))
 }

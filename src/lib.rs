@@ -3,9 +3,11 @@
 //! The map of the modules, and what each may use, stands in `ARCHITECTURE.md`; `tests/tidy.rs` holds them to it.
 
 pub mod api;
+pub mod checkup;
 pub mod cli;
 pub mod clock;
 pub mod daemon;
+pub mod doctor;
 pub mod folders;
 pub mod journal;
 pub mod load;

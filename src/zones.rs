@@ -12,7 +12,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::model::zone::Zone;
 
@@ -31,6 +31,7 @@ pub struct Zones {
     directory: Option<PathBuf>,
     seen: Fingerprint,
     read: Mutex<BTreeMap<String, Arc<Zone>>>,
+    system: OnceLock<SystemZone>,
 }
 
 /// Where everything is; another place in tests.
@@ -97,7 +98,7 @@ impl Zones {
         // Before anything is read: a change between the two is seen, rather than missed.
         let seen = places.fingerprint();
         let directory = places.directories.iter().find(|directory| directory.is_dir()).cloned();
-        Self { places, directory, seen, read: Mutex::new(BTreeMap::new()) }
+        Self { places, directory, seen, read: Mutex::new(BTreeMap::new()), system: OnceLock::new() }
     }
 
     /// The zone with an IANA name. The error names the nearest names that exist.
@@ -115,7 +116,11 @@ impl Zones {
     ///
     /// A link at `/etc/localtime` names the zone by its target. A copy there is the zone that `/etc/timezone` names if it has the
     /// same content; if not, the copy is what the host's clocks show, and is used under the name `localtime`.
-    pub fn system(&self) -> SystemZone {
+    pub fn system(&self) -> &SystemZone {
+        self.system.get_or_init(|| self.find_system())
+    }
+
+    fn find_system(&self) -> SystemZone {
         let sources: [(String, Attempt); 3] = [
             ("TZ".to_owned(), self.by_variable()),
             (self.places.localtime().display().to_string(), self.by_localtime()),
@@ -308,7 +313,8 @@ mod tests {
 
         /// The name of the host's zone, and the last part of what says so.
         fn system(&self, tz: Option<&str>) -> String {
-            let SystemZone { zone, from, passed_over } = self.zones(tz).system();
+            let zones = self.zones(tz);
+            let SystemZone { zone, from, passed_over } = zones.system();
             let from = from.rsplit('/').next().unwrap();
             format!("{} from {from}, passed over {}", zone.name, passed_over.len())
         }

@@ -20,7 +20,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("load", &["model"]),
     ("zones", &["model"]),
     ("store", &["model"]),
-    ("journal", &["model"]),
+    // The facts that it hands to who checks it.
+    ("journal", &["model", "doctor"]),
+    ("doctor", &["model", "rundir::records", "rundir::ASIDE"]),
+    ("checkup", &["model", "doctor", "journal", "rundir", "store", "zones"]),
     ("rundir", &["model"]),
     ("clock", &["model::time"]),
     ("watcher", &[]),
@@ -33,7 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("daemon", &DAEMON_MAY_USE),
 ];
 
-const CLI_MAY_USE: [&str; 13] = [
+const CLI_MAY_USE: [&str; 15] = [
     "model",
     "load",
     "store",
@@ -42,6 +45,8 @@ const CLI_MAY_USE: [&str; 13] = [
     "paths",
     "rundir",
     "journal::query",
+    "doctor",
+    "checkup",
     // How a journal that can't be opened becomes an exit code and a hint.
     "journal::OpenError",
     "api::client",
@@ -72,7 +77,7 @@ const DAEMON_MAY_USE: [&str; 16] = [
 ];
 
 /// Modules that compute, and touch nothing.
-const PURE: [&str; 3] = ["model", "scheduler", "load"];
+const PURE: [&str; 4] = ["model", "scheduler", "load", "doctor"];
 
 /// What a pure module does not name. Hash maps iterate in an order that changes from run to run.
 const IMPURE: &[&str] = &[
@@ -107,6 +112,7 @@ const CLOCKS_ARE_READ_IN: &[(&str, &str)] = &[
     ("src/shim/clock.rs", "the shim's: it has no async runtime, and is no part of the daemon"),
     ("src/api/client.rs", "a deadline on the clock of the command line's own runtime"),
     ("src/daemon/begin.rs", "a deadline on the runtime's clock"),
+    ("src/daemon/mod.rs", "a deadline on the runtime's clock"),
     ("src/supervisor/serve.rs", "a deadline on the runtime's clock"),
 ];
 

@@ -7,7 +7,14 @@
 mod figures;
 mod measure;
 mod raw;
+#[expect(dead_code, reason = "a year in which nothing goes wrong needs a part of it")]
+#[path = "../../tests/simulation/journal.rs"]
+mod simulated_journal;
+#[expect(dead_code, reason = "a year in which nothing goes wrong needs a part of it")]
+#[path = "../../tests/simulation/place.rs"]
+mod simulated_place;
 mod world;
+mod year;
 
 use std::process::ExitCode;
 
@@ -32,7 +39,7 @@ struct Line {
 /// A figure: its name on the command line, and how it is measured.
 type Figure = (&'static str, fn() -> Result<Vec<Line>>);
 
-const FIGURES: [Figure; 9] = [
+const FIGURES: [Figure; 10] = [
     ("throughput", figures::throughput),
     ("hop", figures::hop),
     ("lateness", figures::lateness),
@@ -42,6 +49,7 @@ const FIGURES: [Figure; 9] = [
     ("edit", figures::edit),
     ("start", figures::start),
     ("output", figures::output),
+    ("year", year::year),
 ];
 
 fn main() -> ExitCode {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    check, daemon, disable, enable, exit, graph, list, logs, next, path, reload, rerun, runs, show, start, stop,
+    check, daemon, disable, doctor, enable, exit, graph, list, logs, next, path, reload, rerun, runs, show, start, stop,
 };
 use crate::model::id::{BatchName, IdError, RunId};
 use crate::paths::PathFlags;
@@ -35,7 +35,7 @@ Examples:
   batchd start report --wait    run a batch now, and exit as it does
   batchd logs -f report         follow its latest run
 
-Reading verbs (check, list, next, graph, runs, show, logs, path) need no daemon.
+Reading verbs (check, list, next, graph, runs, show, logs, path, doctor) need no daemon.
 `batchd help exit-codes` says what the exit codes mean.";
 
 /// What can be asked for.
@@ -60,6 +60,7 @@ pub enum Verb {
     Path(path::PathArgs),
     Enable(enable::EnableArgs),
     Disable(disable::DisableArgs),
+    Doctor(doctor::DoctorArgs),
     /// What the exit codes mean
     #[command(long_about = exit::HELP)]
     ExitCodes,

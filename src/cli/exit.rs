@@ -33,7 +33,7 @@ pub enum Exit {
 pub(super) const HELP: &str = "\
 Exit codes
 
-    0  done; for `check` and `reload`: and nothing to complain about
+    0  done; for `check`, `reload` and `doctor`: and nothing to complain about
     1  not done, or there is something to complain about: the message says what
     2  wrong use: an unknown option, a batch or run that does not exist, an act that makes no sense
     3  no daemon runs, and this takes one

@@ -212,7 +212,7 @@ pub(super) fn times_of(definition: &Definition, zones: &Zones) -> Result<Times> 
 pub(super) fn zone_of(definition: &Definition, zones: &Zones) -> Result<Arc<Zone>> {
     match &definition.timezone {
         Some(name) => zones.get(name).with_context(|| format!("the zone of {}", definition.name)),
-        None => Ok(zones.system().zone),
+        None => Ok(zones.system().zone.clone()),
     }
 }
 

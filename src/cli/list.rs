@@ -84,7 +84,7 @@ pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
         context.screen.json(&serde_json::json!({ "batches": rows, "diagnostics": diagnostics }))?;
         return Ok(Exit::Success);
     }
-    let local = context.zones.system().zone;
+    let local = context.zones.system().zone.clone();
     let if_empty = format!("no batch is in force; definitions go to {}", context.paths.batches.display());
     let table = table(&rows, context.now, &local);
     context.screen.table(&table, &if_empty)?;

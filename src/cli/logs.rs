@@ -58,7 +58,7 @@ pub struct LogsArgs {
 pub(super) fn run(args: &LogsArgs, context: &mut Context) -> Result<Exit> {
     let run = facts::target(context, &args.target)?;
     let folder = facts::folder(context, &run)?;
-    let zone = args.timestamps.then(|| context.zones.system().zone);
+    let zone = args.timestamps.then(|| context.zones.system().zone.clone());
     let printer = Printer::new(context.screen.is_terminal(), zone);
     let wanted = [!args.stderr, !args.stdout];
     let mut tail = Tail { folder, wanted, shown: [0; 2], printer };

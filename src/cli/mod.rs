@@ -8,6 +8,7 @@ mod check;
 mod daemon;
 mod disable;
 mod disk;
+mod doctor;
 mod enable;
 mod escape;
 mod exit;
@@ -77,6 +78,7 @@ pub fn run(cli: Cli, now: Instant, daemon: impl FnOnce(DaemonArgs, Paths) -> Res
         Verb::Path(args) => path::run(&args, context),
         Verb::Enable(args) => enable::run(&args, context),
         Verb::Disable(args) => disable::run(&args, context),
+        Verb::Doctor(args) => doctor::run(&args, context),
         Verb::ExitCodes => writeln!(context.screen, "{}", exit::HELP).map(|()| Exit::Success).map_err(Into::into),
         Verb::Daemon(_) => unreachable!("main starts the daemon"),
     }?;

@@ -119,7 +119,7 @@ fn of_expression(text: &str, args: &NextArgs, context: &Context) -> Result<Vec<S
         Some(name) => {
             context.zones.get(name).map_err(|error| Complaint::usage(error.what, error.hint.unwrap_or_default()))?
         }
-        None => context.zones.system().zone,
+        None => context.zones.system().zone.clone(),
     };
     let cron = match Expression::parse(text) {
         Ok(Expression::Times(cron)) => cron,
@@ -155,7 +155,7 @@ fn of_batches(batch: Option<&BatchName>, args: &NextArgs, context: &Context) -> 
     for (name, fact) in facts.batches.iter().filter(|(name, fact)| batch.is_none_or(|one| one == *name) && !fact.held) {
         if let Some(schedule) = facts::times_of(&fact.definition, &context.zones)?.schedule {
             // Several batches are seen from one instant, a single one from its own zone.
-            let zone = if batch.is_some() { schedule.zone().clone() } else { context.zones.system().zone };
+            let zone = if batch.is_some() { schedule.zone().clone() } else { context.zones.system().zone.clone() };
             schedules.push((name, fact, after(args, context, &zone)?, schedule));
         }
     }

@@ -62,7 +62,7 @@ pub struct RunsArgs {
 
 /// Carries it out.
 pub(super) fn run(args: &RunsArgs, context: &mut Context) -> Result<Exit> {
-    let local = context.zones.system().zone;
+    let local = context.zones.system().zone.clone();
     let now = context.now;
     let instant = |flag: &str, text: &Option<String>| {
         let parsed = text.as_ref().map(|text| moment::parse(text, now, &local)).transpose();

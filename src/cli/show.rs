@@ -40,7 +40,7 @@ pub(super) fn run(args: &ShowArgs, context: &mut Context) -> Result<Exit> {
     }
     let zone = match facts::zone_of_run(context, &run) {
         Some(zone) => zone,
-        None => context.zones.system().zone,
+        None => context.zones.system().zone.clone(),
     };
     let lines = lines(&view, context.now, &zone);
     let width = lines.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
@@ -50,7 +50,7 @@ pub(super) fn run(args: &ShowArgs, context: &mut Context) -> Result<Exit> {
     }
     let chain: Vec<RunView> = facts::chain(context, &run.id)?.iter().map(RunView::from).collect();
     if chain.len() > 1 {
-        let local = context.zones.system().zone;
+        let local = context.zones.system().zone.clone();
         let table = runs::table(&chain, context.now, &local);
         writeln!(context.screen, "\nits chain:")?;
         context.screen.table(&table, "")?;

@@ -35,7 +35,7 @@ use crate::model::settings::Limits;
 use crate::paths::Paths;
 use crate::rundir::LOCK;
 use crate::scheduler::{Event, Scheduler};
-use crate::store::{definitions, users};
+use crate::store::{definitions, users, workspace};
 use crate::supervisor::{self, Local, Place as _};
 use crate::watcher::Watcher;
 use crate::zones::Zones;
@@ -61,6 +61,14 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
         bail!("there is no folder {}: create it, or say with --batches where the batches are", paths.batches.display());
     }
     let lock = make_folders(&paths)?;
+    // What a daemon or a shim that was killed had begun to write.
+    // A shim that is just ending may be faster.
+    if let Err(error) = definitions::clear_unfinished(&paths.state) {
+        warn!("what an earlier daemon had begun to write stays: {error}");
+    }
+    if let Err(error) = workspace::clear_unfinished(&paths.state) {
+        warn!("what an earlier shim had begun to write stays: {error}");
+    }
     let (around, of_settings) = Surroundings::read(&paths.settings, args.insecure_permissions)?;
     let socket_group = around.settings.settings.socket_group.clone();
     let limits = around.settings.settings.limits.clone();
@@ -100,6 +108,8 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
         replies: BTreeMap::new(),
         request_last: 0,
         pending: Vec::new(),
+        held: Vec::new(),
+        commit_at: None,
         paths,
         _watcher: watcher,
         _lock: lock,
@@ -111,6 +121,7 @@ pub(super) async fn begin(args: &DaemonArgs, paths: Paths) -> Result<(Daemon, In
     daemon.tidy()?;
     daemon.adopt(live, &mut inlets.reports).await?;
     daemon.handle(vec![Event::Begin(graph)]).await?;
+    daemon.commit(Vec::new()).await?;
     thread::Builder::new()
         .name("reload".to_owned())
         .spawn(move || loader.serve(&loader_inlet, &swaps_inlet))

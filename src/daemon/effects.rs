@@ -92,7 +92,7 @@ impl Daemon {
     /// An instant in a batch's zone.
     fn local(&self, definition: &Definition, instant: Instant) -> String {
         let named = definition.timezone.as_ref().and_then(|name| self.zones.get(name).ok());
-        named.unwrap_or_else(|| self.zones.system().zone).local(instant)
+        named.unwrap_or_else(|| self.zones.system().zone.clone()).local(instant)
     }
 }
 

@@ -13,6 +13,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::sync::mpsc as sync_mpsc;
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,6 +25,7 @@ use crate::clock::{self, Alarm};
 use crate::journal::query::Reader;
 use crate::model::id::{JournalId, RunId};
 use crate::model::launch::Report;
+use crate::model::record::Record;
 use crate::model::request::{Refusal, Reply, Request};
 use crate::model::run::{Given, Input, Run};
 use crate::paths::Paths;
@@ -39,6 +41,10 @@ use writer::Writer;
 /// So many reports are handled before their records are committed together: enough for one fsync to serve a burst, few
 /// enough that the first of them does not wait for long.
 const EVENTS_AT_ONCE_MAX: usize = 64;
+
+/// Records of events that led to no act are committed within this time, with those of the next event that leads to one: a
+/// script that ends at once then costs one commit, and not a second one for the fact that it has begun. Nobody sees it.
+const COMMIT_WITHIN: Duration = Duration::from_millis(10);
 
 /// Runs the daemon until it is told to end.
 pub fn run(args: &DaemonArgs, paths: Paths) -> Result<()> {
@@ -74,6 +80,10 @@ struct Daemon {
     request_last: u64,
     /// What the acts of one event led to at once, to be handled next.
     pending: Vec<Event>,
+    /// Records that are not committed yet: nothing was done because of them. If the daemon dies, they are decided again.
+    held: Vec<Record>,
+    /// When they are committed at the latest.
+    commit_at: Option<tokio::time::Instant>,
     /// Dropped, it would fall silent.
     _watcher: Watcher,
     /// Held as long as the daemon lives: a second one on the same state finds it locked.
@@ -114,6 +124,7 @@ impl Daemon {
                     fired?;
                     self.handle(vec![Event::Wake]).await?;
                 }
+                () = passed(self.commit_at) => self.commit(Vec::new()).await?,
                 Some(act) = inlets.acts.recv() => self.act(act).await?,
                 Some(swap) = inlets.swaps.recv() => self.swap(swap).await?,
                 Some(signal) = inlets.signals.recv() => match signal {
@@ -127,6 +138,7 @@ impl Daemon {
         if ending == Ending::StopRuns {
             self.stop_all(&mut inlets).await?;
         }
+        self.commit(Vec::new()).await?;
         let under_way = self.scheduler.live().filter(|run| run.is_under_way()).count();
         info!("the daemon ends; {under_way} runs go on, and the next daemon takes them over");
         Ok(())
@@ -176,6 +188,8 @@ impl Daemon {
     }
 
     async fn request(&mut self, by: &str, request: Request, reply: oneshot::Sender<Reply>) -> Result<()> {
+        // What it is about is read from the journal.
+        self.commit(Vec::new()).await?;
         if let Request::Start { given: Given { input: Some(Input::Run(input)), .. }, .. } = &request
             && self.reader.upstream_end(input)?.is_none()
         {
@@ -220,6 +234,8 @@ impl Daemon {
         }
         if let Some(graph) = swap.graph {
             self.handle(vec![Event::Reload(graph)]).await?;
+            // Who asked for it reads the journal next.
+            self.commit(Vec::new()).await?;
         }
         for done in swap.done {
             // Who asked may be gone.
@@ -242,6 +258,7 @@ impl Daemon {
         Ok(())
     }
 
+    /// What an event led to: its records, and those that were held before them, are committed before any of its acts.
     async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<()> {
         let (mut records, mut acts) = (Vec::new(), Vec::<Effect>::new());
         for effect in effects {
@@ -250,13 +267,17 @@ impl Daemon {
                 act => acts.push(act),
             }
         }
-        if !records.is_empty() {
-            records.iter().for_each(tell::record);
-            effects::crash_points_before(&acts);
-            self.writer.commit(records).await?;
-            effects::crash_points_after(&acts);
-            self.changes.send_modify(|count| *count += 1);
+        records.iter().for_each(tell::record);
+        if acts.is_empty() {
+            if !records.is_empty() {
+                self.held.append(&mut records);
+                self.commit_at.get_or_insert_with(|| tokio::time::Instant::now() + COMMIT_WITHIN);
+            }
+            return Ok(());
         }
+        effects::crash_points_before(&acts);
+        self.commit(records).await?;
+        effects::crash_points_after(&acts);
         // What tidies up waits for what begins: nothing depends on it, and it costs as much as a start.
         acts.sort_by_key(|act| matches!(act, Effect::Settle { .. }));
         for act in acts {
@@ -264,7 +285,27 @@ impl Daemon {
         }
         Ok(())
     }
+
+    /// Commits what is held and then these, in one transaction.
+    async fn commit(&mut self, mut records: Vec<Record>) -> Result<()> {
+        self.commit_at = None;
+        let mut all = std::mem::take(&mut self.held);
+        all.append(&mut records);
+        if !all.is_empty() {
+            self.writer.commit(all).await?;
+            self.changes.send_modify(|count| *count += 1);
+        }
+        Ok(())
+    }
+}
+
+/// Returns when this instant has come; never, if there is none.
+async fn passed(instant: Option<tokio::time::Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The time for a second Ctrl-C.
-const SECOND_INTERRUPT_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
+const SECOND_INTERRUPT_WITHIN: Duration = Duration::from_secs(3);

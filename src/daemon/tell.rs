@@ -35,7 +35,7 @@ pub(super) fn record(record: &Record) {
             }
             None => info!(batch = %in_force.batch, "removed"),
         },
-        Record::Batch(_) | Record::Edge(_) | Record::EdgeRemoved { .. } => {}
+        Record::Batch(_) | Record::Edge(_) | Record::EdgeRemoved { .. } | Record::Period(_) | Record::Limits(_) => {}
     }
 }
 

@@ -5,6 +5,7 @@
 //! what a record means, and what follows from it, is the scheduler's. Nothing here reads a clock. That there is one writer
 //! is the daemon's care (`daemon.lock`); a second one would only find the journal busy.
 
+pub mod audit;
 mod error;
 mod migrate;
 mod open;
@@ -34,7 +35,13 @@ pub struct Journal {
     id: JournalId,
     /// As in the table `meta`: greater than every queue position in the journal.
     queue_position_next: u64,
+    /// The number of the last transaction: greater than that of every earlier one.
+    transaction: u64,
 }
+
+/// The transactions of one opening of a journal have numbers of their own: so their number is not written with each of
+/// them, and a daemon would have to commit a thousand times a second for 49 days to reach those of the next one.
+const TRANSACTIONS_OF_OPENING: u64 = 1 << 32;
 
 impl Journal {
     /// The journal's own name: random, made with it, never changed.

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::error::OpenError;
 use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
-use super::{Journal, migrate};
+use super::{Journal, TRANSACTIONS_OF_OPENING, migrate};
 use crate::model::id::JournalId;
 
 /// The first SQLite without the WAL-reset bug, which can lose committed pages (sqlite.org/wal.html).
@@ -54,7 +54,8 @@ impl Journal {
         check_library()?;
         check_file_system(path)?;
         if !exists(path)? {
-            create(path)?;
+            let id = random_name().map_err(|error| OpenError::io(path, "get random bytes for its name", &error))?;
+            create(path, &id)?;
         }
         let connection = open_existing(path)?;
         let found = version_of(&connection, path)?;
@@ -64,7 +65,24 @@ impl Journal {
         set_up(&connection).map_err(|error| OpenError::of(path, &error))?;
         migrate::migrate(&connection, path, MIGRATIONS)?;
         let (id, queue_position_next) = read_meta(&connection).map_err(|error| OpenError::of(path, &error))?;
-        Ok(Self { connection, path: path.to_owned(), id, queue_position_next })
+        let sql = "UPDATE meta SET value = value + 1 WHERE key = 'opening' RETURNING value";
+        let opening: u64 =
+            connection.query_row(sql, [], |row| row.get(0)).map_err(|error| OpenError::of(path, &error))?;
+        let transaction = opening * TRANSACTIONS_OF_OPENING;
+        Ok(Self { connection, path: path.to_owned(), id, queue_position_next, transaction })
+    }
+}
+
+impl Journal {
+    /// Makes a journal at `path` that goes by the name of one that was lost, so that its run folders stay its own.
+    pub fn create_named(path: &Path, id: &JournalId) -> Result<Self, OpenError> {
+        if exists(path)? {
+            let what = "it is there already, and a new journal never takes the place of another".to_owned();
+            return Err(OpenError::Other { path: path.to_owned(), what });
+        }
+        check_file_system(path)?;
+        create(path, &id.0)?;
+        Self::open(path)
     }
 }
 
@@ -126,7 +144,7 @@ fn exists(path: &Path) -> Result<bool, OpenError> {
 }
 
 /// Makes an empty journal beside `path` and moves it there.
-fn create(path: &Path) -> Result<(), OpenError> {
+fn create(path: &Path, id: &str) -> Result<(), OpenError> {
     let wal = beside(path, "-wal");
     if exists(&wal)? {
         let what = format!("{} is there without it", wal.display());
@@ -141,8 +159,7 @@ fn create(path: &Path) -> Result<(), OpenError> {
             Ok(()) | Err(_) => {}
         }
     }
-    let id = random_name().map_err(|error| OpenError::io(path, "get random bytes for its name", &error))?;
-    fill(&new, &id).map_err(|error| OpenError::of(&new, &error))?;
+    fill(&new, id).map_err(|error| OpenError::of(&new, &error))?;
     put_in_place(&new, path).map_err(|error| OpenError::io(path, "put it in place", &error))
 }
 

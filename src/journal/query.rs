@@ -203,6 +203,15 @@ impl Reader {
         self.ask(|connection| upstream_end(connection, run))
     }
 
+    /// For one who checks the whole of it.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn ask<T>(&self, question: impl FnOnce(&Connection) -> Result<T>) -> std::result::Result<T, QueryError> {
         // One transaction: all parts of an answer are from the same moment.
         let answer = self.connection.unchecked_transaction().and_then(|transaction| question(&transaction));

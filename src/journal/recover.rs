@@ -2,14 +2,17 @@
 //!
 //! Costs what is alive, and nothing for the past: every query goes by an index.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, Result, Row};
 
 use super::error::QueryError;
 use super::row::{COLUMNS, from_json, run_from_row};
 use super::{Journal, open};
 use crate::model::id::BatchName;
-use crate::model::record::{BatchFacts, DecidedAhead, Disabled, EdgeFacts, InForce, Recovered, UnusedEnd};
+use crate::model::record::{BatchFacts, DecidedAhead, Disabled, EdgeFacts, InForce, Recovered, UnusedEnd, ZoneMark};
 use crate::model::run::Run;
+use crate::model::settings::Limits;
 use crate::model::time::Instant;
 
 /// The runs of chains that go on.
@@ -40,6 +43,8 @@ fn recovered(connection: &Connection) -> Result<Recovered> {
         runs: runs(&transaction)?,
         edges: edges(&transaction)?,
         queue_position_next,
+        periods: periods(&transaction)?,
+        limits: limits(&transaction)?,
         decided_ahead: decided_ahead(&transaction)?,
     })
 }
@@ -89,7 +94,27 @@ fn runs(connection: &Connection) -> Result<Vec<Run>> {
     connection.prepare(&sql)?.query_map([], run_from_row)?.collect()
 }
 
-fn edges(connection: &Connection) -> Result<Vec<EdgeFacts>> {
+/// The zone of each period that has not ended.
+fn periods(connection: &Connection) -> Result<BTreeMap<BatchName, Option<ZoneMark>>> {
+    let sql = "SELECT batch, zone, zone_fingerprint FROM period INDEXED BY period_open WHERE ended_in IS NULL";
+    let period = |row: &Row<'_>| {
+        let name: Option<String> = row.get(1)?;
+        let mark = match name {
+            Some(name) => Some(ZoneMark { name, fingerprint: row.get(2)? }),
+            None => None,
+        };
+        Ok((row.get(0)?, mark))
+    };
+    connection.prepare(sql)?.query_map([], period)?.collect()
+}
+
+fn limits(connection: &Connection) -> Result<Option<Limits>> {
+    let sql = "SELECT json FROM limit_change ORDER BY seq DESC LIMIT 1";
+    let json: Option<String> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
+    json.map(|json| from_json(&json)).transpose()
+}
+
+pub(super) fn edges(connection: &Connection) -> Result<Vec<EdgeFacts>> {
     let sql = "SELECT downstream, upstream, cursor, unused_number, unused_succeeded, unused_due_at FROM edge \
         ORDER BY downstream, upstream";
     connection.prepare(sql)?.query_map([], edge_from_row)?.collect()

@@ -61,6 +61,9 @@ const CHANGES: &[&str] = &[
 /// All columns, as a statement lists them; [`run_from_row`] reads them in this order, from the first on.
 pub(super) static COLUMNS: LazyLock<String> = LazyLock::new(|| [BORN, CHANGES].concat().join(", "));
 
+/// The transactions that made, started and last wrote a row: see the schema. They stand behind [`COLUMNS`].
+const WRITTEN: &[&str] = &["made_in", "started_in", "written_in"];
+
 /// Puts a run in, or in the place of what was there.
 ///
 /// It changes no row if the one that is there has ended, or is another run's: then what the run was born with differs.
@@ -68,16 +71,19 @@ pub(super) static COLUMNS: LazyLock<String> = LazyLock::new(|| [BORN, CHANGES].c
 pub(super) static UPSERT: LazyLock<String> = LazyLock::new(|| {
     let list = |of: &[&str], one: fn(&&str) -> String, between| of.iter().map(one).collect::<Vec<_>>().join(between);
     format!(
-        "INSERT INTO run ({}) VALUES ({}) ON CONFLICT (batch, number) DO UPDATE SET {} WHERE run.state <> 'ended' AND {}",
+        "INSERT INTO run ({}, {}) VALUES ({}) ON CONFLICT (batch, number) DO UPDATE SET {}, \
+            started_in = coalesce(run.started_in, excluded.started_in), written_in = excluded.written_in \
+            WHERE run.state <> 'ended' AND {}",
         *COLUMNS,
-        vec!["?"; BORN.len() + CHANGES.len()].join(", "),
+        WRITTEN.join(", "),
+        vec!["?"; BORN.len() + CHANGES.len() + WRITTEN.len()].join(", "),
         list(CHANGES, |column| format!("{column} = excluded.{column}"), ", "),
         list(BORN, |column| format!("run.{column} = excluded.{column}"), " AND "),
     )
 });
 
-/// Runs [`UPSERT`]; whether a row was put in or changed.
-pub(super) fn upsert(statement: &mut Statement<'_>, run: &Run) -> Result<bool> {
+/// Runs [`UPSERT`] in a transaction of this number; whether a row was put in or changed.
+pub(super) fn upsert(statement: &mut Statement<'_>, run: &Run, transaction: Option<u64>) -> Result<bool> {
     let end = run.end();
     let exit = end.and_then(|end| end.exit.as_ref());
     let range = run.range.as_ref();
@@ -126,6 +132,9 @@ pub(super) fn upsert(statement: &mut Statement<'_>, run: &Run) -> Result<bool> {
         range.map(|range| range.from),
         range.map(|range| range.count),
         range.map(|range| range.at_least),
+        transaction,
+        transaction.filter(|_| run.state == State::Starting),
+        transaction,
     ])?;
     Ok(changed == 1)
 }

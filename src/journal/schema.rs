@@ -16,7 +16,8 @@ pub(super) struct Migration {
 }
 
 /// All migrations in their order; the first makes a journal out of an empty file. One that was released never changes.
-pub(super) const MIGRATIONS: &[Migration] = &[Migration { version: 1, sql: VERSION_1 }];
+pub(super) const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, sql: VERSION_1 }, Migration { version: 2, sql: VERSION_2 }];
 
 /// The version that this batchd writes.
 pub(super) const VERSION: u32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
@@ -171,3 +172,56 @@ CREATE VIEW events AS SELECT
     at AS at_ms
 FROM event;
 ";
+
+/// What makes the journal prove itself (`batchd doctor` reads it):
+///
+/// - `made_in`, `started_in`, `written_in` of a run: the transaction that made its row, the one in which it became
+///   `starting`, and the last one that wrote it. What is decided together is committed together, so these say what led to
+///   what, whatever the host's clock did. None in rows from before, and in those of a rebuilt journal.
+/// - `period`: what was in force for a batch, from which transaction to which, and which occurrences it has decided.
+/// - `limit_change`: the limits in force, from which transaction on.
+/// - the triggers: a row that has ended never changes, none is born again, and none goes.
+const VERSION_2: &str = "
+INSERT INTO meta VALUES ('opening', 0);
+
+ALTER TABLE run ADD COLUMN made_in INTEGER;
+ALTER TABLE run ADD COLUMN started_in INTEGER;
+ALTER TABLE run ADD COLUMN written_in INTEGER;
+
+CREATE TABLE period (
+    seq INTEGER PRIMARY KEY,
+    batch TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    until INTEGER,
+    began_in INTEGER NOT NULL,
+    ended_in INTEGER,
+    decides_after INTEGER,
+    decided_until INTEGER,
+    zone TEXT,
+    zone_fingerprint TEXT,
+    held INTEGER NOT NULL,
+    json TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX period_open ON period (batch) WHERE ended_in IS NULL;
+
+CREATE TABLE limit_change (
+    seq INTEGER PRIMARY KEY,
+    began_in INTEGER NOT NULL,
+    json TEXT NOT NULL
+) STRICT;
+
+CREATE TRIGGER run_ended_stays BEFORE UPDATE ON run WHEN old.state = 'ended'
+BEGIN SELECT raise(ABORT, 'a run that has ended never changes'); END;
+CREATE TRIGGER run_born_stays BEFORE UPDATE OF batch, number, chain, trigger, attempt, due_at, queued_at ON run
+WHEN (old.batch, old.number, old.chain, old.trigger, old.attempt, old.due_at, old.queued_at)
+  <> (new.batch, new.number, new.chain, new.trigger, new.attempt, new.due_at, new.queued_at)
+BEGIN SELECT raise(ABORT, 'no run changes what it was born with'); END;
+CREATE TRIGGER run_row_stays BEFORE DELETE ON run
+BEGIN SELECT raise(ABORT, 'the row of a run stays'); END;
+";
+
+/// The triggers of [`VERSION_2`]: a hand that wants to change history has to drop one of them.
+pub(super) const TRIGGERS: &[&str] = &["run_born_stays", "run_ended_stays", "run_row_stays"];
+
+/// The indexes that are rules, and not only fast.
+pub(super) const RULES: &[&str] = &["period_open", "run_occurrence"];

@@ -5,7 +5,7 @@ use rusqlite::{Connection, Error, ErrorCode, Result, TransactionBehavior, params
 use super::error::CommitError;
 use super::row::{self, COLUMNS, UPSERT, run_from_row};
 use super::{Journal, row::to_json};
-use crate::model::record::{BatchFacts, EdgeFacts, InForce, Record};
+use crate::model::record::{BatchFacts, EdgeFacts, InForce, PeriodChange, Record};
 use crate::model::run::Run;
 
 /// The design: an ended row never changes again; and what a run is born with is what it is.
@@ -21,12 +21,21 @@ impl Journal {
     /// Each takes the place of what the journal had under the same key. To write an ended run again as it is changes
     /// nothing and is no error. What to do about an error says [`CommitError`].
     pub fn commit(&mut self, records: &[Record]) -> std::result::Result<(), CommitError> {
+        self.write_all(records, Some(self.transaction + 1))
+    }
+
+    /// As [`Self::commit`], for what was found elsewhere: its rows say nothing of what was decided together.
+    pub fn import(&mut self, records: &[Record]) -> std::result::Result<(), CommitError> {
+        self.write_all(records, None)
+    }
+
+    fn write_all(&mut self, records: &[Record], number: Option<u64>) -> std::result::Result<(), CommitError> {
         if records.is_empty() {
             return Ok(());
         }
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for record in records {
-            write(&transaction, record)?;
+            write(&transaction, record, number)?;
         }
         let next = queue_position_after(records).max(self.queue_position_next);
         if next > self.queue_position_next {
@@ -34,20 +43,25 @@ impl Journal {
             transaction.prepare_cached(sql)?.execute([next])?;
         }
         transaction.commit()?;
-        self.queue_position_next = next;
+        (self.queue_position_next, self.transaction) = (next, number.unwrap_or(self.transaction));
         Ok(())
     }
 }
 
-fn write(connection: &Connection, record: &Record) -> std::result::Result<(), CommitError> {
+fn write(connection: &Connection, record: &Record, number: Option<u64>) -> std::result::Result<(), CommitError> {
     match record {
-        Record::Run(run) => return write_run(connection, run),
+        Record::Run(run) => return write_run(connection, run, number),
         Record::Batch(facts) => write_batch(connection, facts)?,
         Record::Definition(in_force) => write_definition(connection, in_force)?,
         Record::Edge(edge) => write_edge(connection, edge)?,
         Record::EdgeRemoved { downstream, upstream } => {
             let sql = "DELETE FROM edge WHERE downstream = ? AND upstream = ?";
             connection.prepare_cached(sql)?.execute(params![downstream, upstream])?;
+        }
+        Record::Period(change) => write_period(connection, change, number)?,
+        Record::Limits(limits) => {
+            let sql = "INSERT INTO limit_change (began_in, json) VALUES (?, ?)";
+            connection.prepare_cached(sql)?.execute(params![number, to_json(limits)?])?;
         }
         Record::Event { at, text } => {
             connection.prepare_cached("INSERT INTO event (at, text) VALUES (?, ?)")?.execute(params![at, text])?;
@@ -56,9 +70,9 @@ fn write(connection: &Connection, record: &Record) -> std::result::Result<(), Co
     Ok(())
 }
 
-fn write_run(connection: &Connection, run: &Run) -> std::result::Result<(), CommitError> {
+fn write_run(connection: &Connection, run: &Run, number: Option<u64>) -> std::result::Result<(), CommitError> {
     let violation = |rule| CommitError::Violation { run: run.id.clone(), rule };
-    match row::upsert(&mut *connection.prepare_cached(&UPSERT)?, run) {
+    match row::upsert(&mut *connection.prepare_cached(&UPSERT)?, run, number) {
         Ok(true) => Ok(()),
         Ok(false) if stored(connection, run)? == *run => Ok(()),
         Ok(false) => Err(violation(RULE_CHANGE)),
@@ -105,6 +119,27 @@ fn write_definition(connection: &Connection, in_force: &InForce) -> Result<()> {
     Ok(())
 }
 
+/// Ends the batch's period, if it has one, and begins the next.
+fn write_period(connection: &Connection, change: &PeriodChange, number: Option<u64>) -> Result<()> {
+    let sql = "UPDATE period SET until = ?, ended_in = ?, decided_until = ? WHERE batch = ? AND ended_in IS NULL";
+    connection.prepare_cached(sql)?.execute(params![change.at, number, change.decided_until, change.batch])?;
+    let Some(start) = &change.begins else { return Ok(()) };
+    let zone = start.zone.as_ref();
+    let sql = "INSERT INTO period (batch, since, began_in, decides_after, zone, zone_fingerprint, held, json) \
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+    connection.prepare_cached(sql)?.execute(params![
+        change.batch,
+        change.at,
+        number,
+        start.decides_after,
+        zone.map(|zone| &zone.name),
+        zone.map(|zone| &zone.fingerprint),
+        start.held,
+        to_json(&start.definition)?,
+    ])?;
+    Ok(())
+}
+
 fn write_edge(connection: &Connection, edge: &EdgeFacts) -> Result<()> {
     let unused = edge.unused.as_ref();
     let sql = "INSERT OR REPLACE INTO edge (downstream, upstream, cursor, unused_number, unused_succeeded, \
@@ -128,6 +163,8 @@ fn queue_position_after(records: &[Record]) -> u64 {
         | Record::Definition(_)
         | Record::Edge(_)
         | Record::EdgeRemoved { .. }
+        | Record::Period(_)
+        | Record::Limits(_)
         | Record::Event { .. } => 0,
     };
     records.iter().map(position).max().unwrap_or(0)

@@ -1,5 +1,6 @@
 //! What the journal stores, and what a daemon gets back from it when it starts: [`Record`] and [`Recovered`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::definition::Definition;
 use super::id::{BatchName, JournalId};
 use super::run::Run;
+use super::settings::Limits;
 use super::time::Instant;
 
 /// One fact for the journal. Each is the whole of its row: it replaces what the journal had under the same key.
@@ -27,6 +29,10 @@ pub enum Record {
         /// Its upstream.
         upstream: BatchName,
     },
+    /// What is in force for a batch is another from here on.
+    Period(PeriodChange),
+    /// These limits are in force from here on.
+    Limits(Limits),
     /// Something that people should find later: a clock that was set, a daemon that started.
     Event {
         /// When.
@@ -82,6 +88,44 @@ pub struct InForce {
     pub held: bool,
 }
 
+/// What is in force for a batch is another from here on: one period ends, the next begins.
+///
+/// In a period one definition was in force, its schedule meant the same instants, and the clock was not corrected: so it can
+/// be shown afterwards that everything that fell due in it was decided, and what was to follow an end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeriodChange {
+    /// The batch.
+    pub batch: BatchName,
+    /// When.
+    pub at: Instant,
+    /// Up to here the schedule of the period that ends, if there is one, has been decided.
+    pub decided_until: Option<Instant>,
+    /// What begins; none: the batch is removed.
+    pub begins: Option<PeriodStart>,
+}
+
+/// The period that begins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeriodStart {
+    /// What is later than this is decided by its schedule.
+    pub decides_after: Option<Instant>,
+    /// The zone of its schedule, if it has one.
+    pub zone: Option<ZoneMark>,
+    /// It does not fit the graph.
+    pub held: bool,
+    /// What is in force.
+    pub definition: Arc<Definition>,
+}
+
+/// Which zone it was, and which data: a later release of the time-zone database may say otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZoneMark {
+    /// The zone's name.
+    pub name: String,
+    /// The fingerprint of its data.
+    pub fingerprint: String,
+}
+
 /// How far a join across chains has used one of its upstreams.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeFacts {
@@ -133,6 +177,10 @@ pub struct Recovered {
     pub edges: Vec<EdgeFacts>,
     /// Greater than every queue position in the journal.
     pub queue_position_next: u64,
+    /// The zone of each period that has not ended; none for a batch without a schedule.
+    pub periods: BTreeMap<BatchName, Option<ZoneMark>>,
+    /// The limits in force, once they are recorded.
+    pub limits: Option<Limits>,
     /// What has a row although it is later than the cursor of its batch, by batch and time.
     pub decided_ahead: Vec<DecidedAhead>,
 }
@@ -147,6 +195,8 @@ impl Recovered {
             runs: Vec::new(),
             edges: Vec::new(),
             queue_position_next: 1,
+            periods: BTreeMap::new(),
+            limits: None,
             decided_ahead: Vec::new(),
         }
     }

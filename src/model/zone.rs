@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDateTime, SecondsFormat};
+use sha2::{Digest, Sha256};
 
 use super::time::Instant;
 
@@ -36,6 +37,8 @@ pub struct Zone {
     offsets_s: Box<[i32]>,
     /// What the table says for `[repeats_from_s, repeats_from_s + CYCLE_S)` holds again in every later cycle.
     repeats_from_s: Option<i64>,
+    /// Of the table: two zones with the same one mean the same instants.
+    fingerprint: u64,
 }
 
 /// A stretch of time, `[start_s, end_s)` in seconds since 1970, with one offset. The next one may have the same offset.
@@ -81,13 +84,19 @@ impl Zone {
                 last_offset_s = offset_s;
             }
         }
+        let fingerprint = fingerprint(first_offset_s, &transitions_s, &offsets_s, repeats_from_s);
         let (transitions_s, offsets_s) = (transitions_s.into(), offsets_s.into());
-        Self { name: name.into(), first_offset_s, transitions_s, offsets_s, repeats_from_s }
+        Self { name: name.into(), first_offset_s, transitions_s, offsets_s, repeats_from_s, fingerprint }
     }
 
     /// Coordinated universal time.
     pub fn utc() -> Arc<Self> {
         Arc::new(Self::new("UTC", 0, [], None))
+    }
+
+    /// Of its data, without its name: another release of the time-zone database may give the same name another one.
+    pub fn fingerprint(&self) -> String {
+        format!("{:016x}", self.fingerprint)
     }
 
     /// The offset at an instant, in seconds east of UTC.
@@ -163,6 +172,18 @@ impl Zone {
             offset_s: if after == 0 { self.first_offset_s } else { self.offsets_s[after - 1] },
         }
     }
+}
+
+/// The first eight bytes of the SHA-256 of a zone's table.
+fn fingerprint(first_offset_s: i32, transitions_s: &[i64], offsets_s: &[i32], repeats_from_s: Option<i64>) -> u64 {
+    let mut hasher = Sha256::new();
+    hasher.update(first_offset_s.to_be_bytes());
+    hasher.update(repeats_from_s.unwrap_or(i64::MIN).to_be_bytes());
+    for (at_s, offset_s) in transitions_s.iter().zip(offsets_s) {
+        hasher.update(at_s.to_be_bytes());
+        hasher.update(offset_s.to_be_bytes());
+    }
+    hasher.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// The civil time that is `civil_s` seconds after 1970-01-01T00:00:00.

@@ -185,8 +185,17 @@ impl RunDir {
         u64::try_from(stat.st_size).ok()
     }
 
+    /// Those `aside.<n>` in which a script had been let go.
+    pub fn started_aside(&self) -> io::Result<Vec<String>> {
+        let has_started = |name: &String| {
+            let started = format!("{name}/{}", Started::FILE);
+            rustix::fs::statat(&self.folder, started, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        };
+        Ok(self.names()?.into_iter().filter(|name| name.starts_with(ASIDE)).filter(has_started).collect())
+    }
+
     /// The names in the folder, without `.` and `..`.
-    fn names(&self) -> io::Result<Vec<String>> {
+    pub fn names(&self) -> io::Result<Vec<String>> {
         names(self.folder.as_fd())
     }
 

@@ -107,8 +107,13 @@ impl Scheduler {
             .collect();
         let latest = self.cursor_latest;
         for name in &ahead {
+            let before = self.batches.get(name).and_then(|facts| facts.cursor);
             self.set_cursor(name, now);
             self.arm(now, name);
+            // What is due between the two instants was decided under the wrong clock, or is passed over: it proves nothing.
+            if let Some(node) = self.graph.get(name).cloned() {
+                self.note_period(now, name, Some(now), Some((&node, before)));
+            }
         }
         self.cursor_latest = self.batches.values().filter_map(|facts| facts.cursor).max().unwrap_or(Instant::MIN);
         self.wait_anew(now);

@@ -25,9 +25,10 @@ use crate::model::graph::Graph;
 use crate::model::id::{BatchName, JournalId, RunId};
 
 use crate::model::launch::{ExitCause, Report};
-use crate::model::record::{BatchFacts, DecidedAhead, EdgeFacts, InForce, Record, Recovered};
+use crate::model::record::{BatchFacts, DecidedAhead, EdgeFacts, InForce, Record, Recovered, ZoneMark};
 use crate::model::request::{Reply, Request};
 use crate::model::run::{End, Outcome, Run, State};
+use crate::model::settings::Limits;
 use crate::model::time::Instant;
 
 mod admit;
@@ -137,6 +138,10 @@ pub struct Scheduler {
     /// Occurrences that have a row although they are later than their batch's cursor: by the instant of the row, the first
     /// that it stands for.
     ahead: BTreeMap<BatchName, BTreeMap<Instant, Instant>>,
+    /// The zone of each period that the journal has as not ended.
+    periods: BTreeMap<BatchName, Option<ZoneMark>>,
+    /// The limits that the journal has as in force.
+    limits: Option<Limits>,
     /// No cursor is later than this.
     cursor_latest: Instant,
     phase: Phase,
@@ -181,6 +186,8 @@ impl Scheduler {
             due: BTreeSet::new(),
             armed: BTreeMap::new(),
             ahead,
+            periods: recovered.periods,
+            limits: recovered.limits,
             cursor_latest,
             phase: Phase::Adopting,
             ended: VecDeque::new(),
@@ -265,6 +272,8 @@ impl Scheduler {
             runs: self.book.all().cloned().collect(),
             edges: self.edges.values().cloned().collect(),
             queue_position_next: self.book.queue_position_next(),
+            periods: self.periods.clone(),
+            limits: self.limits.clone(),
             decided_ahead: ahead.collect(),
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Phase, Scheduler};
 use crate::model::graph::{Graph, Join, Node};
 use crate::model::id::BatchName;
-use crate::model::record::{EdgeFacts, InForce, Record};
+use crate::model::record::{EdgeFacts, InForce, PeriodChange, PeriodStart, Record, ZoneMark};
 use crate::model::run::{Outcome, Run, State};
 use crate::model::time::Instant;
 
@@ -44,9 +44,16 @@ impl Scheduler {
         self.book.touch_joining();
         for (name, node) in old.iter().filter(|(name, _)| graph.get(name).is_none()) {
             self.notes.push(in_force(name, None));
+            let cursor = self.batches.get(name).and_then(|facts| facts.cursor);
+            let until = if self.is_period_of(node) { cursor.map(|cursor| cursor.max(now)) } else { cursor };
+            self.note_period(now, name, until, None);
             self.disarm(name);
             self.drop_waiting(now, name);
             self.drop_edges(name, node);
+        }
+        if self.limits.as_ref() != Some(graph.limits()) {
+            self.limits = Some(graph.limits().clone());
+            self.notes.push(Record::Limits(graph.limits().clone()));
         }
         for (name, node) in graph.iter() {
             self.accept(now, name, old.get(name), node);
@@ -77,6 +84,12 @@ impl Scheduler {
             // New, back, or with another schedule: it begins now, and fires nothing that was before. A cursor ahead of a
             // clock that was set back a little stays: what it has decided is not decided again.
             self.set_cursor(name, cursor.map_or(now, |cursor| cursor.max(now)));
+        }
+        if !unchanged || !self.is_period_of(new) {
+            let after = self.batches.get(name).and_then(|facts| facts.cursor);
+            // A schedule that could not be read any more has decided nothing up to now.
+            let until = if old.is_some_and(|old| self.is_period_of(old)) { after } else { cursor };
+            self.note_period(now, name, until, Some((new, after)));
         }
         if new.entry.reboot {
             self.decide_reboot(now, name, old.is_some_and(|old| old.entry.reboot));
@@ -129,6 +142,32 @@ impl Scheduler {
         }
     }
 
+    /// Whether the period of this batch that has not ended has this node's zone, with the same data.
+    fn is_period_of(&self, node: &Node) -> bool {
+        self.periods.get(&node.definition().name) == Some(&zone_mark(node))
+    }
+
+    /// Ends a batch's period, and begins another one.
+    pub(super) fn note_period(
+        &mut self,
+        now: Instant,
+        name: &BatchName,
+        decided_until: Option<Instant>,
+        begins: Option<(&Node, Option<Instant>)>,
+    ) {
+        let begins = begins.map(|(node, decides_after)| PeriodStart {
+            decides_after,
+            zone: zone_mark(node),
+            held: node.entry.held,
+            definition: node.definition().clone(),
+        });
+        match &begins {
+            Some(start) => drop(self.periods.insert(name.clone(), start.zone.clone())),
+            None => drop(self.periods.remove(name)),
+        }
+        self.notes.push(Record::Period(PeriodChange { batch: name.clone(), at: now, decided_until, begins }));
+    }
+
     fn drop_edges(&mut self, name: &BatchName, node: &Node) {
         for upstream in &node.entry.definition.after {
             self.drop_edge(name, upstream);
@@ -153,6 +192,12 @@ impl Scheduler {
 fn same_schedule(old: &Node, new: &Node) -> bool {
     let zone = |node: &Node| node.entry.schedule.as_ref().map(|schedule| schedule.zone().clone());
     old.definition().cron == new.definition().cron && zone(old) == zone(new)
+}
+
+/// The zone in which a node's schedule is meant.
+fn zone_mark(node: &Node) -> Option<ZoneMark> {
+    let zone = node.entry.schedule.as_ref()?.zone();
+    Some(ZoneMark { name: zone.name.clone(), fingerprint: zone.fingerprint() })
 }
 
 fn in_force(name: &BatchName, node: Option<&Node>) -> Record {

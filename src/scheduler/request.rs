@@ -151,14 +151,14 @@ impl Scheduler {
 
     /// What a pass will run after `name`, in the order of the graph.
     fn reruns_after(&self, pass: &PassOf, name: &BatchName) -> Vec<BatchName> {
-        let succeeded = |batch: &BatchName| self.latest_end(&pass.chain, batch).is_some_and(Run::succeeded);
-        match pass.follow {
-            Follow::Nothing => Vec::new(),
-            Follow::Unsucceeded => {
-                what_follows(&self.graph, name, Follow::Chain).0.into_iter().filter(|batch| !succeeded(batch)).collect()
-            }
-            Follow::Chain | Follow::Everything => what_follows(&self.graph, name, pass.follow).0,
+        if pass.follow == Follow::Nothing {
+            return Vec::new();
         }
+        let runs_in_chain = |batch: &BatchName| self.book.chain(&pass.chain).any(|run| run.id.batch == *batch);
+        let follows = follow_from(&self.graph, name, Follow::Chain, &runs_in_chain).0;
+        let succeeded = |batch: &BatchName| self.latest_end(&pass.chain, batch).is_some_and(Run::succeeded);
+        let is_left_out = |batch: &BatchName| pass.follow == Follow::Unsucceeded && succeeded(batch);
+        follows.into_iter().filter(|batch| !is_left_out(batch)).collect()
     }
 
     fn enable(&mut self, name: &BatchName) -> Answer {
@@ -210,9 +210,22 @@ struct By {
     force: bool,
 }
 
+/// What follows, and what does not, with the reason; each in the order of the graph.
+type Following = (Vec<BatchName>, Vec<(BatchName, String)>);
+
 /// What follows a run of `name` in its chain if all succeeds, in the order of the graph; and what comes after it in the
 /// graph but does not, with the reason.
-pub fn what_follows(graph: &Graph, name: &BatchName, follow: Follow) -> (Vec<BatchName>, Vec<(BatchName, String)>) {
+pub fn what_follows(graph: &Graph, name: &BatchName, follow: Follow) -> Following {
+    follow_from(graph, name, follow, &|_| false)
+}
+
+/// As [`what_follows`], in a chain in which the batches for which `runs_in_chain` holds have a run: joins take theirs.
+fn follow_from(
+    graph: &Graph,
+    name: &BatchName,
+    follow: Follow,
+    runs_in_chain: &dyn Fn(&BatchName) -> bool,
+) -> Following {
     let mut after: Vec<BatchName> = graph.reach(name).into_iter().filter(|batch| batch != name).collect();
     after.sort_by_key(|batch| graph.get(batch).map_or(0, |node| node.rank));
     if follow == Follow::Nothing {
@@ -221,7 +234,8 @@ pub fn what_follows(graph: &Graph, name: &BatchName, follow: Follow) -> (Vec<Bat
     let mut follows: BTreeSet<BatchName> = BTreeSet::from([name.clone()]);
     let (mut yes, mut no) = (Vec::new(), Vec::new());
     for batch in after {
-        match graph.get(&batch).map(|node| why_not(node, &follows, follow)) {
+        let is_there = |upstream: &BatchName| follows.contains(upstream) || runs_in_chain(upstream);
+        match graph.get(&batch).map(|node| why_not(node, &is_there, follow)) {
             Some(Some(reason)) => no.push((batch, reason)),
             Some(None) => {
                 follows.insert(batch.clone());
@@ -233,9 +247,9 @@ pub fn what_follows(graph: &Graph, name: &BatchName, follow: Follow) -> (Vec<Bat
     (yes, no)
 }
 
-/// Why a batch does not follow, given what does.
-fn why_not(node: &Node, follows: &BTreeSet<BatchName>, follow: Follow) -> Option<String> {
-    let outside = node.upstreams.iter().find(|upstream| !follows.contains(*upstream));
+/// Why a batch does not follow, given which runs are there for it.
+fn why_not(node: &Node, is_there: &dyn Fn(&BatchName) -> bool, follow: Follow) -> Option<String> {
+    let outside = node.upstreams.iter().find(|upstream| !is_there(upstream));
     match (node.join, outside) {
         (Join::AcrossChains, _) if follow == Follow::Everything => {
             Some("it joins several chains: it starts once each of its upstreams has a new end".to_owned())

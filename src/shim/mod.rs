@@ -1,9 +1,10 @@
 //! The shim: one small process per run. It owns the script's process tree, keeps its output, and writes down how it ended.
 //!
-//! It is forked from the launcher, outlives it and the daemon, and knows neither: it has an [`Order`], a run folder, and
-//! a pipe for hints. No async runtime, one thread.
+//! It is forked from the launcher, waits for its [`Order`], outlives launcher and daemon, and knows neither: it has a run
+//! folder, and a pipe for hints. No async runtime, one thread.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -92,11 +93,22 @@ impl Refusal {
     }
 }
 
-/// The life of a shim, from the fork to the end of the process. `order` is an [`Order`] as JSON; `notices` the pipe for
-/// hints, not blocking, the only descriptor beside the standard ones that is left open.
-pub fn run(order: &[u8], notices: BorrowedFd<'_>) -> ! {
+/// The life of a shim, from the fork to the end of the process. `orders` is where its one order comes from, an [`Order`] as
+/// JSON and then the end of the file; `notices` the pipe for hints, not blocking. These are the only descriptors beside the
+/// standard ones that are open.
+pub fn await_order(orders: OwnedFd, notices: BorrowedFd<'_>) -> ! {
     become_shim();
-    // An order that can't be read is the daemon's own mistake; without its token there is no folder to say so in.
+    let mut order = Vec::new();
+    // A launcher that has ended without an order for it, or in the middle of one, leaves nothing to be done.
+    let read = File::from(orders).read_to_end(&mut order);
+    if read.is_err() || order.is_empty() {
+        sys::exit_now(0)
+    }
+    run(&order, notices)
+}
+
+fn run(order: &[u8], notices: BorrowedFd<'_>) -> ! {
+    // One that was cut off, or else the daemon's own mistake; without its token there is no folder to say so in.
     let Ok(order) = serde_json::from_slice::<Order>(order) else { sys::exit_now(1) };
     crash_point(CrashPoint::ShimForked);
     let path = order.runs.join(order.token.run.to_string());

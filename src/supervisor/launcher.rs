@@ -1,7 +1,8 @@
 //! The launcher: a small single-threaded process that forks a shim for each request.
 //!
-//! It pays once for what exec and the dynamic linker would cost twice a run. It reads no request: it forks, answers with
-//! the shim's pid and a handle on it, and forgets. When the daemon's end of its socket closes, it ends.
+//! It pays once for what exec and the dynamic linker would cost twice a run. It reads no request: it hands it to a shim,
+//! answers with the shim's pid and a handle on it, and forgets. One shim is forked ahead and waits for its order, so that
+//! no run waits for a fork. When the daemon's end of its socket closes, the launcher ends, and the shim without an order too.
 
 use std::io::{self, BufReader, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
@@ -14,6 +15,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::rundir::crash::{CrashPoint, crash_point};
@@ -27,22 +29,16 @@ pub const ORDER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A request: the serial of an order, its length, and then the order itself.
 pub(super) const REQUEST_HEAD_BYTES: usize = 12;
-const ANSWER_BYTES: usize = 16;
+/// An answer: the serial of the order, and an error number or 0.
+const ANSWER_BYTES: usize = 12;
 
 /// The launcher's answer to one request.
 #[derive(Debug)]
 pub(super) struct Answer {
     /// Of the order.
     pub(super) serial: u64,
-    /// The shim; or why there is none.
-    pub(super) shim: io::Result<Shim>,
-}
-
-/// A shim that was forked.
-#[derive(Debug)]
-pub(super) struct Shim {
-    /// None if it ended so soon that no handle could be had.
-    pub(super) handle: Option<OwnedFd>,
+    /// A handle on the shim that has it, none if there was no descriptor for one; or why there is no shim.
+    pub(super) shim: io::Result<Option<OwnedFd>>,
 }
 
 /// The head of a request, to be followed by `length` bytes.
@@ -83,24 +79,65 @@ fn serve() -> io::Result<()> {
     let _ = crate::shim::clock::now();
     // A clone of the descriptor to read from: what is read ahead is a request not yet forked, and dropped at the end.
     let mut requests = BufReader::new(std::fs::File::from(socket.try_clone()?));
+    // If none can be forked now, the next request says so.
+    let mut ahead = Waiting::fork(notices.as_fd()).ok();
     while let Some((serial, order)) = next_request(&mut requests)? {
         crash_point(CrashPoint::LauncherRequestRead);
         if is_deserted(&socket)? {
             return Ok(());
         }
-        match sys::fork() {
-            Ok(Forked::Child) => {
-                close_inherited(notices.as_fd());
-                crate::shim::run(&order, notices.as_fd())
-            }
-            Ok(Forked::Parent(pid)) => {
+        match give_order(ahead.take(), &order, notices.as_fd()) {
+            Ok(handle) => {
                 crash_point(CrashPoint::LauncherForked);
-                answer(&socket, serial, pid, 0)?;
+                answer(&socket, serial, handle.as_ref(), 0)?;
             }
-            Err(error) => answer(&socket, serial, 0, error.raw_os_error().unwrap_or(libc::EAGAIN))?,
+            Err(error) => answer(&socket, serial, None, error.raw_os_error().unwrap_or(libc::EAGAIN))?,
         }
+        ahead = Waiting::fork(notices.as_fd()).ok();
     }
     Ok(())
+}
+
+/// A shim that waits for its order.
+struct Waiting {
+    /// The way for the order; closed without one, the shim ends.
+    orders: OwnedFd,
+    /// None if no descriptor could be had.
+    handle: Option<OwnedFd>,
+}
+
+impl Waiting {
+    fn fork(notices: BorrowedFd<'_>) -> io::Result<Self> {
+        let (orders, orders_in) = pipe_with(PipeFlags::CLOEXEC)?;
+        match sys::fork()? {
+            Forked::Child => {
+                close_inherited(notices, orders.as_fd());
+                crate::shim::await_order(orders, notices)
+            }
+            Forked::Parent(pid) => {
+                let handle = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+                Ok(Self { orders: orders_in, handle })
+            }
+        }
+    }
+
+    /// Gives it its order. An error means that it has been killed meanwhile.
+    fn give(self, mut order: &[u8]) -> io::Result<Option<OwnedFd>> {
+        while !order.is_empty() {
+            let count = rustix::io::write(&self.orders, order)?;
+            order = &order[count..];
+        }
+        Ok(self.handle)
+    }
+}
+
+/// Gives an order to the shim that was forked ahead; if there is none, or somebody has killed it, to a new one.
+fn give_order(ahead: Option<Waiting>, order: &[u8], notices: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    match ahead.map(|ahead| ahead.give(order)) {
+        Some(Ok(handle)) => Ok(handle),
+        // It has not had the whole order, so it does nothing with it.
+        Some(Err(_)) | None => Waiting::fork(notices)?.give(order),
+    }
 }
 
 /// The next order with its serial; none when the daemon is gone, be it in the middle of one.
@@ -133,27 +170,27 @@ fn is_deserted(socket: &OwnedFd) -> io::Result<bool> {
     Ok(descriptors[0].revents().intersects(PollFlags::HUP | PollFlags::ERR))
 }
 
-/// A shim keeps nothing that the launcher has but the pipe for notices: not the socket, whose end must be the daemon's
-/// to see, and not the terminal or file to which the daemon's errors go.
-fn close_inherited(notices: BorrowedFd<'_>) {
-    let kept = notices.as_raw_fd() as u32;
-    // They can fail only if the arguments are wrong.
+/// A shim keeps nothing that the launcher has but the pipe for notices and that for its order: not the socket, whose end
+/// must be the daemon's to see, and not the terminal or file to which the daemon's errors go.
+fn close_inherited(notices: BorrowedFd<'_>, orders: BorrowedFd<'_>) {
+    let mut kept = [notices.as_raw_fd() as u32, orders.as_raw_fd() as u32];
+    kept.sort_unstable();
+    let [first, second] = kept;
+    // They can fail only if the arguments are wrong, or if there is nothing between two neighbours.
     let _ = sys::duplicate_onto(sys::null(), 2);
-    let _ = sys::close_range(3, kept - 1);
-    let _ = sys::close_range(kept + 1, u32::MAX);
+    let _ = sys::close_range(3, first - 1);
+    let _ = sys::close_range(first + 1, second - 1);
+    let _ = sys::close_range(second + 1, u32::MAX);
 }
 
 /// Tells the daemon what became of a request. An error means that it is gone.
-fn answer(socket: &OwnedFd, serial: u64, pid: i32, errno: i32) -> io::Result<()> {
-    // A shim that ended already has left no zombie, and so nothing to hold: the daemon looks at the files.
-    let handle = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+fn answer(socket: &OwnedFd, serial: u64, handle: Option<&OwnedFd>, errno: i32) -> io::Result<()> {
     let mut bytes = [0; ANSWER_BYTES];
     bytes[..8].copy_from_slice(&serial.to_le_bytes());
-    bytes[8..12].copy_from_slice(&pid.to_le_bytes());
-    bytes[12..].copy_from_slice(&errno.to_le_bytes());
+    bytes[8..].copy_from_slice(&errno.to_le_bytes());
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let handles = handle.as_ref().map(|handle| [handle.as_fd()]);
+    let handles = handle.map(|handle| [handle.as_fd()]);
     if let Some(handles) = &handles {
         ancillary.push(SendAncillaryMessage::ScmRights(handles));
     }
@@ -178,9 +215,9 @@ pub(super) fn read_answer(socket: BorrowedFd<'_>) -> io::Result<Option<Answer>> 
             handle = handles.next();
         }
     }
-    let [s0, s1, s2, s3, s4, s5, s6, s7, _, _, _, _, errno @ ..] = bytes;
+    let [s0, s1, s2, s3, s4, s5, s6, s7, errno @ ..] = bytes;
     let shim = match i32::from_le_bytes(errno) {
-        0 => Ok(Shim { handle }),
+        0 => Ok(handle),
         errno => Err(io::Error::from_raw_os_error(errno)),
     };
     Ok(Some(Answer { serial: u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]), shim }))

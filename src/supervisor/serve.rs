@@ -135,10 +135,8 @@ impl Server {
         let current = |run: &RunId| self.runs.get(run).is_some_and(|entry| entry.serial == answer.serial);
         let Some(run) = run.filter(current) else { return };
         match answer.shim {
-            Ok(shim) => match shim.handle {
-                Some(handle) => self.look_when_ended(&run, handle),
-                None => self.look(&run),
-            },
+            Ok(Some(shim)) => self.look_when_ended(&run, shim),
+            Ok(None) => self.look(&run),
             Err(error) => self.wait(&run, format!("no process can be forked: {error}")),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use batchd::model::id::{BatchName, RunId};
-use batchd::model::record::{BatchFacts, EdgeFacts, InForce, Record, Recovered};
+use batchd::model::record::{BatchFacts, DecidedAhead, EdgeFacts, InForce, Record, Recovered};
 use batchd::model::run::{End, Follow, Given, Outcome, Range, Run, State, Trigger};
 use batchd::model::time::Instant;
 
@@ -32,6 +32,23 @@ macro_rules! journal_suite {
 journal_suite!(
     sqlite,
     super::Sqlite::new(),
+    [
+        a_new_one_is_empty,
+        what_is_committed_is_recovered,
+        a_chain_at_rest_is_not_recovered,
+        a_commit_is_whole,
+        an_ended_run_never_changes,
+        what_a_run_is_born_with_never_changes,
+        an_occurrence_has_one_row,
+        what_is_removed_keeps_its_numbers,
+        places_in_the_queue_never_come_back,
+        what_is_ahead_of_the_clock_is_told,
+    ]
+);
+
+journal_suite!(
+    simulated,
+    crate::simulated_journal::FakeJournal::default(),
     [
         a_new_one_is_empty,
         what_is_committed_is_recovered,
@@ -253,5 +270,20 @@ impl Journal for Sqlite {
         let Self { path, journal, folder } = self;
         drop(journal);
         Self { journal: batchd::journal::Journal::open(&path).unwrap(), path, folder }
+    }
+}
+
+/// The simulation's: a crash of the daemon does not touch it.
+impl Journal for crate::simulated_journal::FakeJournal {
+    fn commit(&mut self, records: &[Record]) -> Result<(), String> {
+        self.commit(records)
+    }
+
+    fn recover(&self) -> Recovered {
+        self.recover()
+    }
+
+    fn reopen(self) -> Self {
+        self
     }
 }

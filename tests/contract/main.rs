@@ -5,6 +5,13 @@
 
 mod journal;
 mod place;
+mod simulated;
+#[expect(dead_code, reason = "the suite asks for what a daemon asks for; the simulation looks into it, too")]
+#[path = "../simulation/journal.rs"]
+mod simulated_journal;
+#[expect(dead_code, reason = "no shim of this one is killed: the suite could not do that to the real one")]
+#[path = "../simulation/place.rs"]
+mod simulated_place;
 #[expect(dead_code, reason = "these tests need a part of what those of single processes do")]
 #[path = "../processes/world.rs"]
 mod world;

@@ -13,7 +13,7 @@ use crate::world::{World, upstream};
 
 /// What the script of a run does.
 #[derive(Clone, Copy, Debug)]
-enum Does {
+pub(crate) enum Does {
     /// Ends at once, with this code.
     Exit(u8),
     /// Waits until [`Place::release`].
@@ -25,7 +25,7 @@ enum Does {
 }
 
 /// A place under test, with the daemon's side of it.
-trait Place {
+pub(crate) trait Place {
     /// A run of `batch`, ready to be launched.
     fn plan(&self, batch: &str, does: Does) -> Launch;
     fn launch(&self, launch: &Launch);
@@ -61,6 +61,27 @@ macro_rules! place_suite {
 place_suite!(
     local,
     crate::world::World::new(),
+    [
+        a_script_ends,
+        a_failure_is_measured,
+        a_stop_ends_a_script,
+        a_stop_may_come_at_once,
+        a_stop_behind_the_end_is_nothing,
+        a_timeout_ends_a_script,
+        the_next_daemon_finds_what_runs,
+        the_next_daemon_finds_what_has_ended,
+        the_next_daemon_begins_what_was_not_begun,
+        another_boot_has_lost_it,
+        what_cannot_run_says_so,
+        an_input_must_be_whole,
+        a_folder_of_another_journal_is_left_alone,
+        many_at_once_end_once_each,
+    ]
+);
+
+place_suite!(
+    simulated,
+    crate::simulated::Simulated::new(),
     [
         a_script_ends,
         a_failure_is_measured,

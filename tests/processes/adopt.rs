@@ -6,6 +6,7 @@ use batchd::model::launch::{ExitCause, Launch, Report};
 use batchd::model::run::{State, StopRequest};
 use batchd::rundir::RunDir;
 use batchd::rundir::records::{Claim, ExitRecord, Started};
+use batchd::shim::tree;
 
 use crate::world::{World, boot, is_alive, kill};
 
@@ -261,6 +262,36 @@ fn a_launcher_that_is_killed_is_replaced_and_its_runs_go_on() {
     }
     fs::write(world.file(&launch, "io/go"), "").unwrap();
     assert!(matches!(world.end(&launch), Report::Exited { success: true, .. }));
+}
+
+/// The shim that the launcher has forked ahead, and that waits for an order: it is not that of `running`.
+fn shim_ahead(world: &World, running: &Launch) -> i32 {
+    let is_shim = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "batchd-shim\n");
+    let taken = shim(world, running);
+    loop {
+        let mut shims = tree::descendants(world.launcher()).into_iter().filter(is_shim);
+        if let Some(ahead) = shims.find(|pid| *pid != taken) {
+            return ahead;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_shim_that_is_killed_before_it_has_an_order_costs_no_run() {
+    let mut world = World::new();
+    let (first, _) = running(&mut world);
+    kill(shim_ahead(&world, &first));
+    let second = world.plan("second", "echo ran", |_, _| {});
+    world.launch(&second);
+    assert!(matches!(world.end(&second), Report::Exited { success: true, .. }));
+    // Without a launcher it will never have one.
+    let ahead = shim_ahead(&world, &first);
+    world.drop_supervisor();
+    while is_alive(ahead) {
+        std::thread::yield_now();
+    }
+    fs::write(world.file(&first, "io/go"), "").unwrap();
 }
 
 #[test]

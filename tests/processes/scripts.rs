@@ -13,8 +13,7 @@ fn a_script_runs_and_its_folder_is_tidy_afterwards() {
     let mut world = World::new();
     let launch = world.plan("job", "echo out; echo err >&2; exit 3", |_, _| {});
     world.launch(&launch);
-    assert!(matches!(world.report(&launch), Report::Started { .. }));
-    let Report::Exited { started_at, ended_at, exit, success, cause } = world.report(&launch) else { panic!() };
+    let Report::Exited { started_at, ended_at, exit, success, cause } = world.end(&launch) else { panic!() };
     assert!(started_at <= ended_at && !success && cause == ExitCause::Itself);
     assert_eq!((exit.exit_code, exit.signal), (Some(3), None));
     assert_eq!((exit.stdout_bytes, exit.stderr_bytes, exit.left_running), (4, 4, 0));

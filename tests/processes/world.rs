@@ -250,7 +250,7 @@ pub(crate) fn upstream(of: &Launch, exit: Option<Exit>) -> UpstreamEnd {
     UpstreamEnd { run: of.run.id.clone(), output_of: of.run.id.clone(), outcome: Outcome::Succeeded, exit }
 }
 
-fn run(id: RunId, hash: DefinitionHash) -> Run {
+pub(crate) fn run(id: RunId, hash: DefinitionHash) -> Run {
     let now = Instant::parse("2026-11-23T00:00:00Z").unwrap();
     Run {
         chain: id.clone(),
@@ -281,7 +281,7 @@ fn run(id: RunId, hash: DefinitionHash) -> Run {
     }
 }
 
-fn definition(name: &BatchName, hash: DefinitionHash) -> Definition {
+pub(crate) fn definition(name: &BatchName, hash: DefinitionHash) -> Definition {
     let retry =
         RetryPolicy { retries: 0, delay: Duration::ZERO, backoff: 1.0, delay_max: Duration::ZERO, on_lost: false };
     let execution = Execution {

@@ -2,15 +2,20 @@
 //!
 //! `SIM_SEED=17 cargo test --test simulation` lives one world again and tells its last steps; `SIM_SEEDS=5000` lives more.
 
+mod doctor;
 mod graphs;
 mod journal;
+mod naive;
+#[expect(dead_code, reason = "the contract asks for more than the simulation")]
+mod place;
 mod rng;
 mod world;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use batchd::model::id::BatchName;
-use batchd::model::run::Trigger;
+use batchd::model::run::{Outcome, Trigger};
 use batchd::model::time::Instant;
 
 use world::World;
@@ -20,15 +25,14 @@ const SEEDS: u64 = 200;
 
 #[test]
 fn worlds_keep_the_invariants() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match number("SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 1..1 + number("SIM_SEEDS").unwrap_or(SEEDS),
-    };
+    let seeds = seeds();
     let mut counted: BTreeMap<&'static str, u64> = BTreeMap::new();
     for seed in seeds.clone() {
         let mut world = World::new(seed);
-        let result = world.live().and_then(|()| each_occurrence_has_one_row(&world));
+        let result = world
+            .live()
+            .and_then(|()| each_occurrence_has_one_row(&world))
+            .and_then(|()| doctor::check(&world.journal, &world.proof));
         if let Err(violation) = result {
             let story = &world.story[world.story.len().saturating_sub(60)..];
             panic!("SIM_SEED={seed} ({:?}):\n{}\n{violation}", world.faults, story.join("\n"));
@@ -37,8 +41,35 @@ fn worlds_keep_the_invariants() {
     }
     println!("{} worlds of {} days: {counted:?}", seeds.count(), world::DAYS);
     // A world in which nothing happens proves nothing.
-    for what in ["starts", "crashes", "reloads", "requests", "clock steps", "begun by adoption"] {
+    for what in ["starts", "crashes", "reloads", "requests", "clock steps", "begun by adoption", "folders taken"] {
         assert!(number("SIM_SEED").is_some() || counted.contains_key(what), "no {what}");
+    }
+}
+
+#[test]
+fn plain_worlds_are_as_a_naive_model_says() {
+    let mut runs: BTreeMap<Option<Outcome>, usize> = BTreeMap::new();
+    for seed in seeds() {
+        let mut world = World::plain(seed);
+        if let Err(difference) = world.live_as_predicted() {
+            panic!("SIM_SEED={seed}, a plain world: {difference}");
+        }
+        world.journal.runs.values().for_each(|run| *runs.entry(run.outcome()).or_default() += 1);
+    }
+    println!("{} plain worlds: {runs:?}", seeds().count());
+    for outcome in [Outcome::Succeeded, Outcome::Cancelled, Outcome::Lost, Outcome::Aborted, Outcome::Skipped] {
+        assert!(number("SIM_SEED").is_some() || runs.contains_key(&Some(outcome)), "no {outcome}");
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+fn seeds() -> Range<u64> {
+    match number("SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 1..1 + number("SIM_SEEDS").unwrap_or(SEEDS),
     }
 }
 

@@ -7,31 +7,37 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use batchd::model::definition::Overlap;
-use batchd::model::graph::Graph;
+use batchd::model::definition::{Definition, Overlap};
+use batchd::model::graph::{Graph, Node};
 use batchd::model::id::{BatchName, RunId};
-use batchd::model::launch::{ExitCause, Report};
 use batchd::model::record::Record;
 use batchd::model::request::{Request, RerunMode};
-use batchd::model::run::{Exit, Follow, Given, Run};
+use batchd::model::run::{Follow, Given, Run};
+use batchd::model::schedule::jitter_offset;
 use batchd::model::time::Instant;
 use batchd::scheduler::{Effect, Event, Scheduler};
 
+use crate::doctor::Proof;
 use crate::graphs::{Disk, entry, name};
 use crate::journal::FakeJournal;
+use crate::naive;
+use crate::place::{Ending, FakePlace, Now, Will};
 use crate::rng::Rng;
 
 /// 2026-03-01T00:00:00Z.
 const BEGIN: Instant = Instant::from_s(1_772_323_200);
 const DAY_MS: i64 = 86_400_000;
 pub(crate) const DAYS: i64 = 30;
+const END_MS: i64 = BEGIN.as_ms() + DAYS * DAY_MS;
+/// The host never restarts: what that means is the place's affair, see `tests/contract/`.
+const BOOT: &str = "boot";
 /// Far more events than any seed needs: a world that goes on for ever is a failure.
 const STEPS_MAX: u64 = 2_000_000;
 /// The whole state is compared with the journal's at every so-manieth step, and at every crash.
 const COMPARED_EVERY: u64 = 16;
 
 /// Which faults this world has: drawn per seed, so that some worlds have few and some have all.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) crashes: bool,
     pub(crate) downtime: bool,
@@ -39,27 +45,8 @@ pub(crate) struct Faults {
     pub(crate) reloads: bool,
     pub(crate) operators: bool,
     pub(crate) lost: bool,
-}
-
-/// A script, living or ended.
-struct Script {
-    started_at: i64,
-    ends_at: i64,
-    ending: Ending,
-    stopped: bool,
-    batch_alone: bool,
-    pool: Option<String>,
-    caught_up: bool,
-    settled: bool,
-}
-
-#[derive(Clone, Copy)]
-enum Ending {
-    Success,
-    Failure,
-    CouldNotRun,
-    Lost,
-    Timeout,
+    /// Folders of another journal are in `runs/`.
+    pub(crate) strangers: bool,
 }
 
 /// A schedule that was in force from an instant on.
@@ -80,13 +67,12 @@ pub(crate) struct World {
     real: i64,
     offset: i64,
     pub(crate) journal: FakeJournal,
+    pub(crate) proof: Proof,
     scheduler: Option<Scheduler>,
     disk: Disk,
-    scripts: BTreeMap<RunId, Script>,
-    /// What the place will tell: at a real time.
-    reports: BTreeSet<(i64, u64, RunId)>,
-    report_of: BTreeMap<u64, Report>,
-    report_last: u64,
+    place: FakePlace,
+    /// The runs whose batch allowed no other beside them when they began.
+    alone: BTreeSet<RunId>,
     next_fault: i64,
     pub(crate) periods: Vec<Period>,
     in_force: Arc<Graph>,
@@ -108,7 +94,19 @@ impl World {
             reloads: rng.chance(70),
             operators: rng.chance(60),
             lost: rng.chance(40),
+            strangers: rng.chance(20),
         };
+        Self::with(rng, faults)
+    }
+
+    /// A world in which everything goes its way: see [`crate::naive`].
+    pub(crate) fn plain(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let lost = rng.chance(40);
+        Self::with(rng, Faults { lost, ..Faults::default() })
+    }
+
+    fn with(mut rng: Rng, faults: Faults) -> Self {
         let disk = Disk::random(&mut rng);
         Self {
             has_begun: false,
@@ -118,12 +116,11 @@ impl World {
             real: BEGIN.as_ms(),
             offset: 0,
             journal: FakeJournal::default(),
+            proof: Proof::default(),
             scheduler: None,
             disk,
-            scripts: BTreeMap::new(),
-            reports: BTreeSet::new(),
-            report_of: BTreeMap::new(),
-            report_last: 0,
+            place: FakePlace::new(BOOT),
+            alone: BTreeSet::new(),
             next_fault: BEGIN.as_ms(),
             periods: Vec::new(),
             in_force: Arc::new(Graph::default()),
@@ -135,29 +132,22 @@ impl World {
     }
 
     fn now(&self) -> Instant {
-        Instant::from_ms(self.real + self.offset)
+        self.clock().at(self.real)
+    }
+
+    fn clock(&self) -> Now {
+        Now { real: self.real, offset: self.offset }
     }
 
     /// Lives for [`DAYS`] days, then lets everything come to rest.
     pub(crate) fn live(&mut self) -> Checked {
-        self.begin()?;
-        let end = BEGIN.as_ms() + DAYS * DAY_MS;
         self.schedule_fault();
-        while self.real < end {
-            self.step(end)?;
-        }
-        self.faults = Faults {
-            crashes: false,
-            downtime: false,
-            clock_steps: false,
-            reloads: false,
-            operators: false,
-            lost: false,
-        };
+        self.live_to_the_last_day()?;
+        self.faults = Faults::default();
         self.disk = self.disk.at_rest();
         self.swap()?;
         while self.scheduler().live().next().is_some() {
-            if self.reports.is_empty() && self.scheduler().next_wakeup().is_none() {
+            if self.place.next_report_at().is_none() && self.scheduler().next_wakeup().is_none() {
                 let stuck: Vec<String> =
                     self.scheduler().live().map(|run| format!("{} {:?}", run.id, run.state)).collect();
                 return Err(format!("nothing will ever happen to {stuck:?}"));
@@ -166,6 +156,42 @@ impl World {
         }
         self.close_periods();
         Ok(())
+    }
+
+    fn live_to_the_last_day(&mut self) -> Checked {
+        self.begin()?;
+        while self.real < END_MS {
+            self.step(END_MS)?;
+        }
+        Ok(())
+    }
+
+    /// Lives for [`DAYS`] days, and compares all runs with what the naive model says.
+    pub(crate) fn live_as_predicted(&mut self) -> Checked {
+        self.live_to_the_last_day()?;
+        let nodes = || self.in_force.iter().map(|(_, node)| node);
+        let due_of = |node: &Node| {
+            let schedule = node.entry.schedule.clone();
+            let next = move |after: &Instant| schedule.as_ref().and_then(|schedule| schedule.next_after(*after));
+            let instants = std::iter::successors(next(&BEGIN), next).map(|at| at.as_ms());
+            let name = node.definition().name.clone();
+            instants.take_while(|at| *at <= END_MS).map(|at| (at, name.clone())).collect::<Vec<_>>()
+        };
+        let mut due: Vec<(i64, BatchName)> = nodes().flat_map(due_of).collect();
+        due.sort();
+        let jitter_of = |definition: &Definition| jitter_offset(&definition.name, definition.jitter).as_millis() as i64;
+        let given = naive::Given {
+            definitions: nodes().map(|node| node.definition().as_ref()).collect(),
+            due,
+            jitter_ms: nodes().map(|n| (n.definition().name.clone(), jitter_of(n.definition()))).collect(),
+            max_running: self.in_force.limits().max_running as usize,
+            pools: &self.in_force.limits().pools,
+            scripts: &self.place.scripts,
+            until: END_MS + 1,
+        };
+        let predicted = naive::predict(&given)?;
+        let lived = self.journal.runs.iter().map(|(id, run)| (id.clone(), naive::Row::of(run))).collect();
+        naive::differences(&predicted, &lived)
     }
 
     fn scheduler(&self) -> &Scheduler {
@@ -183,7 +209,7 @@ impl World {
             return Err("it goes on for ever".to_owned());
         }
         let wakeup = self.scheduler().next_wakeup().map_or(i64::MAX, |at| at.as_ms() - self.offset);
-        let report = self.reports.first().map_or(i64::MAX, |(at, _, _)| *at);
+        let report = self.place.next_report_at().unwrap_or(i64::MAX);
         let fault = if self.any_fault() { self.next_fault } else { i64::MAX };
         let next = wakeup.min(report).min(fault).min(end);
         self.real = self.real.max(next);
@@ -191,15 +217,22 @@ impl World {
             return Ok(());
         }
         if next == report {
-            let Some((_, key, run)) = self.reports.pop_first() else { return Ok(()) };
-            let report = self.report_of.remove(&key).expect("each has one");
-            return self.handle(Event::Report { run, report });
+            return self.hear();
         }
         if next == fault {
             self.schedule_fault();
             return self.misfortune();
         }
         self.handle(Event::Wake)
+    }
+
+    /// The place reports. The pidfd and the notice may both lead to the same report.
+    fn hear(&mut self) -> Checked {
+        let Some((run, report)) = self.place.take_report() else { return Ok(()) };
+        if self.rng.chance(5) {
+            self.handle(Event::Report { run: run.clone(), report: report.clone() })?;
+        }
+        self.handle(Event::Report { run, report })
     }
 
     fn any_fault(&self) -> bool {
@@ -247,7 +280,7 @@ impl World {
         let live: Vec<RunId> = self.scheduler().live().map(|run| run.id.clone()).collect();
         let follow = *self.rng.pick(&[Follow::Nothing, Follow::Chain, Follow::Everything]);
         let modes = [RerunMode::Unsucceeded, RerunMode::Only, RerunMode::Downstream, RerunMode::OnlyDownstream];
-        let request = match self.rng.below(6) {
+        let request = match self.rng.below(7) {
             0 | 1 => {
                 let (queue, force) = (self.rng.chance(50), self.rng.chance(30));
                 Request::Start { batch, follow, given: Given::default(), queue, force }
@@ -261,6 +294,7 @@ impl World {
                 let until = self.rng.chance(50).then(|| self.now() + Duration::from_secs(self.rng.below(86_400)));
                 Request::Disable { batch, until, reason: None }
             }
+            5 if self.rng.chance(20) => Request::StopAll { reason: None },
             _ => Request::Enable { batch },
         };
         self.tell(format!("operator {request:?}"));
@@ -290,13 +324,11 @@ impl World {
         let entries = recovered.in_force.iter().filter_map(|in_force| in_force.definition.clone().map(entry)).collect();
         let before = Arc::new(Graph::new(entries, self.disk.limits.clone()).expect("what was in force makes a graph"));
         let under_way: Vec<Run> = recovered.runs.iter().filter(|run| run.is_under_way()).cloned().collect();
-        self.scheduler = Some(Scheduler::recover(recovered, before, "boot".to_owned()));
+        self.scheduler = Some(Scheduler::recover(recovered, before, BOOT.to_owned()));
         for run in under_way {
-            self.find(&run);
+            self.find(&run)?;
         }
-        while self.reports.first().is_some_and(|(at, _, _)| *at <= self.real) {
-            let Some((_, key, run)) = self.reports.pop_first() else { break };
-            let report = self.report_of.remove(&key).expect("each has one");
+        while let Some((run, report)) = self.place.take_report_at(self.real) {
             self.handle(Event::Report { run, report })?;
         }
         let graph = self.disk.graph();
@@ -311,8 +343,7 @@ impl World {
         self.tell(format!("crash, down for {} min", down_ms / 60_000));
         self.count("crashes");
         self.scheduler = None;
-        self.reports.clear();
-        self.report_of.clear();
+        self.place.daemon_dies();
         self.real += down_ms;
         self.begin()
     }
@@ -347,9 +378,11 @@ impl World {
             let decided: Vec<&Run> = records.iter().filter_map(|r| self.newly_decided(r)).collect();
             let decided: Vec<Run> = decided.into_iter().cloned().collect();
             self.journal.commit(&records)?;
+            self.proof.commit(&records);
             decided.iter().try_for_each(|run| self.check_decision(run))?;
             for record in &records {
                 if let Record::Run(run) = record {
+                    self.check_number(run)?;
                     self.check_follower(run)?;
                 }
             }
@@ -379,111 +412,57 @@ impl World {
         match effect {
             Effect::Record(_) => {}
             Effect::Start { run, .. } => {
-                if self.scripts.contains_key(&run.id) {
-                    return Err(format!("{} is started twice", run.id));
-                }
                 self.check_start(&run)?;
-                self.launch(&run);
+                self.launch(&run)?;
             }
-            Effect::Stop { run } => self.stop(&run),
-            Effect::Settle { run } => {
-                if let Some(script) = self.scripts.get_mut(&run) {
-                    script.settled = true;
-                }
-            }
+            Effect::Stop { run } => self.place.stop(self.clock(), &run),
+            Effect::Settle { run } => self.place.collect(&run),
             Effect::Reply { .. } => {}
             Effect::ReadAhead { after } => return Ok(Some(Event::DecidedAhead(self.journal.decided_after(|_| after)))),
         }
         Ok(None)
     }
 
-    /// What must be true of every start, by the journal and the scripts that live.
-    fn launch(&mut self, run: &Run) {
+    fn launch(&mut self, run: &Run) -> Checked {
         self.count("starts");
+        if self.faults.strangers && self.rng.chance(1) {
+            self.count("folders taken");
+            self.place.occupy(&run.id);
+        }
+        let will = self.will(run);
+        self.place.launch(self.clock(), &run.id, will)
+    }
+
+    /// What the script of a run that begins now will do.
+    fn will(&mut self, run: &Run) -> Will {
         let minutes = *self.rng.pick(&[0, 0, 1, 3, 20, 100, 700]);
         let ms = 1 + self.rng.below(1000) as i64 + minutes * 60_000;
         let ending = match self.rng.below(20) {
-            0..=2 => Ending::Failure,
+            0..=2 => Ending::Exit(1),
             3 => Ending::CouldNotRun,
-            4 => Ending::Timeout,
+            4 => Ending::TimedOut,
             5 if self.faults.lost => Ending::Lost,
-            _ => Ending::Success,
+            6 if !run.upstreams.is_empty() => Ending::InputIncomplete,
+            _ => Ending::Exit(0),
         };
         let node = self.in_force.get(&run.id.batch);
-        let script = Script {
-            started_at: self.real,
-            ends_at: self.real + ms,
-            ending,
-            stopped: false,
-            batch_alone: node.is_none_or(|node| node.definition().overlap != Overlap::Allow),
-            pool: run.pool.clone(),
-            caught_up: run.caught_up,
-            settled: false,
-        };
-        self.scripts.insert(run.id.clone(), script);
-        self.report_both(&run.id);
-    }
-
-    /// What the place tells of a script, from now on.
-    fn report_both(&mut self, id: &RunId) {
-        let script = &self.scripts[id];
-        let at = |real: i64| Instant::from_ms(real + self.offset);
-        let (started_at, ended_at) = (at(script.started_at), at(script.ends_at));
-        let exited = |success, cause| Report::Exited { started_at, ended_at, exit: Exit::default(), success, cause };
-        let end = match (script.stopped, script.ending) {
-            (true, _) => exited(false, ExitCause::Stop),
-            (false, Ending::Success) => exited(true, ExitCause::Itself),
-            (false, Ending::Failure) => exited(false, ExitCause::Itself),
-            (false, Ending::Timeout) => exited(false, ExitCause::Timeout),
-            (false, Ending::CouldNotRun) => Report::CouldNotRun { at: ended_at, reason: "no interpreter".to_owned() },
-            (false, Ending::Lost) => Report::Lost { at: ended_at, reason: "shim killed".to_owned() },
-        };
-        let could_not_run = matches!(end, Report::CouldNotRun { .. });
-        let ends_at = script.ends_at.max(self.real);
-        // A script that is faster than the one who looks has no report of its start.
-        let unseen = ends_at == self.real || self.rng.chance(5);
-        if !could_not_run && !unseen {
-            self.report(self.real, id, Report::Started { at: started_at });
+        if node.is_none_or(|node| node.definition().overlap != Overlap::Allow) {
+            self.alone.insert(run.id.clone());
         }
-        self.report(ends_at, id, end.clone());
-        if self.rng.chance(5) {
-            // The pidfd and the notice may both lead to the same report.
-            self.report(ends_at, id, end);
-        }
+        Will { ms: Some(ms), ending, timeout: None, is_hindered: self.rng.chance(3) }
     }
 
-    fn report(&mut self, at: i64, id: &RunId, report: Report) {
-        self.report_last += 1;
-        self.reports.insert((at, self.report_last, id.clone()));
-        self.report_of.insert(self.report_last, report);
-    }
-
-    fn find(&mut self, run: &Run) {
-        if self.scripts.contains_key(&run.id) {
-            self.report_both(&run.id);
-        } else if run.stop.is_some() {
-            self.report(self.real, &run.id, Report::StoppedBeforeStart { at: self.now() });
-        } else {
+    /// A daemon that starts asks the place for a run that is under way by its row.
+    fn find(&mut self, run: &Run) -> Checked {
+        let will = (!self.place.scripts.contains_key(&run.id)).then(|| self.will(run));
+        let begun = self.place.find(self.clock(), run, || will.expect("it has no script"))?;
+        if begun {
+            self.count("starts");
             self.count("begun by adoption");
-            self.launch(run);
         }
-        if run.stop.is_some() {
-            self.stop(&run.id);
-        }
+        Ok(())
     }
 
-    fn stop(&mut self, id: &RunId) {
-        let real = self.real;
-        let Some(script) = self.scripts.get_mut(id).filter(|script| script.ends_at > real && !script.stopped) else {
-            return;
-        };
-        script.stopped = true;
-        script.ends_at = real + 1 + (script.ends_at - real).min(10_000);
-        self.reports.retain(|(at, _, run)| run != id || *at <= real);
-        self.report_both(id);
-    }
-
-    /// Slots, pools and overlap, by the scripts that live now.
     fn tell(&mut self, what: String) {
         if self.story.len() >= 400 {
             self.story.drain(..200);

@@ -119,6 +119,9 @@ impl Daemon {
         use std::os::unix::process::ExitStatusExt as _;
         assert!(exits(&self.child, PATIENCE), "the daemon did not end; its log:\n{}", self.log_text());
         let status = self.child.wait().unwrap();
+        if !status.success() && status.signal().is_none() {
+            eprintln!("a daemon ended with {status}; its log:\n{}", self.log_text());
+        }
         status.code().unwrap_or_else(|| -status.signal().unwrap())
     }
 

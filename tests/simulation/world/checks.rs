@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use batchd::model::graph::Graph;
-use batchd::model::id::{BatchName, RunId};
+use batchd::model::id::BatchName;
 use batchd::model::record::Record;
 use batchd::model::run::{Outcome, Run, State, Trigger};
 use batchd::model::time::Instant;
 
-use super::{Checked, Period, Script, World};
+use crate::place::Script;
+
+use super::{Checked, Period, World};
 
 impl World {
     pub(super) fn check_wakeup(&self) -> Checked {
@@ -90,22 +92,30 @@ impl World {
     }
 
     pub(super) fn check_limits(&self) -> Checked {
-        let living: Vec<(&RunId, &Script)> =
-            self.scripts.iter().filter(|(_, s)| s.ends_at > self.real && !s.settled).collect();
+        let lives = |script: &Script| script.ends_at > self.real && !script.settled;
+        let ids = self.place.scripts.iter().filter(|(_, script)| lives(script)).map(|(id, _)| id);
+        let living: Vec<&Run> = ids.map(|id| &self.journal.runs[id]).collect();
         let limits = &self.disk.limits;
         let most = |what: &str, count: usize, limit: u32| {
             if count > limit as usize { Err(format!("{count} {what} at once, {limit} may")) } else { Ok(()) }
         };
         most("runs", living.len(), limits.max_running)?;
-        most("caught-up runs", living.iter().filter(|(_, s)| s.caught_up).count(), limits.catch_up_running_max)?;
-        most("runs of the pool", living.iter().filter(|(_, s)| s.pool.is_some()).count(), 1)?;
+        most("caught-up runs", living.iter().filter(|run| run.caught_up).count(), limits.catch_up_running_max)?;
+        most("runs of the pool", living.iter().filter(|run| run.pool.is_some()).count(), 1)?;
         for pair in living.windows(2) {
-            let [(left, first), (right, second)] = pair else { continue };
-            if left.batch == right.batch && first.batch_alone && second.batch_alone {
+            let [Run { id: left, .. }, Run { id: right, .. }] = pair else { continue };
+            if left.batch == right.batch && self.alone.contains(left) && self.alone.contains(right) {
                 return Err(format!("{left} and {right} run at once"));
             }
         }
         Ok(())
+    }
+
+    pub(super) fn check_number(&self, run: &Run) -> Checked {
+        match self.journal.batches.get(&run.id.batch) {
+            Some(facts) if facts.next_number > run.id.number => Ok(()),
+            Some(_) | None => Err(format!("the number of {} can come back", run.id)),
+        }
     }
 
     /// Only the last attempt decides what follows: no attempt that is tried again has a downstream.

@@ -1,0 +1,197 @@
+//! A new journal from what is left when a disk ate the old one: the run folders say what ran and how it ended.
+//!
+//! What only the journal knew is lost: what never ran, who asked for what, who is disabled, how far joins had come. Nothing
+//! fires twice all the same: cursors stand at now, and numbers go on behind all that are known.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Places, disk};
+use crate::journal::Journal;
+use crate::model::id::{BatchName, JournalId, RunId, Token};
+use crate::model::launch::ExitCause;
+use crate::model::record::{BatchFacts, Record};
+use crate::model::run::{End, Follow, Given, Outcome, Run, State};
+use crate::model::time::Instant;
+use crate::rundir::RunDir;
+use crate::rundir::records::{Ending, ExitRecord, RunRecord};
+
+/// So many rows are committed together: a commit costs an fsync, and a row a few hundred bytes of memory.
+const ROWS_AT_ONCE: usize = 1000;
+
+/// So many numbers are left out behind the last one that is known: those of runs that never ran have left no trace, and no
+/// number may come back.
+const NUMBERS_LEFT_OUT: u64 = 1000;
+
+/// The boot in rows that were rebuilt: nobody knows which it was, and it is not this one.
+const BOOT_UNKNOWN: &str = "unknown: from the run folder";
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Rebuilt {
+    journal: JournalId,
+    ended: u64,
+    lost: u64,
+    foreign: u64,
+}
+
+impl fmt::Display for Rebuilt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { journal, ended, lost, foreign } = self;
+        write!(
+            f,
+            "journal {}: {ended} runs with their ends, {lost} lost, {foreign} folders of others left out",
+            journal.0
+        )
+    }
+}
+
+/// What the folders say together.
+#[derive(Default)]
+struct Known {
+    /// How many folders carry the name of each journal.
+    journals: BTreeMap<String, u64>,
+    /// The greatest number of each batch that is named anywhere.
+    numbers: BTreeMap<BatchName, u64>,
+}
+
+/// Writes a new journal at `file`. Refuses while a daemon or a run lives, and if anything is at `file`.
+pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt> {
+    if disk::is_locked(&places.state.join("daemon.lock")) {
+        bail!("a daemon works with {}: end it first; its runs go on", places.state.display());
+    }
+    let known = survey(places.runs)?;
+    let most = known.journals.iter().max_by_key(|(_, count)| **count);
+    let Some((name, _)) = most else {
+        bail!("no folder in {} says of which journal it is: there is nothing to rebuild from", places.runs.display());
+    };
+    let id = JournalId(name.clone());
+    let mut journal = Journal::create_named(file, &id)?;
+    let mut rebuilt = Rebuilt { journal: id.clone(), ended: 0, lost: 0, foreign: 0 };
+    let mut records: Vec<Record> = Vec::new();
+    let mut position = 0;
+    disk::names(places.runs, |name| {
+        let Some(run) = row_of(places.runs, name, &id, position)? else {
+            rebuilt.foreign += 1;
+            return Ok(());
+        };
+        position += 1;
+        let lost = run.outcome() == Some(Outcome::Lost);
+        *(if lost { &mut rebuilt.lost } else { &mut rebuilt.ended }) += 1;
+        records.push(Record::Run(Box::new(run)));
+        if records.len() == ROWS_AT_ONCE {
+            journal.import(&std::mem::take(&mut records))?;
+        }
+        Ok(())
+    })?;
+    records.extend(known.numbers.into_iter().map(|(name, number)| {
+        let next_number = number + 1 + NUMBERS_LEFT_OUT;
+        Record::Batch(BatchFacts { name, next_number, cursor: Some(now), reboot_boot: None, disabled: None })
+    }));
+    let text = format!("the journal was rebuilt from run folders: {rebuilt}; what never ran has no rows before {now}");
+    records.push(Record::Event { at: now, text });
+    journal.import(&records)?;
+    Ok(rebuilt)
+}
+
+/// Looks at all folders once: which journal, which numbers, and whether a run lives.
+fn survey(runs: &Path) -> Result<Known> {
+    let mut known = Known::default();
+    disk::names(runs, |name| {
+        let Ok(id) = name.parse::<RunId>() else { return Ok(()) };
+        known.note(&id);
+        let Ok(folder) = RunDir::open(&runs.join(name)) else { return Ok(()) };
+        if folder.is_locked().with_context(|| format!("can't look at runs/{name}"))? {
+            bail!("{name} still lives: wait for its end, or end it, so that its exit.json says how it ended");
+        }
+        let Some(record) = disk::run_record(&runs.join(name), &id) else { return Ok(()) };
+        *known.journals.entry(record.token.journal.0).or_default() += 1;
+        known.note(&record.chain);
+        record.upstreams.iter().for_each(|upstream| known.note(&upstream.run));
+        Ok(())
+    })?;
+    Ok(known)
+}
+
+impl Known {
+    fn note(&mut self, id: &RunId) {
+        let number = self.numbers.entry(id.batch.clone()).or_default();
+        *number = id.number.max(*number);
+    }
+}
+
+/// The row of a folder; none if it is of another journal, or nobody can tell.
+fn row_of(runs: &Path, name: &str, journal: &JournalId, position: u64) -> Result<Option<Run>> {
+    let Ok(id) = name.parse::<RunId>() else { return Ok(None) };
+    let path = runs.join(name);
+    let Some(record) = disk::run_record(&path, &id).filter(|record| record.token.journal == *journal) else {
+        return Ok(None);
+    };
+    let folder = RunDir::open(&path).with_context(|| format!("can't open runs/{name}"))?;
+    let (started_at, end) = end_of(&folder, &record.token);
+    Ok(Some(run(record, position, started_at, end)))
+}
+
+fn run(record: RunRecord, position: u64, started_at: Option<Instant>, end: End) -> Run {
+    Run {
+        id: record.token.run,
+        chain: record.chain,
+        // All passes of a chain become one: a rerun begins another.
+        pass: 1,
+        follow: Follow::Chain,
+        trigger: record.trigger,
+        attempt: record.attempt,
+        previous: None,
+        state: State::Ended(end),
+        due_at: record.due_at,
+        start_at: None,
+        joining: false,
+        queued_at: record.token.queued_at,
+        queue_position: position,
+        caught_up: false,
+        priority: 0,
+        pool: None,
+        upstreams: record.upstreams.into_iter().map(|upstream| upstream.run).collect(),
+        definition: Some(record.definition),
+        boot: Some(BOOT_UNKNOWN.to_owned()),
+        starting_at: Some(started_at.unwrap_or(record.token.queued_at)),
+        started_at,
+        remark: None,
+        stop: None,
+        given: Given { input: record.input, ..Given::default() },
+        range: None,
+    }
+}
+
+/// How a run ended, and when its script was let go.
+fn end_of(folder: &RunDir, token: &Token) -> (Option<Instant>, End) {
+    let not = |outcome, at, reason: String| (None, End { outcome, reason: Some(reason), at, exit: None });
+    let record = match folder.read::<ExitRecord>(token) {
+        Ok(Some(record)) => record,
+        Ok(None) => {
+            let reason = "the journal was lost, and no exit.json says how it ended".to_owned();
+            return not(Outcome::Lost, token.queued_at, reason);
+        }
+        Err(damage) => {
+            return not(Outcome::Lost, token.queued_at, format!("the journal was lost, and {damage}"));
+        }
+    };
+    let at = record.ended_at;
+    let (exit, success, cause) = match record.end {
+        Ending::Exited { cause, success, exit, .. } => (exit, success, cause),
+        Ending::CouldNotRun { reason } => return not(Outcome::Failed, at, reason),
+        Ending::InputIncomplete { reason } => return not(Outcome::Aborted, at, format!("input incomplete: {reason}")),
+        Ending::StoppedBeforeStart => return not(Outcome::Cancelled, at, "stopped before it began".to_owned()),
+    };
+    let (outcome, reason) = match cause {
+        ExitCause::Itself if success => (Outcome::Succeeded, None),
+        ExitCause::Itself => (Outcome::Failed, Some("its exit status; the journal that said more was lost")),
+        ExitCause::Timeout => (Outcome::TimedOut, Some("it ran longer than its timeout")),
+        ExitCause::Stop => (Outcome::Cancelled, Some("stopped; the journal that said by whom was lost")),
+    };
+    let end = End { outcome, reason: reason.map(str::to_owned), at, exit: Some(exit) };
+    (Some(record.started_at.unwrap_or(at)), end)
+}

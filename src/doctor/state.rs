@@ -1,0 +1,122 @@
+//! Owners, modes and names in the state folder.
+
+use super::Violation;
+use crate::model::id::BatchName;
+
+/// What is at a path below the state folder.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Below the state folder; empty: itself.
+    pub path: String,
+    /// What it is.
+    pub kind: Kind,
+    /// The permission bits.
+    pub mode: u32,
+    /// The owner's number.
+    pub uid: u32,
+}
+
+/// What something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A folder.
+    Folder,
+    /// A regular file.
+    File,
+    /// A socket.
+    Socket,
+    /// A symbolic link.
+    Link,
+    /// Anything else.
+    Other,
+}
+
+/// What may be there: the path, what it is, and the modes that it may have; none: any in which others can't write.
+const KNOWN: &[(&str, Kind, &[u32])] = &[
+    ("", Kind::Folder, &[0o711]),
+    ("journal.db", Kind::File, &[]),
+    ("journal.db-wal", Kind::File, &[]),
+    ("journal.db-shm", Kind::File, &[]),
+    ("daemon.lock", Kind::File, &[0o600]),
+    ("definitions", Kind::Folder, &[0o700]),
+    ("socket", Kind::Folder, &[0o700, 0o750]),
+    // Whoever comes through its folder may use it.
+    ("socket/batchd.sock", Kind::Socket, &[0o666]),
+    ("workspaces", Kind::Folder, &[0o711]),
+];
+
+/// Copies that the daemon keeps before it brings a journal up to date.
+const COPY: &str = "journal.db.version-";
+
+/// Checks one entry; `owner` is the owner of the state folder. With `moving`, a daemon may be at work.
+pub fn check(entry: &Entry, owner: u32, moving: bool) -> Vec<Violation> {
+    let known = KNOWN.iter().find(|(path, _, _)| *path == entry.path);
+    let below = entry.path.split_once('/');
+    let mut all = Vec::new();
+    let expected: Option<(Kind, &[u32])> = match (known, below) {
+        (Some((_, kind, modes)), _) => Some((*kind, modes)),
+        (None, Some(("definitions", name))) if is_hash(name) => Some((Kind::Folder, &[])),
+        (None, Some(("workspaces", name))) => return workspace(entry, name, moving),
+        (None, None) if entry.path.strip_prefix(COPY).is_some_and(is_number) => Some((Kind::File, &[])),
+        (None, _) => None,
+    };
+    let shown = format!("state/{}", entry.path);
+    let Some((kind, modes)) = expected else {
+        if !moving {
+            let hint =
+                "start the daemon, which removes what a killed one had begun to write; what stays is not batchd's";
+            all.push(Violation::new("stray-file", format!("{shown} does not belong there"), hint).file(shown));
+        }
+        return all;
+    };
+    let wrong = |what: String, hint: String| Violation::new("state-mode", what, hint).file(shown.clone());
+    if entry.kind != kind {
+        all.push(wrong(format!("{shown} is a {:?}, and has to be a {kind:?}", entry.kind), "move it away".to_owned()));
+    } else if (modes.is_empty() && entry.mode & 0o002 != 0) || (!modes.is_empty() && !modes.contains(&entry.mode)) {
+        let right = modes.first().copied().unwrap_or(entry.mode & !0o002);
+        all.push(wrong(format!("{shown} has mode {:04o}", entry.mode), format!("`chmod {right:o} {shown}`")));
+    }
+    if entry.uid != owner {
+        let what = format!("{shown} belongs to uid {}, and the state folder to uid {owner}", entry.uid);
+        all.push(wrong(what, format!("`chown {owner} {shown}`")));
+    }
+    all
+}
+
+/// A workspace may belong to a user of its own, and what is in it is its script's; beside it lies what was deployed.
+fn workspace(entry: &Entry, name: &str, moving: bool) -> Vec<Violation> {
+    let shown = format!("state/{}", entry.path);
+    let manifest = name.strip_prefix('.').and_then(|name| name.strip_suffix(".json"));
+    let expected = match manifest {
+        Some(name) => is_workspace(name).then_some(Kind::File),
+        None => is_workspace(name).then_some(Kind::Folder),
+    };
+    match expected {
+        None if moving => Vec::new(),
+        None => {
+            let hint =
+                "start the daemon, which removes what a killed shim had begun to write; what stays is not batchd's";
+            vec![Violation::new("stray-file", format!("{shown} does not belong there"), hint).file(shown)]
+        }
+        Some(kind) if kind != entry.kind || entry.mode & 0o002 != 0 => {
+            let what = format!("{shown} is a {:?} with mode {:04o}", entry.kind, entry.mode);
+            vec![Violation::new("state-mode", what, format!("`chmod o-w {shown}`, or move it away")).file(shown)]
+        }
+        Some(_) => Vec::new(),
+    }
+}
+
+fn is_workspace(name: &str) -> bool {
+    match name.split_once('@') {
+        Some((batch, hash)) => BatchName::new(batch).is_ok() && is_hash(hash),
+        None => BatchName::new(name).is_ok(),
+    }
+}
+
+fn is_hash(name: &str) -> bool {
+    name.parse::<crate::model::id::DefinitionHash>().is_ok()
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
