@@ -22,6 +22,13 @@ pub struct Occurrence {
     pub range: Option<(Instant, u64, bool)>,
 }
 
+impl Occurrence {
+    /// Whether it may be the row of a boot: due as it was made, or a millisecond earlier if that was a whole second.
+    fn may_be_of_a_boot(&self) -> bool {
+        [0, 1].contains(&(self.queued_at.as_ms() - self.due_at.as_ms()))
+    }
+}
+
 /// An interval in which one schedule decided all.
 pub struct Span<'a> {
     /// The expressions.
@@ -100,7 +107,7 @@ impl Found<'_> {
                     format!("it counts {count} occurrences from {from} to {}, and there were {covered}", row.due_at);
                 ("occurrence-count", what)
             }
-            None if covered == 0 && !(reboot && row.due_at == row.queued_at) => {
+            None if covered == 0 && !(reboot && row.may_be_of_a_boot()) => {
                 self.named[1] += 1;
                 ("occurrence-extra", format!("nothing was due at {}", row.due_at))
             }
@@ -121,8 +128,7 @@ pub fn ahead(
     let of_periods = periods.iter().flat_map(|period| [period.decides_after, period.decided_until]);
     periods.last()?;
     let decided = of_periods.max().flatten().max(cursor)?;
-    let reboot = |row: &Occurrence| row.due_at == row.queued_at;
-    let row = rows.find(|row| row.due_at > decided && !reboot(row))?;
+    let row = rows.find(|row| row.due_at > decided && !row.may_be_of_a_boot())?;
     let what = format!(
         "{}: it was due at {}, and the cursor of its batch is at {decided}: it would be decided again",
         row.run, row.due_at
