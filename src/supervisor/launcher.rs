@@ -75,8 +75,7 @@ fn serve() -> io::Result<()> {
     sys::duplicate_onto(null.as_fd(), 0)?;
     sys::duplicate_onto(null.as_fd(), 1)?;
     drop(null);
-    // The clock's first reading looks for the kernel's fast path: once here, instead of once in every shim.
-    let _ = crate::shim::clock::now();
+    crate::shim::warm_up();
     // A clone of the descriptor to read from: what is read ahead is a request not yet forked, and dropped at the end.
     let mut requests = BufReader::new(std::fs::File::from(socket.try_clone()?));
     // If none can be forked now, the next request says so.
