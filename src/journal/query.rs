@@ -29,7 +29,8 @@ pub const PAGE_SIZE_MAX: u32 = 1000;
 
 /// By batch, since the index begins with it: one look into it for each, whatever the past holds.
 const DECIDED_AFTER: &str = "SELECT name, due_at, coalesce(range_from, due_at) FROM batch CROSS JOIN run INDEXED BY run_occurrence \
-    ON run.batch = name AND due_at > ? AND trigger = 'schedule' AND attempt = 1 ORDER BY name, due_at";
+    ON run.batch = name AND due_at > ? AND trigger = 'schedule' AND attempt = 1 AND due_at % 1000 = 0 \
+    ORDER BY name, due_at";
 
 /// The journal, open for reading only.
 #[derive(Debug)]

@@ -21,7 +21,8 @@ const RUNS: &str = "FROM run WHERE chain IN (SELECT chain FROM run INDEXED BY ru
 
 /// Rows that are later than the cursor of their batch.
 const DECIDED_AHEAD: &str = "SELECT name, due_at, coalesce(range_from, due_at) FROM batch CROSS JOIN run INDEXED BY run_occurrence \
-    ON run.batch = name AND due_at > cursor AND trigger = 'schedule' AND attempt = 1 ORDER BY name, due_at";
+    ON run.batch = name AND due_at > cursor AND trigger = 'schedule' AND attempt = 1 AND due_at % 1000 = 0 \
+    ORDER BY name, due_at";
 
 impl Journal {
     /// All that a scheduler needs to go on. Everything in it is sorted by name and number.

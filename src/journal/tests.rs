@@ -42,7 +42,7 @@ fn run(id: &str) -> Run {
         attempt: 1,
         previous: None,
         state: State::Queued,
-        due_at: at(1_000_000 + id.number as i64),
+        due_at: at(1_000_000 + 1000 * id.number as i64),
         start_at: None,
         queued_at: at(2_000_000 + id.number as i64),
         queue_position: id.number,
@@ -109,7 +109,7 @@ impl Expected {
         let cursors = recovered.batches.iter().filter_map(|facts| Some((&facts.name, facts.cursor?)));
         let cursors: BTreeMap<&BatchName, Instant> = cursors.collect();
         let ahead = |run: &&Run| {
-            let first = run.trigger == Trigger::Schedule && run.attempt == 1;
+            let first = run.trigger == Trigger::Schedule && run.attempt == 1 && run.due_at.is_whole_second();
             first && cursors.get(&run.id.batch).is_some_and(|cursor| run.due_at > *cursor)
         };
         let row = |run: &Run| {

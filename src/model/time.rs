@@ -43,6 +43,11 @@ impl Instant {
         self.0.div_euclid(1000)
     }
 
+    /// Whether it is one that a schedule can yield; a boot of the host is never due at one.
+    pub const fn is_whole_second(self) -> bool {
+        self.0 % 1000 == 0
+    }
+
     /// How long after `earlier` this is; zero if it is not after it.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0 - earlier.0).unwrap_or(0))

@@ -317,12 +317,7 @@ impl Scheduler {
             No::Until(end, reason) if now < end => Verdict::Not { outcome: Outcome::Skipped, reason },
             No::Until(..) | No::Nobody => Verdict::OnTime,
         };
-        // A schedule yields whole seconds, and no two rows of a batch have the same instant.
-        let due_at = if now.as_ms() % 1000 == 0 { just_before(now) } else { now };
-        if self.batches.get(name).is_some_and(|facts| facts.cursor.is_some_and(|cursor| due_at > cursor)) {
-            self.ahead.entry(name.clone()).or_default().insert(due_at, due_at);
-        }
-        self.decide_occurrence(now, &node, due_at, verdict);
+        self.decide_occurrence(now, &node, of_no_schedule(now), verdict);
     }
 
     /// Why nothing may start this batch at `now`, if so.
@@ -406,6 +401,11 @@ pub(super) struct Written {
     not_run: usize,
     /// Occurrences that were counted for rows that stand for many.
     counted: usize,
+}
+
+/// The latest instant up to `now` that no schedule yields: those are whole seconds.
+fn of_no_schedule(now: Instant) -> Instant {
+    if now.is_whole_second() { just_before(now) } else { now }
 }
 
 /// The last instant before this one.

@@ -40,6 +40,7 @@ journal_suite!(
         an_ended_run_never_changes,
         what_a_run_is_born_with_never_changes,
         an_occurrence_has_one_row,
+        two_boots_may_be_due_at_the_same_instant,
         what_is_removed_keeps_its_numbers,
         places_in_the_queue_never_come_back,
         what_is_ahead_of_the_clock_is_told,
@@ -57,6 +58,7 @@ journal_suite!(
         an_ended_run_never_changes,
         what_a_run_is_born_with_never_changes,
         an_occurrence_has_one_row,
+        two_boots_may_be_due_at_the_same_instant,
         what_is_removed_keeps_its_numbers,
         places_in_the_queue_never_come_back,
         what_is_ahead_of_the_clock_is_told,
@@ -154,6 +156,13 @@ fn an_occurrence_has_one_row(mut journal: impl Journal) {
     journal.commit(&[record(&retry), record(&by_hand), record(&of_another)]).unwrap();
 }
 
+fn two_boots_may_be_due_at_the_same_instant(mut journal: impl Journal) {
+    let of_boot = |text| ended(&Run { due_at: at(1_000_999), ..run(text) }, Outcome::Skipped);
+    journal.commit(&[facts("a", 3, Some(1_000_000)), record(&of_boot("a.1"))]).unwrap();
+    journal.commit(&[record(&of_boot("a.2"))]).unwrap();
+    assert_eq!(journal.recover().decided_ahead, [], "no schedule yields it again");
+}
+
 fn what_is_removed_keeps_its_numbers(mut journal: impl Journal) {
     let removed = InForce { batch: name("a"), definition: None, held: false };
     let (downstream, upstream) = (name("a"), name("b"));
@@ -174,13 +183,13 @@ fn places_in_the_queue_never_come_back(mut journal: impl Journal) {
 }
 
 fn what_is_ahead_of_the_clock_is_told(mut journal: impl Journal) {
-    let run = |text: &str, due_at: i64| Run { due_at: at(due_at), ..ended(&run(text), Outcome::Succeeded) };
+    let run = |text: &str, due_s: i64| Run { due_at: Instant::from_s(due_s), ..ended(&run(text), Outcome::Succeeded) };
     let by_hand = Run { trigger: Trigger::Manual, ..run("a.4", 900) };
-    let many = Run { range: Some(Range { from: at(350), count: 2, at_least: false }), ..run("a.5", 400) };
+    let many = Run { range: Some(Range { from: Instant::from_s(350), count: 2, at_least: false }), ..run("a.5", 400) };
     let rows = [run("a.1", 100), run("a.2", 200), run("a.3", 300), by_hand, many].map(|run| record(&run));
     journal.commit(&rows).unwrap();
-    journal.commit(&[facts("a", 6, Some(150))]).unwrap();
-    let row = |from, to| DecidedAhead { batch: name("a"), to: at(to), from: at(from) };
+    journal.commit(&[facts("a", 6, Some(150_000))]).unwrap();
+    let row = |from, to| DecidedAhead { batch: name("a"), to: Instant::from_s(to), from: Instant::from_s(from) };
     assert_eq!(journal.recover().decided_ahead, [row(200, 200), row(300, 300), row(350, 400)]);
 }
 
@@ -216,7 +225,7 @@ fn run(text: &str) -> Run {
         attempt: 1,
         previous: None,
         state: State::Queued,
-        due_at: at(1_000_000 + i64::try_from(id.number).unwrap()),
+        due_at: at(1_000_000 + 1000 * i64::try_from(id.number).unwrap()),
         start_at: None,
         queued_at: at(2_000_000),
         queue_position: id.number,

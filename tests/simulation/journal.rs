@@ -136,7 +136,8 @@ impl FakeJournal {
     }
 }
 
-/// What no other row may stand for.
+/// What no other row may stand for: each instant of a schedule, and not a boot.
 fn occurrence(run: &Run) -> Option<(BatchName, Instant)> {
-    (run.trigger == Trigger::Schedule && run.attempt == 1).then(|| (run.id.batch.clone(), run.due_at))
+    let is_occurrence = run.trigger == Trigger::Schedule && run.attempt == 1 && run.due_at.is_whole_second();
+    is_occurrence.then(|| (run.id.batch.clone(), run.due_at))
 }
