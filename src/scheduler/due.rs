@@ -7,7 +7,7 @@ use crate::model::graph::Node;
 use crate::model::id::BatchName;
 use crate::model::record::{DecidedAhead, Record};
 use crate::model::run::{End, Follow, Given, Outcome, Range, Run, State, Trigger};
-use crate::model::schedule::jitter_offset;
+use crate::model::schedule::{Schedule, jitter_offset};
 use crate::model::time::Instant;
 
 /// So many occurrences that are decided in one event and do not run get a row each; the earlier ones of each batch share one.
@@ -85,7 +85,7 @@ impl Scheduler {
         self.facts_mut(name).cursor = Some(cursor);
         self.cursor_latest = self.cursor_latest.max(cursor);
         if let Some(ahead) = self.ahead.get_mut(name) {
-            *ahead = ahead.split_off(&Instant::from_ms(cursor.as_ms() + 1));
+            ahead.forget_until(cursor);
             if ahead.is_empty() {
                 self.ahead.remove(name);
             }
@@ -145,7 +145,7 @@ impl Scheduler {
             if self.batches.get(&batch).is_none_or(|facts| facts.cursor.is_none_or(|cursor| to <= cursor)) {
                 continue;
             }
-            self.ahead.entry(batch).or_default().insert(to, from);
+            self.ahead.entry(batch).or_default().insert((from, to));
         }
         self.phase = Phase::Open;
         self.advance(now);
@@ -243,7 +243,12 @@ impl Scheduler {
 
     /// Whether an instant after the cursor has a row, alone or with others.
     fn is_decided_ahead(&self, name: &BatchName, instant: Instant) -> bool {
-        self.ahead.get(name).is_some_and(|rows| rows.range(instant..).any(|(_, from)| *from <= instant))
+        self.row_ahead(name, instant).is_some()
+    }
+
+    /// The first and the last instant that the row of an instant after the cursor stands for, if it has one.
+    fn row_ahead(&self, name: &BatchName, instant: Instant) -> Option<(Instant, Instant)> {
+        self.ahead.get(name)?.row_of(instant)
     }
 
     /// The latest occurrence after the cursor and up to `until` that has no row.
@@ -251,10 +256,20 @@ impl Scheduler {
         let schedule = self.graph.get(name)?.entry.schedule.as_ref()?;
         let cursor = self.batches.get(name)?.cursor?;
         let mut latest = schedule.latest(cursor, until, 1).pop()?;
-        while self.is_decided_ahead(name, latest) {
-            latest = schedule.latest(cursor, just_before(latest), 1).pop()?;
+        while let Some((from, _)) = self.row_ahead(name, latest) {
+            latest = schedule.latest(cursor, just_before(from), 1).pop()?;
         }
         Some(latest)
+    }
+
+    /// The first occurrence later than `after` that has no row; `to` has none.
+    fn first_undecided(&self, name: &BatchName, schedule: &Schedule, after: Instant, to: Instant) -> Instant {
+        let mut next = schedule.next_after(after);
+        while let Some(first) = next.filter(|first| *first < to) {
+            let Some((_, decided_to)) = self.row_ahead(name, first) else { return first };
+            next = schedule.next_after(decided_to);
+        }
+        to
     }
 
     /// One row for all occurrences in `(after, until]` that have none, if there are any.
@@ -268,7 +283,7 @@ impl Scheduler {
         let (Some(schedule), name) = (node.entry.schedule.as_ref(), &node.definition().name) else { return };
         let Some(to) = self.latest_undecided(name, until) else { return };
         let undecided = |due_at: &Instant| !self.is_decided_ahead(name, *due_at);
-        let from = schedule.between(after, to).find(undecided).unwrap_or(to);
+        let from = self.first_undecided(name, schedule, after, to);
         // That there is one is known without counting.
         let most = COUNTED_MAX.saturating_sub(self.written.counted).max(1);
         let looked_at = schedule.between(just_before(from), to).take(most);

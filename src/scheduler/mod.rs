@@ -32,6 +32,7 @@ use crate::model::settings::Limits;
 use crate::model::time::Instant;
 
 mod admit;
+mod ahead;
 pub mod book;
 mod chain;
 mod due;
@@ -40,6 +41,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
+use ahead::Ahead;
 use book::Book;
 pub use due::{COUNTED_MAX, ROWS_AT_ONCE_MAX};
 pub use request::what_follows;
@@ -135,9 +137,8 @@ pub struct Scheduler {
     due: BTreeSet<(Instant, BatchName)>,
     /// The same by batch: where its entry in `due` stands.
     armed: BTreeMap<BatchName, Instant>,
-    /// Occurrences that have a row although they are later than their batch's cursor: by the instant of the row, the first
-    /// that it stands for.
-    ahead: BTreeMap<BatchName, BTreeMap<Instant, Instant>>,
+    /// Occurrences that have a row although they are later than their batch's cursor.
+    ahead: BTreeMap<BatchName, Ahead>,
     /// The zone of each period that the journal has as not ended.
     periods: BTreeMap<BatchName, Option<ZoneMark>>,
     /// The limits that the journal has as in force.
@@ -171,9 +172,9 @@ impl Scheduler {
     /// A scheduler that goes on where the journal ends. `graph` is made of the definitions that were in force; `boot` names
     /// the host's boot. The first event but reports of what was adopted is [`Event::Begin`].
     pub fn recover(recovered: Recovered, graph: Arc<Graph>, boot: String) -> Self {
-        let mut ahead: BTreeMap<BatchName, BTreeMap<Instant, Instant>> = BTreeMap::new();
+        let mut ahead: BTreeMap<BatchName, Ahead> = BTreeMap::new();
         for DecidedAhead { batch, to, from } in recovered.decided_ahead {
-            ahead.entry(batch).or_default().insert(to, from);
+            ahead.entry(batch).or_default().insert((from, to));
         }
         let cursor_latest = recovered.batches.iter().filter_map(|facts| facts.cursor).max().unwrap_or(Instant::MIN);
         Self {
@@ -262,9 +263,10 @@ impl Scheduler {
             definition: Some(node.definition().clone()),
             held: node.entry.held,
         });
-        let ahead = self.ahead.iter().flat_map(|(batch, rows)| {
-            rows.iter().map(|(to, from)| DecidedAhead { batch: batch.clone(), to: *to, from: *from })
-        });
+        let ahead = self
+            .ahead
+            .iter()
+            .flat_map(|(batch, rows)| rows.rows().map(|(from, to)| DecidedAhead { batch: batch.clone(), to, from }));
         Recovered {
             journal: self.journal.clone(),
             batches: self.batches.values().cloned().collect(),

@@ -373,3 +373,28 @@ fn the_row_of_a_boot_is_known_in_memory_as_in_the_journal() {
     assert!(!at.is_whole_second());
     assert_eq!(world.scheduler.facts().decided_ahead, [], "{batch}: no schedule yields it");
 }
+
+/// A clock that was a year ahead for a while has decided each second of it in one row. By looking at each of them again, the
+/// outage behind the correction would take minutes.
+#[test]
+fn what_was_decided_ahead_is_walked_around() {
+    let before = plain(vec![definition("a", r#"{"cron": ["* * * * * *"], "catch_up_within_ms": 315360000000}"#)]);
+    let year = 365 * 24 * HOUR;
+    let facts = World::new(before.clone()).scheduler.facts();
+    let mut world = World::recovered(facts, before.clone(), before.clone(), BEGIN + year);
+    let rows = world.rows.values().filter(|run| run.due_at > BEGIN + MINUTE);
+    let ahead = |run: &Run| {
+        let from = run.range.as_ref().map_or(run.due_at, |range| range.from);
+        DecidedAhead { batch: run.id.batch.clone(), to: run.due_at, from }
+    };
+    let rows = rows.map(ahead).collect();
+    world.now = BEGIN + MINUTE;
+    world.handle(Event::Wake);
+    world.handle(Event::DecidedAhead(rows));
+    let (facts, decided) = (world.scheduler.facts(), world.rows.len());
+    let mut world = World::recovered(facts, before.clone(), before, BEGIN + year);
+    world.wake_after(HOUR);
+    let new = world.rows.values().filter(|run| run.queued_at == world.now);
+    let covered: u64 = new.map(|run| run.range.as_ref().map_or(1, |range| range.count)).sum();
+    assert_eq!((covered, decided > 1000), (3600, true));
+}
