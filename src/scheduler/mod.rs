@@ -114,7 +114,8 @@ pub enum Effect {
         /// What.
         reply: Reply,
     },
-    /// Tell, as [`Event::DecidedAhead`], which occurrences later than this have a row. Until then no occurrence is decided.
+    /// Tell, as [`Event::DecidedAhead`], which occurrences later than this have a row. Until then no occurrence is decided, and
+    /// other events wait.
     ReadAhead {
         /// The corrected now.
         after: Instant,
@@ -146,6 +147,8 @@ pub struct Scheduler {
     /// No cursor is later than this.
     cursor_latest: Instant,
     phase: Phase,
+    /// Events that wait until it is known what was decided ahead of a corrected clock.
+    waiting: VecDeque<Event>,
     /// Runs whose last attempt has ended in this event, and whose consequences are not yet decided.
     ended: VecDeque<book::Ended>,
     /// Other effects than records, of this event.
@@ -191,6 +194,7 @@ impl Scheduler {
             limits: recovered.limits,
             cursor_latest,
             phase: Phase::Adopting,
+            waiting: VecDeque::new(),
             ended: VecDeque::new(),
             acts: Vec::new(),
             notes: Vec::new(),
@@ -201,11 +205,34 @@ impl Scheduler {
 
     /// Takes one event at one instant, changes the state, and appends what is to be done: records first.
     pub fn handle(&mut self, now: Instant, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::DecidedAhead(rows) => self.decided_ahead(now, rows),
+            event => self.waiting.push_back(event),
+        }
         // Whatever the event is, what fell due before it is decided before it, by the rules in force until now.
+        while self.decides_up_to(now)
+            && let Some(event) = self.waiting.pop_front()
+        {
+            self.take(now, event);
+            self.settle(now);
+        }
+        if self.phase != Phase::Adopting {
+            self.fill_slots(now);
+        }
+        self.drain(effects);
+    }
+
+    /// Decides all that is due, if it is the time for that. Whether an event sees no past that is undecided now: not while it
+    /// is asked what was decided ahead of a corrected clock.
+    fn decides_up_to(&mut self, now: Instant) -> bool {
         if self.phase == Phase::Open {
             self.advance(now);
             self.settle(now);
         }
+        self.phase != Phase::ReadingAhead
+    }
+
+    fn take(&mut self, now: Instant, event: Event) {
         match event {
             Event::Begin(graph) => self.begin(now, graph),
             Event::Wake => {}
@@ -217,11 +244,6 @@ impl Scheduler {
             }
             Event::DecidedAhead(rows) => self.decided_ahead(now, rows),
         }
-        self.settle(now);
-        if self.phase != Phase::Adopting {
-            self.fill_slots(now);
-        }
-        self.drain(effects);
     }
 
     /// The next instant at which it wants an event even if nothing happens.

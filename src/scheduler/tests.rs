@@ -398,3 +398,19 @@ fn what_was_decided_ahead_is_walked_around() {
     let covered: u64 = new.map(|run| run.range.as_ref().map_or(1, |range| range.count)).sum();
     assert_eq!((covered, decided > 1000), (3600, true));
 }
+
+#[test]
+fn no_event_is_taken_before_it_is_known_what_was_decided_ahead() {
+    let of = |cron: &str| plain(vec![definition("a", &format!(r#"{{"cron": ["{cron}"]}}"#))]);
+    let mut world = World::new(of("0 * * * *"));
+    world.wake_after(24 * HOUR);
+    world.now = BEGIN + MINUTE;
+    world.handle(Event::Wake);
+    let rows = world.rows.len();
+    // An hour passes before the answer comes; meanwhile the schedule is another.
+    world.now = BEGIN + HOUR + MINUTE / 2;
+    world.handle(Event::Reload(of("30 * * * *")));
+    world.handle(Event::DecidedAhead(Vec::new()));
+    assert_eq!(world.rows.len(), rows + 1, "01:00 fell due by the schedule that was in force");
+    assert_eq!(world.scheduler.next_wakeup(), Some(BEGIN + HOUR + 30 * MINUTE));
+}
