@@ -2,6 +2,7 @@
 
 use super::book::Counts;
 use super::{CLOCK_BEHIND_MAX, Effect, ON_TIME_WITHIN, Phase, Scheduler};
+use crate::model::cron::Expression;
 use crate::model::definition::CatchUp;
 use crate::model::graph::Node;
 use crate::model::id::BatchName;
@@ -241,6 +242,23 @@ impl Scheduler {
         instants
     }
 
+    /// One row for all that a schedule has made due which can't be read any more: its zone is gone from this host, and nobody
+    /// knows what and how many that was.
+    pub(super) fn record_unreadable(&mut self, now: Instant, node: &Node) {
+        let definition = node.definition();
+        let is_unreadable = node.entry.schedule.is_none() && definition.cron.iter().any(|text| yields_times(text));
+        let cursor = self.batches.get(&definition.name).and_then(|facts| facts.cursor);
+        let Some(cursor) = cursor.filter(|cursor| is_unreadable && *cursor < now) else { return };
+        let mut run = self.first_run(now, node, Trigger::Schedule, Follow::Everything);
+        run.due_at = of_no_schedule(now);
+        run.range = Some(Range { from: cursor, count: 0, at_least: true });
+        let reason = format!(
+            "what fell due since {cursor} is not known: the time zone {} can't be read any more",
+            definition.timezone.as_deref().unwrap_or("of the system")
+        );
+        self.end(run, End { outcome: Outcome::Missed, reason: Some(reason), at: now, exit: None }, Counts::Yes);
+    }
+
     /// Whether an instant after the cursor has a row, alone or with others.
     fn is_decided_ahead(&self, name: &BatchName, instant: Instant) -> bool {
         self.row_ahead(name, instant).is_some()
@@ -421,6 +439,10 @@ pub(super) struct Written {
 /// The latest instant up to `now` that no schedule yields: those are whole seconds.
 fn of_no_schedule(now: Instant) -> Instant {
     if now.is_whole_second() { just_before(now) } else { now }
+}
+
+fn yields_times(cron: &str) -> bool {
+    matches!(Expression::parse(cron), Ok(Expression::Times(_)))
 }
 
 /// The last instant before this one.

@@ -44,6 +44,7 @@ impl Scheduler {
         self.book.touch_joining();
         for (name, node) in old.iter().filter(|(name, _)| graph.get(name).is_none()) {
             self.notes.push(in_force(name, None));
+            self.record_unreadable(now, node);
             let cursor = self.batches.get(name).and_then(|facts| facts.cursor);
             let until = if self.is_period_of(node) { cursor.map(|cursor| cursor.max(now)) } else { cursor };
             self.note_period(now, name, until, None);
@@ -81,6 +82,9 @@ impl Scheduler {
         }
         let cursor = self.batches.get(name).and_then(|facts| facts.cursor);
         if cursor.is_none() || !old.is_some_and(|old| same_schedule(old, new)) {
+            if let Some(old) = old {
+                self.record_unreadable(now, old);
+            }
             // New, back, or with another schedule: it begins now, and fires nothing that was before. A cursor ahead of a
             // clock that was set back a little stays: what it has decided is not decided again.
             self.set_cursor(name, cursor.map_or(now, |cursor| cursor.max(now)));

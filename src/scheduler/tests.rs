@@ -414,3 +414,32 @@ fn no_event_is_taken_before_it_is_known_what_was_decided_ahead() {
     assert_eq!(world.rows.len(), rows + 1, "01:00 fell due by the schedule that was in force");
     assert_eq!(world.scheduler.next_wakeup(), Some(BEGIN + HOUR + 30 * MINUTE));
 }
+
+#[test]
+fn what_a_schedule_made_due_that_cannot_be_read_any_more_has_one_row() {
+    let hourly = || definition("a", r#"{"cron": ["0 * * * *"], "timezone": "Mars/Olympus"}"#);
+    let unreadable = || {
+        let entry = Entry { schedule: None, held: true, ..entry(hourly(), &Zone::utc()) };
+        graph(vec![entry], &Limits::default())
+    };
+    let readable = || plain(vec![definition("a", r#"{"cron": ["0 * * * *"]}"#)]);
+    let facts = World::new(readable()).scheduler.facts();
+    let rows = |world: &World| {
+        let row =
+            |run: &Run| (run.outcome(), run.range.as_ref().map(|range| (range.from, range.count, range.at_least)));
+        world.rows.values().map(row).collect::<Vec<_>>()
+    };
+    let unknown = (Some(Outcome::Missed), Some((BEGIN, 0, true)));
+    // It is mended, or removed, while nobody is there.
+    for graph in [readable(), plain(Vec::new())] {
+        let world = World::recovered(facts.clone(), unreadable(), graph, BEGIN + 150 * MINUTE);
+        assert_eq!(rows(&world), [unknown]);
+    }
+    // It is held until it is mended.
+    let mut world = World::recovered(facts, unreadable(), unreadable(), BEGIN + 150 * MINUTE);
+    assert_eq!(rows(&world), []);
+    world.now = BEGIN + 200 * MINUTE;
+    world.handle(Event::Reload(readable()));
+    assert_eq!(rows(&world), [unknown]);
+    assert_eq!(world.scheduler.next_wakeup(), Some(BEGIN + 240 * MINUTE));
+}
