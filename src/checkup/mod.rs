@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::doctor::limits::Sweep;
+use crate::doctor::occurrences::{Many, Occurrence};
 use crate::doctor::periods::History;
 use crate::doctor::{Row, Violation, chains, folders, occurrences, periods, rows};
 use crate::journal::OpenError;
@@ -72,14 +73,14 @@ pub fn examine(places: &Places<'_>, zones: &Zones, now: Instant) -> Result<Repor
     let mut history = History::default();
     audit.periods(|period| history.push(period))?;
     report.violations.extend(periods::open(&history, &audit.in_force()?));
-    let mut needed: BTreeSet<DefinitionHash> =
-        audit.in_force()?.iter().filter_map(|one| Some(one.definition.as_ref()?.hash)).collect();
-    each_run(&audit, places, now, &mut needed, &mut report)?;
-    each_batch(&audit, &history, zones, &mut report)?;
+    let mut seen = Seen::default();
+    seen.definitions.extend(audit.in_force()?.iter().filter_map(|one| Some(one.definition.as_ref()?.hash)));
+    each_run(&audit, &history, places, now, &mut seen, &mut report)?;
+    each_batch(&audit, &history, zones, seen.many, &mut report)?;
     each_chain(&audit, &history, &mut report)?;
     sweep(&audit, &history, &mut report)?;
     strangers(&audit, places, &mut report)?;
-    disk::definitions(places.state, &needed, &mut report.violations);
+    disk::definitions(places.state, &seen.definitions, &mut report.violations);
     disk::state(places.state, report.daemon, &mut report.violations)?;
     Ok(report)
 }
@@ -97,12 +98,22 @@ fn soundness(audit: &Audit, places: &Places<'_>, report: &mut Report) -> Result<
     Ok(())
 }
 
+/// What later checks want to know of all rows.
+#[derive(Default)]
+struct Seen {
+    /// What rows and graph name.
+    definitions: BTreeSet<DefinitionHash>,
+    /// The rows that stand for many occurrences: few, since each comes with a thousand others.
+    many: BTreeMap<BatchName, Vec<Occurrence>>,
+}
+
 /// All that is to be said of each row, its number and its folder.
 fn each_run(
     audit: &Audit,
+    history: &History,
     places: &Places<'_>,
     now: Instant,
-    needed: &mut BTreeSet<DefinitionHash>,
+    seen: &mut Seen,
     report: &mut Report,
 ) -> Result<()> {
     let journal = audit.id()?;
@@ -114,7 +125,12 @@ fn each_run(
         report.violations.extend(rows::check(&row.run));
         numbers.take(&row, &mut report.violations);
         last.insert(row.run.id.batch.clone(), (row.run.id.number, row.made_in.is_some()));
-        needed.extend(row.run.definition);
+        report.violations.extend(occurrences::boot(&row, history));
+        seen.definitions.extend(row.run.definition);
+        if let Some(range) = &row.run.range {
+            let many = Occurrence { run: row.run.id.clone(), due_at: row.run.due_at, range: Some(range.clone()) };
+            seen.many.entry(row.run.id.batch.clone()).or_default().push(many);
+        }
         if row.run.starting_at.is_none() {
             return;
         }
@@ -133,7 +149,13 @@ fn each_run(
 }
 
 /// Counts again what was due, in each period in which that can be known.
-fn each_batch(audit: &Audit, history: &History, zones: &Zones, report: &mut Report) -> Result<()> {
+fn each_batch(
+    audit: &Audit,
+    history: &History,
+    zones: &Zones,
+    mut many: BTreeMap<BatchName, Vec<Occurrence>>,
+    report: &mut Report,
+) -> Result<()> {
     for facts in audit.batches()? {
         let mut spans: Vec<(Arc<Zone>, &[String], Instant, Instant)> = Vec::new();
         for (period, after, until) in periods::decided(history.of(&facts.name), facts.cursor) {
@@ -148,13 +170,14 @@ fn each_batch(audit: &Audit, history: &History, zones: &Zones, report: &mut Repo
             }
         }
         report.periods_proven += spans.len() as u64;
+        let mut many = Many::new(many.remove(&facts.name).unwrap_or_default());
         let violations = &mut report.violations;
         audit.occurrences(&facts.name, &mut |found| {
             let mut found = found.peekable();
             for (zone, cron, after, until) in &spans {
                 let offset_s = |at: Instant| zone.offset_s(at);
                 let span = occurrences::Span { cron, offset_s: &offset_s, after: *after, until: *until };
-                occurrences::check(facts.name.as_str(), &span, &mut found, violations);
+                occurrences::check(facts.name.as_str(), &span, &mut many, &mut found, violations);
             }
             violations.extend(occurrences::ahead(facts.cursor, history.of(&facts.name), &mut found));
         })?;

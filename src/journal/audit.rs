@@ -16,6 +16,7 @@ use crate::doctor::occurrences::Occurrence;
 use crate::doctor::{Period, Row};
 use crate::model::id::{BatchName, JournalId, RunId};
 use crate::model::record::{BatchFacts, EdgeFacts, InForce, ZoneMark};
+use crate::model::run::Range;
 use crate::model::settings::Limits;
 
 /// A journal from one moment, open for reading only.
@@ -100,15 +101,16 @@ impl Audit {
         self.each(&sql, row, each)
     }
 
-    /// The rows that stand for occurrences of a batch, by `due_at`.
+    /// The rows that stand for what the schedule of a batch has yielded, by `due_at`.
     pub fn occurrences(
         &self,
         batch: &BatchName,
         with: &mut dyn FnMut(&mut dyn Iterator<Item = Occurrence>),
     ) -> std::result::Result<(), QueryError> {
         self.ask(|connection| {
-            let sql = "SELECT batch, number, due_at, queued_at, range_from, range_count, range_at_least FROM run \
-                WHERE batch = ? AND trigger = 'schedule' AND attempt = 1 ORDER BY due_at";
+            let sql = "SELECT batch, number, due_at, range_from, range_count, range_at_least \
+                FROM run \
+                WHERE batch = ? AND trigger = 'schedule' AND attempt = 1 AND due_at % 1000 = 0 ORDER BY due_at";
             let mut statement = connection.prepare_cached(sql)?;
             let mut failed = None;
             let mut rows = statement
@@ -185,13 +187,12 @@ fn row(row: &SqlRow<'_>) -> Result<Row> {
 }
 
 fn occurrence(row: &SqlRow<'_>) -> Result<Occurrence> {
-    let from: Option<crate::model::time::Instant> = row.get(4)?;
+    let from: Option<crate::model::time::Instant> = row.get(3)?;
     let range = match from {
-        Some(from) => Some((from, row.get(5)?, row.get(6)?)),
+        Some(from) => Some(Range { from, count: row.get(4)?, at_least: row.get(5)? }),
         None => None,
     };
-    let run = RunId { batch: row.get(0)?, number: row.get(1)? };
-    Ok(Occurrence { run, due_at: row.get(2)?, queued_at: row.get(3)?, range })
+    Ok(Occurrence { run: RunId { batch: row.get(0)?, number: row.get(1)? }, due_at: row.get(2)?, range })
 }
 
 fn period(row: &SqlRow<'_>) -> Result<Period> {

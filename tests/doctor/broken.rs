@@ -52,7 +52,7 @@ fn rows_that_were_changed() {
     faults.row(&set("ended_at = ended_at + 1"), &["exit-record"], Some("tick.2"));
     faults.row(&set("started_at = started_at - 60000"), &["exit-record"], Some("tick.2"));
     faults.row(&set("definition = NULL"), &["row-whole", "run-record"], Some("tick.2"));
-    faults.row(&set("due_at = due_at - 500"), &["run-record", "occurrence-extra", "occurrence-missing"], None);
+    faults.row(&set("due_at = due_at - 500"), &["occurrence-extra", "run-record", "occurrence-missing"], None);
     faults.row(&set("queued_at = due_at - 1"), &["decided-before-due", "token"], Some("tick.2"));
     faults.row(
         &format!("DELETE FROM run WHERE {TICK_2}"),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use batchd::doctor::limits::{Step, Sweep};
-use batchd::doctor::occurrences::{self, Occurrence, Span};
+use batchd::doctor::occurrences::{self, Many, Occurrence, Span};
 use batchd::doctor::periods::History;
 use batchd::doctor::{Period, Row, Violation, chains, periods, rows};
 use batchd::model::id::RunId;
@@ -74,6 +74,7 @@ pub(crate) fn check(journal: &FakeJournal, proof: &Proof) -> Result<(), String> 
     proof.periods.iter().cloned().for_each(|period| history.push(period));
     let all: Vec<Row> = journal.runs.values().map(|run| row(proof, run)).collect();
     let mut found: Vec<Violation> = all.iter().flat_map(|row| rows::check(&row.run)).collect();
+    found.extend(all.iter().filter_map(|row| occurrences::boot(row, &history)));
     let mut numbers = rows::Numbers::default();
     all.iter().for_each(|row| numbers.take(row, &mut found));
     let edges: Vec<EdgeFacts> = journal.edges.values().cloned().collect();
@@ -85,12 +86,13 @@ pub(crate) fn check(journal: &FakeJournal, proof: &Proof) -> Result<(), String> 
     sweep(proof, &history, &all, &mut found);
     for facts in journal.batches.values() {
         let mut of_batch: Vec<Occurrence> = occurrences_of(journal, &facts.name);
+        let mut many = Many::new(of_batch.iter().cloned());
         of_batch.sort_by_key(|row| row.due_at);
         let mut of_batch = of_batch.into_iter().peekable();
         for (period, after, until) in periods::decided(history.of(&facts.name), facts.cursor) {
             let span = Span { cron: &period.definition.cron, offset_s: &|_| 0, after, until };
             if period.zone.is_some() {
-                occurrences::check(facts.name.as_str(), &span, &mut of_batch, &mut found);
+                occurrences::check(facts.name.as_str(), &span, &mut many, &mut of_batch, &mut found);
             }
         }
         found.extend(occurrences::ahead(facts.cursor, history.of(&facts.name), &mut of_batch));
@@ -119,12 +121,11 @@ fn sweep(proof: &Proof, history: &History, all: &[Row], found: &mut Vec<Violatio
 
 fn occurrences_of(journal: &FakeJournal, batch: &batchd::model::id::BatchName) -> Vec<Occurrence> {
     let runs = journal.runs.values().filter(|run| run.id.batch == *batch);
-    let first = runs.filter(|run| run.trigger == Trigger::Schedule && run.attempt == 1);
+    let first = runs.filter(|run| run.trigger == Trigger::Schedule && run.attempt == 1 && run.due_at.is_whole_second());
     let occurrence = |run: &batchd::model::run::Run| Occurrence {
         run: run.id.clone(),
         due_at: run.due_at,
-        queued_at: run.queued_at,
-        range: run.range.as_ref().map(|range| (range.from, range.count, range.at_least)),
+        range: run.range.clone(),
     };
     first.map(occurrence).collect()
 }
