@@ -3,6 +3,8 @@
 //! What followed an end was decided in the transaction of that end, by what was in force in it: that is what the journal
 //! records, and so what is proven here. An end in whose very transaction the graph changed is not judged.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::periods::History;
 use super::{RESTORE, Row, Violation};
 use crate::model::definition::Definition;
@@ -14,7 +16,7 @@ use crate::model::run::{Follow, Outcome, Run, Trigger};
 pub struct Around<'a> {
     /// What was in force when.
     pub history: &'a History,
-    /// The cursors of joins across chains.
+    /// The cursors of joins across chains, by downstream and upstream.
     pub edges: &'a [EdgeFacts],
     /// The row of a run of any chain: whether there is one, and whether it has ended.
     pub ended: &'a dyn Fn(&RunId) -> Option<bool>,
@@ -23,10 +25,10 @@ pub struct Around<'a> {
 /// Checks all rows of one chain.
 pub fn check(rows: &[Row], around: &Around<'_>) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let chain = Chain { rows };
+    let chain = Chain::new(rows);
     let Some(first) = rows.first() else { return violations };
     // What was found in folders names runs of which nothing is left.
-    if rows.iter().all(|row| row.made_in.is_some()) && chain.get(&first.run.chain).is_none() {
+    if rows.iter().all(|row| row.made_in.is_some()) && !chain.by_id.contains_key(&first.run.chain) {
         let what = format!("the chain {} has rows, and none of that id", first.run.chain);
         violations.push(Violation::new("chain-head", what, RESTORE).of(&first.run.id));
     }
@@ -34,7 +36,7 @@ pub fn check(rows: &[Row], around: &Around<'_>) -> Vec<Violation> {
         violations.extend(attempt(&chain, row));
         violations.extend(upstreams(row, around));
         violations.extend(edge(row, around));
-        if chain.retry_of(&row.run.id).next().is_none() {
+        if chain.retries_of(&row.run.id).is_empty() {
             violations.extend(downstreams(&chain, row, around));
             violations.extend(error_branches(&chain, row, around));
         }
@@ -42,22 +44,43 @@ pub fn check(rows: &[Row], around: &Around<'_>) -> Vec<Violation> {
     violations
 }
 
+/// The rows of one chain, and where in them is what. A chain may have thousands, so none is looked for among all.
 struct Chain<'a> {
-    rows: &'a [Row],
+    by_id: BTreeMap<&'a RunId, &'a Row>,
+    by_pass: BTreeMap<u32, BTreeMap<&'a BatchName, Vec<&'a Row>>>,
+    /// The retries of each run.
+    retries: BTreeMap<&'a RunId, Vec<&'a Row>>,
+    /// The targets of `on_error` that each run has started.
+    errors: BTreeSet<(&'a RunId, &'a BatchName)>,
+    /// The transaction that made its first row; none if one of its rows says nothing of that.
+    made_in: Option<u64>,
 }
 
-impl Chain<'_> {
-    fn get(&self, id: &RunId) -> Option<&Row> {
-        self.rows.iter().find(|row| row.run.id == *id)
+impl<'a> Chain<'a> {
+    fn new(rows: &'a [Row]) -> Self {
+        let made_in = rows.iter().map(|row| row.made_in).min().flatten();
+        let (by_id, by_pass, retries, errors) = Default::default();
+        let mut chain = Self { by_id, by_pass, retries, errors, made_in };
+        for row in rows {
+            let run = &row.run;
+            chain.by_id.insert(&run.id, row);
+            chain.by_pass.entry(run.pass).or_default().entry(&run.id.batch).or_default().push(row);
+            if let (Trigger::Retry, Some(previous)) = (run.trigger, &run.previous) {
+                chain.retries.entry(previous).or_default().push(row);
+            }
+            if let (Trigger::Error, [failed]) = (run.trigger, run.upstreams.as_slice()) {
+                chain.errors.insert((failed, &run.id.batch));
+            }
+        }
+        chain
     }
 
-    fn retry_of<'c>(&'c self, id: &'c RunId) -> impl Iterator<Item = &'c Row> {
-        let is_retry = |row: &&Row| row.run.trigger == Trigger::Retry;
-        self.rows.iter().filter(is_retry).filter(move |row| row.run.previous.as_ref() == Some(id))
+    fn retries_of(&self, id: &RunId) -> &[&'a Row] {
+        self.retries.get(id).map_or(&[], Vec::as_slice)
     }
 
-    fn in_pass<'c>(&'c self, pass: u32, batch: &'c BatchName) -> impl Iterator<Item = &'c Row> {
-        self.rows.iter().filter(move |row| row.run.pass == pass && row.run.id.batch == *batch)
+    fn in_pass(&self, pass: u32, batch: &BatchName) -> &[&'a Row] {
+        self.by_pass.get(&pass).and_then(|batches| batches.get(batch)).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -65,8 +88,7 @@ impl Chain<'_> {
 fn attempt(chain: &Chain<'_>, row: &Row) -> Option<Violation> {
     let run = &row.run;
     let wrong = |what: String| Violation::new("attempts", format!("{}: {what}", run.id), RESTORE).of(&run.id);
-    let again: Vec<&Row> = chain.retry_of(&run.id).collect();
-    if let [_, second, ..] = again.as_slice() {
+    if let [_, second, ..] = chain.retries_of(&run.id) {
         return Some(wrong("two attempts follow it".to_owned()).row(second.run.id.to_string()));
     }
     if run.trigger != Trigger::Retry {
@@ -75,7 +97,7 @@ fn attempt(chain: &Chain<'_>, row: &Row) -> Option<Violation> {
     if row.made_in.is_none() && run.previous.is_none() {
         return None;
     }
-    let Some(before) = run.previous.as_ref().and_then(|previous| chain.get(previous)) else {
+    let Some(before) = run.previous.as_ref().and_then(|previous| chain.by_id.get(previous)) else {
         return Some(wrong("it is a retry, and the attempt before it has no row in its chain".to_owned()));
     };
     let wrong = |what: &str| Some(wrong(what.to_owned()).row(before.run.id.to_string()));
@@ -120,8 +142,9 @@ fn edge(row: &Row, around: &Around<'_>) -> Option<Violation> {
         return None;
     }
     let used = run.upstreams.iter().find_map(|upstream| {
-        let of = |edge: &&EdgeFacts| edge.downstream == run.id.batch && edge.upstream == upstream.batch;
-        around.edges.iter().find(of).filter(|edge| edge.cursor < upstream.number)
+        let of = |edge: &EdgeFacts| (&edge.downstream, &edge.upstream).cmp(&(&run.id.batch, &upstream.batch));
+        let edge = &around.edges[around.edges.binary_search_by(of).ok()?];
+        (edge.cursor < upstream.number).then_some(edge)
     })?;
     let (downstream, upstream) = (&used.downstream, &used.upstream);
     let what = format!("{}: it used an end of {upstream} that its edge has as unused, and would use again", run.id);
@@ -148,8 +171,8 @@ fn downstreams(chain: &Chain<'_>, row: &Row, around: &Around<'_>) -> Vec<Violati
     }
     let missing = around.history.downstreams(&run.id.batch).filter(|name| {
         let Some(definition) = named_in(chain, run, name, transaction, around) else { return false };
-        let all_here = definition.after.iter().all(|upstream| chain.in_pass(run.pass, upstream).next().is_some());
-        all_here && chain.in_pass(run.pass, name).next().is_none() && !succeeded_before(chain, run, name)
+        let all_here = definition.after.iter().all(|upstream| !chain.in_pass(run.pass, upstream).is_empty());
+        all_here && chain.in_pass(run.pass, name).is_empty() && !succeeded_before(chain, run, name)
     });
     let violation = |name: &BatchName| {
         let what = format!(
@@ -176,8 +199,7 @@ fn named_in<'h>(
     let to = upstreams().map(|row| row.written_in).max().flatten()?;
     let period = around.history.through(name, from.min(transaction), to.max(transaction))?;
     // Whether a join is one within its chain, other batches' edges decide, too.
-    let chain_from = chain.rows.iter().map(|row| row.made_in).min().flatten()?;
-    if period.definition.after.len() > 1 && !around.history.unchanged(chain_from, to.max(transaction)) {
+    if period.definition.after.len() > 1 && !around.history.unchanged(chain.made_in?, to.max(transaction)) {
         return None;
     }
     (!period.held && period.definition.after.contains(&run.id.batch)).then_some(&*period.definition)
@@ -185,9 +207,9 @@ fn named_in<'h>(
 
 /// A pass over what has not succeeded leaves out what has, in an earlier pass.
 fn succeeded_before(chain: &Chain<'_>, run: &Run, name: &BatchName) -> bool {
-    let of_batch = chain.rows.iter().filter(|row| row.run.id.batch == *name && row.run.pass < run.pass);
-    run.follow == Follow::Unsucceeded
-        && of_batch.max_by_key(|row| row.run.id.number).is_some_and(|row| row.run.succeeded())
+    let of_batch = chain.by_id.range::<RunId, _>(name.run(0)..=name.run(u64::MAX)).rev();
+    let latest = of_batch.map(|(_, row)| &row.run).find(|before| before.pass < run.pass);
+    run.follow == Follow::Unsucceeded && latest.is_some_and(Run::succeeded)
 }
 
 /// `error-branch-missing`
@@ -197,10 +219,7 @@ fn error_branches(chain: &Chain<'_>, row: &Row, around: &Around<'_>) -> Vec<Viol
     let Some(transaction) = decided(run, row).filter(|_| failed) else { return Vec::new() };
     let through = |name: &BatchName| around.history.through(name, transaction, transaction);
     let Some(period) = through(&run.id.batch).filter(|period| !period.held) else { return Vec::new() };
-    let has_row = |target: &BatchName| {
-        let started = |row: &&Row| row.run.trigger == Trigger::Error && row.run.upstreams == [run.id.clone()];
-        chain.rows.iter().filter(started).any(|row| row.run.id.batch == *target)
-    };
+    let has_row = |target: &BatchName| chain.errors.contains(&(&run.id, target));
     let missing = period.definition.on_error.iter().filter(|target| through(target).is_some() && !has_row(target));
     let violation = |target: &BatchName| {
         let what = format!("{}: it failed, its on_error names {target}, and that has no row for it", run.id);

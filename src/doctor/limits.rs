@@ -67,10 +67,10 @@ impl<'a> Sweep<'a> {
         let Some(transaction) = started.first().map(|step| step.transaction) else { return };
         violations.extend(started.iter().filter_map(|step| self.overlap(step)));
         // In the transaction of a change some starts may have been decided before it.
-        let Some((_, limits)) = self.limits.iter().rev().find(|(began_in, _)| *began_in <= transaction) else { return };
-        if self.limits.iter().any(|(began_in, _)| *began_in == transaction) {
+        let begun = self.limits.partition_point(|(began_in, _)| *began_in <= transaction);
+        let Some((_, limits)) = self.limits[..begun].last().filter(|(began_in, _)| *began_in < transaction) else {
             return;
-        }
+        };
         if let Some(last) = started.last().filter(|_| self.under_way.len() > limits.max_running as usize) {
             let what = format!(
                 "{}: with it {} runs were under way, and max_running was {}",

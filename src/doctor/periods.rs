@@ -44,8 +44,9 @@ impl History {
 
     /// What was in force for a batch through all of the transactions `from` to `to`; none if it changed in one of them.
     pub fn through(&self, batch: &BatchName, from: u64, to: u64) -> Option<&Period> {
-        let mut periods = self.of(batch).iter();
-        periods.find(|period| period.began_in < from && period.ended_in.is_none_or(|ended_in| ended_in > to))
+        let periods = self.of(batch);
+        let begun = periods.partition_point(|period| period.began_in < from);
+        periods[..begun].last().filter(|period| period.ended_in.is_none_or(|ended_in| ended_in > to))
     }
 }
 
