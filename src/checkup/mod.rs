@@ -46,8 +46,12 @@ pub struct Report {
     pub daemon: bool,
     /// Rows of runs.
     pub rows: u64,
+    /// Those that say nothing of what led to what: of a journal before version 2, or a rebuilt one.
+    pub rows_unproven: u64,
     /// Folders in `runs`.
     pub folders: u64,
+    /// Runs whose script ran and whose folder is not there any more.
+    pub folders_gone: u64,
     /// Periods of batches whose occurrences were counted again.
     pub periods_proven: u64,
     /// Periods that could not be: their zone is not what it was, or is not there.
@@ -122,6 +126,7 @@ fn each_run(
     let mut failed = None;
     audit.rows(|row| {
         report.rows += 1;
+        report.rows_unproven += u64::from(row.made_in.is_none());
         report.violations.extend(rows::check(&row.run));
         numbers.take(&row, &mut report.violations);
         last.insert(row.run.id.batch.clone(), (row.run.id.number, row.made_in.is_some()));
@@ -138,7 +143,7 @@ fn each_run(
         let moving = report.daemon && row.run.end().is_none_or(|end| end.at + TIDIED_WITHIN > now);
         match disk::folder(&places.runs.join(row.run.id.to_string()), &token) {
             Ok(Some(folder)) => report.violations.extend(folders::check(&row, &folder, moving)),
-            Ok(None) => report.violations.extend(folders::absent(&row)),
+            Ok(None) => report.folders_gone += u64::from(folders::is_gone(&row.run)),
             Err(error) => failed = Some(error),
         }
     })?;

@@ -39,7 +39,9 @@ struct Examined<'a> {
     holds: bool,
     daemon: bool,
     rows: u64,
+    rows_unproven: u64,
     folders: u64,
+    folders_gone: u64,
     periods_proven: u64,
     periods_unproven: u64,
     violations: &'a [Violation],
@@ -57,14 +59,16 @@ pub(super) fn run(args: &DoctorArgs, context: &mut Context) -> Result<Exit> {
     let report = checkup::examine(&places, &context.zones, context.now)?;
     let holds = report.violations.is_empty();
     if args.json.json {
-        let Report { daemon, rows, folders, periods_proven, periods_unproven, ref violations } = report;
+        let Report { violations, .. } = &report;
         context.screen.json(&Examined {
             holds,
-            daemon,
-            rows,
-            folders,
-            periods_proven,
-            periods_unproven,
+            daemon: report.daemon,
+            rows: report.rows,
+            rows_unproven: report.rows_unproven,
+            folders: report.folders,
+            folders_gone: report.folders_gone,
+            periods_proven: report.periods_proven,
+            periods_unproven: report.periods_unproven,
             violations,
         })?;
     } else {
@@ -97,7 +101,8 @@ fn show(violation: &Violation) -> String {
 }
 
 fn summary(report: &Report) -> String {
-    let Report { violations, daemon, rows, folders, periods_proven, periods_unproven } = report;
+    let Report { violations, daemon, rows, rows_unproven, folders, folders_gone, periods_proven, periods_unproven } =
+        report;
     let found = match violations.len() {
         0 => "all holds".to_owned(),
         1 => "1 violation".to_owned(),
@@ -108,11 +113,19 @@ fn summary(report: &Report) -> String {
     } else {
         ""
     };
+    let old = match rows_unproven {
+        0 => String::new(),
+        count => format!(" ({count} of a journal that did not yet say what led to what)"),
+    };
+    let gone = match folders_gone {
+        0 => String::new(),
+        count => format!(" ({count} more are gone: removed by somebody, or lost)"),
+    };
     let unproven = match periods_unproven {
         0 => String::new(),
         count => format!(", {count} not, as their time-zone data has changed since"),
     };
     format!(
-        "{found}: {rows} rows, {folders} run folders; occurrences counted again in {periods_proven} periods{unproven}{live}"
+        "{found}: {rows} rows{old}, {folders} run folders{gone}; occurrences counted again in {periods_proven} periods{unproven}{live}"
     )
 }

@@ -62,15 +62,10 @@ pub fn check(row: &Row, folder: &Folder, moving: bool) -> Vec<Violation> {
     all
 }
 
-/// Checks a run without a folder.
-pub fn absent(row: &Row) -> Option<Violation> {
-    let run = &row.run;
-    let ran = run.end().is_some_and(|end| end.exit.is_some());
-    ran.then(|| {
-        let hint = "if somebody removed it to make room, nothing is to be done; else restore it from a backup";
-        let what = format!("{}: its script ran, and its folder is gone", run.id);
-        Violation::new("folder-missing", what, hint).of(&run.id).file(format!("runs/{}", run.id))
-    })
+/// Whether a run without a folder had one. That is no violation: who wants room removes folders of what has ended, and the
+/// journal can't tell that from a disk that lost them.
+pub fn is_gone(run: &Run) -> bool {
+    run.end().is_some_and(|end| end.exit.is_some())
 }
 
 /// Checks that a folder may be there at all: `row` is that of its name, if there is one.

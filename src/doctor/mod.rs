@@ -49,7 +49,6 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("max-running", "never more runs at once than `max_running`"),
     ("pool-limit", "never more runs of a pool at once than its limit"),
     ("overlap", "no two runs of a batch at once, unless its overlap allows it"),
-    ("folder-missing", "a run whose script ran has its folder"),
     ("folder-unknown", "each folder in `runs` is that of a run that was started"),
     ("run-record", "run.json says what the row says"),
     ("exit-record", "exit.json says what the row says"),

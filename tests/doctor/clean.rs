@@ -41,6 +41,16 @@ fn what_is_under_way_is_no_violation() {
 }
 
 #[test]
+fn a_folder_that_somebody_removed_is_told_and_no_violation() {
+    let world = made::world();
+    std::fs::remove_dir_all(world.path("runs/tick.2")).unwrap();
+    assert_eq!(found(&world), []);
+    assert_eq!(world.batchd(&["doctor", "--json"]).expect(0).json()["folders_gone"], 1);
+    let output = world.batchd(&["doctor"]).expect(0);
+    assert!(output.err.contains("1 more are gone"), "{output:#?}");
+}
+
+#[test]
 fn a_hand_that_changes_history_is_refused() {
     let world = made::world();
     let journal = Connection::open(world.path("state/journal.db")).unwrap();
