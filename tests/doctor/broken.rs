@@ -105,6 +105,64 @@ fn limits_and_cursors() {
     faults.row("UPDATE batch SET next_number = 99 WHERE name = 'mend'", &["number-gap"], None);
     faults.row("UPDATE definition SET held = 1 WHERE batch = 'mend'", &["period-open"], None);
     faults.row("DROP INDEX run_occurrence", &["journal-guarded"], None);
+    faults.row(
+        "UPDATE run SET pool = 'one' WHERE batch = 'tick' AND number = 2;
+         UPDATE limit_change SET json = json_set(json, '$.pools.one', 0), began_in = 1",
+        &["pool-limit"],
+        Some("tick.2"),
+    );
+    faults.row(
+        "UPDATE edge SET cursor = 0 WHERE downstream = 'both' AND upstream = 'two'",
+        &["edge-cursor"],
+        Some("both.1"),
+    );
+    faults.row(
+        "UPDATE batch SET cursor = (SELECT decides_after FROM period WHERE batch = 'off') WHERE name = 'off'",
+        &["cursor-behind"],
+        Some("off.1"),
+    );
+}
+
+/// Of a batch that is off: each second a row, and nothing else.
+#[test]
+fn rows_that_stand_for_many() {
+    let faults = Faults::new();
+    faults.row(
+        "UPDATE run SET range_from = due_at, range_count = 2, range_at_least = 0 WHERE batch = 'off' AND number = 2",
+        &["occurrence-count"],
+        Some("off.2"),
+    );
+    // The first row stands for the second instant, and has to have been there before: for the first, another has a row.
+    faults.row(
+        "CREATE TEMP TABLE was AS SELECT number, due_at, queued_at FROM run WHERE batch = 'off' AND number < 3;
+         UPDATE run SET due_at = -1000 WHERE batch = 'off' AND number = 2;
+         UPDATE run SET due_at = (SELECT due_at FROM was WHERE number = 2),
+             queued_at = (SELECT queued_at FROM was WHERE number = 2),
+             range_from = due_at, range_count = 1, range_at_least = 0 WHERE batch = 'off' AND number = 1;
+         UPDATE run SET due_at = (SELECT due_at FROM was WHERE number = 1) WHERE batch = 'off' AND number = 2",
+        &["occurrence-twice"],
+        Some("off.2"),
+    );
+}
+
+#[test]
+fn a_file_that_is_damaged() {
+    let faults = Faults::new();
+    // An index that has not what its table has.
+    faults.row(
+        "PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = replace(sql, '(at)', '(seq)') WHERE name = 'event_at'",
+        &["journal-sound"],
+        None,
+    );
+    let page = |world: &World| {
+        // What is in the WAL would stand in for it.
+        by_hand(world, "");
+        let mut bytes = fs::read(world.path("state/journal.db")).unwrap();
+        bytes[..100].fill(0);
+        fs::write(world.path("state/journal.db"), bytes).unwrap();
+    };
+    faults.check(page, &["journal-sound"], None);
 }
 
 #[test]

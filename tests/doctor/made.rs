@@ -1,4 +1,5 @@
-//! A world with a past: each second a run, a chain, a join, a failure with its branch, a retry, and a batch that is skipped.
+//! A world with a past: each second a run, a chain, a join, a failure with its branch, a retry, a join across chains, and a
+//! batch that is skipped.
 
 use std::path::PathBuf;
 
@@ -20,7 +21,14 @@ pub(crate) fn world() -> World {
     world.batch("join", "after = ['left', 'right']\n", "true\n");
     world.batch("bad", "on_error = 'mend'\nretries = 1\nretry_delay = '10ms'\n", "exit 3\n");
     world.batch("mend", "", "true\n");
+    world.batch("off", "cron = '* * * * * *'\nenabled = false\n", "true\n");
+    world.batch("one", "", "true\n");
+    world.batch("two", "", "true\n");
+    world.batch("both", "after = ['one', 'two']\n", "true\n");
     world.start();
+    for upstream in ["one", "two"] {
+        world.batchd(&["start", upstream, "--downstream"]).expect(0);
+    }
     let failed = world.batchd(&["start", "bad"]).expect(0);
     world.end(failed.line());
     // Three occurrences: enough to take one out of the middle.
