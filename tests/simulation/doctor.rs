@@ -12,6 +12,7 @@ use batchd::model::record::{EdgeFacts, PeriodChange, Record};
 use batchd::model::run::{State, Trigger};
 use batchd::model::settings::Limits;
 
+use crate::graphs::offset_s;
 use crate::journal::FakeJournal;
 
 /// What the real journal records beside the rows.
@@ -90,8 +91,9 @@ pub(crate) fn check(journal: &FakeJournal, proof: &Proof) -> Result<(), String> 
         of_batch.sort_by_key(|row| row.due_at);
         let mut of_batch = of_batch.into_iter().peekable();
         for (period, after, until) in periods::decided(history.of(&facts.name), facts.cursor) {
-            let span = Span { cron: &period.definition.cron, offset_s: &|_| 0, after, until };
-            if period.zone.is_some() {
+            if let Some(zone) = &period.zone {
+                let offset_s = |at| offset_s(&zone.name, at);
+                let span = Span { cron: &period.definition.cron, offset_s: &offset_s, after, until };
                 occurrences::check(facts.name.as_str(), &span, &mut many, &mut of_batch, &mut found);
             }
         }

@@ -1,22 +1,26 @@
 //! Random graphs, and random edits of them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use batchd::model::cron::Expression;
+use batchd::folders;
 use batchd::model::definition::{CatchUp, Definition, Execution, Overlap, RetryPolicy};
 use batchd::model::graph::{Entry, Graph, Misfit};
 use batchd::model::id::{BatchName, DefinitionHash};
-use batchd::model::schedule::Schedule;
 use batchd::model::settings::Limits;
-use batchd::model::zone::Zone;
+use batchd::model::time::Instant;
+use batchd::zones::Zones;
 
 use crate::rng::Rng;
 
-const CRONS: [&str; 8] = [
+/// Some are due in the hour that clocks skip or show twice.
+const CRONS: [&str; 11] = [
     "0 */4 * * *",
     "30 2 * * *",
+    "*/20 1-2 * * *",
+    "15 0-3 * * *",
+    "@reboot",
     "0 0 * * 1",
     "17 5,17 * * *",
     "*/40 8-9 * * *",
@@ -24,6 +28,15 @@ const CRONS: [&str; 8] = [
     "0 12 * * *",
     "5 0 1,15 * *",
 ];
+
+/// In each the clocks change in one of the months that worlds live in, or never.
+const ZONES: [&str; 5] = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"];
+
+/// Schedules that yield more in an outage than an event writes rows for: by each ten minutes, minute and second; and the
+/// hours for which a daemon is away at most. Of seconds more fall due than are counted.
+const FLOODS: [(&str, u64); 3] = [("*/10 * * * *", 24 * 15), ("* * * * *", 24 * 3), ("* * * * * *", 40)];
+
+static DATABASE: LazyLock<Zones> = LazyLock::new(|| Zones::new(None, Some("UTC".to_owned())));
 
 /// What is on the disk.
 #[derive(Clone)]
@@ -33,8 +46,25 @@ pub(crate) struct Disk {
     edits: u64,
 }
 
+/// The index of the batch that makes floods: nothing names it.
+const FLOOD: u64 = 99;
+
 pub(crate) fn name(index: u64) -> BatchName {
     BatchName::new(&format!("b{index}")).unwrap()
+}
+
+/// The offset from UTC of a zone by its name.
+pub(crate) fn offset_s(zone: &str, at: Instant) -> i32 {
+    DATABASE.get(zone).expect("worlds use zones that are there").offset_s(at)
+}
+
+/// How far a definition on the disk has fallen because it does not fit: as `load::fit` has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fallen {
+    /// The last one that was in force is.
+    Back,
+    /// It is, and starts nothing.
+    Held,
 }
 
 impl Disk {
@@ -77,6 +107,7 @@ impl Disk {
             _ => {}
         }
         definition.cron.dedup();
+        definition.timezone = Some((*rng.pick(&ZONES)).to_owned());
         definition.independent = rng.chance(30);
         if rng.chance(30) {
             definition.on_error.push(name(index + 1 + rng.below(3)));
@@ -92,12 +123,31 @@ impl Disk {
         self.definitions.insert(definition.name.clone(), definition);
     }
 
-    /// The graph of what fits; what does not is left out, as if it had never been good.
-    pub(crate) fn graph(&self) -> Arc<Graph> {
-        let mut definitions = self.definitions.clone();
+    /// Writes a batch that makes a flood of what is due, and returns its name and for how long nobody is there at most.
+    pub(crate) fn flood(&mut self, rng: &mut Rng) -> (BatchName, u64) {
+        let (name, (cron, hours)) = (name(FLOOD), *rng.pick(&FLOODS));
+        self.edit(rng, FLOOD);
+        let definition = self.definitions.get_mut(&name).expect("it was just written");
+        (definition.cron, definition.jitter) = (vec![cron.to_owned()], Duration::ZERO);
+        definition.after.clear();
+        definition.on_error.clear();
+        (name, hours)
+    }
+
+    /// The graph of what fits. What does not falls back to what was in force before, and is held if that does not fit either;
+    /// what was never in force is left out.
+    pub(crate) fn graph(&self, before: &Graph) -> Arc<Graph> {
+        let mut fallen: BTreeMap<BatchName, Fallen> = BTreeMap::new();
         loop {
-            let entries = definitions.values().map(|definition| entry(Arc::new(definition.clone()))).collect();
-            match Graph::new(entries, self.limits.clone()) {
+            let in_force = |(name, on_disk): (&BatchName, &Definition)| {
+                let last = || before.get(name).map(|node| node.definition().clone());
+                match fallen.get(name) {
+                    None => Some(entry(Arc::new(on_disk.clone()), false)),
+                    Some(Fallen::Back) => last().map(|last| entry(last, false)),
+                    Some(Fallen::Held) => last().map(|last| entry(last, true)),
+                }
+            };
+            match Graph::new(self.definitions.iter().filter_map(in_force).collect(), self.limits.clone()) {
                 Ok(graph) => return Arc::new(graph),
                 Err(misfits) => {
                     for misfit in misfits {
@@ -107,7 +157,8 @@ impl Disk {
                             | Misfit::MixedJoin { batch, .. } => batch,
                             Misfit::Cycle { batches } => batches[0].clone(),
                         };
-                        definitions.remove(&blamed);
+                        let next = if fallen.contains_key(&blamed) { Fallen::Held } else { Fallen::Back };
+                        fallen.insert(blamed, next);
                     }
                 }
             }
@@ -122,17 +173,9 @@ impl Disk {
     }
 }
 
-pub(crate) fn entry(definition: Arc<Definition>) -> Entry {
-    let times: Vec<_> = definition
-        .cron
-        .iter()
-        .filter_map(|text| match Expression::parse(text).unwrap() {
-            Expression::Times(cron) => Some(cron),
-            Expression::Reboot => None,
-        })
-        .collect();
-    let schedule = (!times.is_empty()).then(|| Arc::new(Schedule::new(times, Zone::utc())));
-    Entry { definition, schedule, reboot: false, held: false }
+pub(crate) fn entry(definition: Arc<Definition>, held: bool) -> Entry {
+    let (schedule, reboot) = folders::schedule(&DATABASE, &definition).expect("worlds use zones that are there");
+    Entry { definition, schedule, reboot, held }
 }
 
 fn plain(name: BatchName, edit: u64) -> Definition {

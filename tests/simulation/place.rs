@@ -32,7 +32,7 @@ pub(crate) struct Will {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Exit(u8),
-    /// Its shim is killed.
+    /// Its shim is killed, or the host goes down.
     Lost,
     TimedOut,
     /// Nothing of it begins, for the reason that the variant names.
@@ -115,11 +115,11 @@ impl FakePlace {
             if run.stop.is_some() {
                 self.stop(now, &run.id);
             }
-        } else if run.stop.is_some() {
-            self.tell(now.real, &run.id, Report::StoppedBeforeStart { at: now.at(now.real) });
         } else if run.boot.as_ref().is_some_and(|boot| *boot != self.boot) {
             let reason = "it was started in another boot of the host".to_owned();
             self.tell(now.real, &run.id, Report::Lost { at: now.at(now.real), reason });
+        } else if run.stop.is_some() {
+            self.tell(now.real, &run.id, Report::StoppedBeforeStart { at: now.at(now.real) });
         } else {
             self.launch(now, &run.id, will())?;
             return Ok(true);
@@ -163,6 +163,18 @@ impl FakePlace {
     /// Nobody listens any more.
     pub(crate) fn daemon_dies(&mut self) {
         self.reports.clear();
+    }
+
+    /// The host goes down, and boots anew: no script lives on, and of those that had ended only what `survives` is known.
+    pub(crate) fn host_dies(&mut self, now: Now, boot: &str, mut survives: impl FnMut() -> bool) {
+        self.daemon_dies();
+        boot.clone_into(&mut self.boot);
+        for script in self.scripts.values_mut().filter(|script| !script.settled) {
+            if script.ends_at > now.real || !survives() {
+                (script.ending, script.stopped) = (Ending::Lost, false);
+                script.ends_at = script.ends_at.min(now.real);
+            }
+        }
     }
 
     /// What the place tells of a script, from now on.

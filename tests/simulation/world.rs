@@ -2,17 +2,17 @@
 //! outlive daemons, an editor, and operators. Everything that it does comes from one seed.
 
 mod checks;
+mod misfortune;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use batchd::model::definition::{Definition, Overlap};
 use batchd::model::graph::{Graph, Node};
 use batchd::model::id::{BatchName, RunId};
-use batchd::model::record::Record;
-use batchd::model::request::{Request, RerunMode};
-use batchd::model::run::{Follow, Given, Run};
+use batchd::model::record::{InForce, Record};
+use batchd::model::request::Request;
+use batchd::model::run::Run;
 use batchd::model::schedule::jitter_offset;
 use batchd::model::time::Instant;
 use batchd::scheduler::{Effect, Event, Scheduler};
@@ -24,13 +24,10 @@ use crate::naive;
 use crate::place::{Ending, FakePlace, Now, Will};
 use crate::rng::Rng;
 
-/// 2026-03-01T00:00:00Z.
-const BEGIN: Instant = Instant::from_s(1_772_323_200);
-const DAY_MS: i64 = 86_400_000;
+/// 2026-03-01 and 2026-10-05, 00:00 UTC: in the month behind each, clocks change in both directions somewhere.
+const BEGINS: [Instant; 2] = [Instant::from_s(1_772_323_200), Instant::from_s(1_791_158_400)];
+const HOUR_MS: u64 = 3_600_000;
 pub(crate) const DAYS: i64 = 30;
-const END_MS: i64 = BEGIN.as_ms() + DAYS * DAY_MS;
-/// The host never restarts: what that means is the place's affair, see `tests/contract/`.
-const BOOT: &str = "boot";
 /// Far more events than any seed needs: a world that goes on for ever is a failure.
 const STEPS_MAX: u64 = 2_000_000;
 /// The whole state is compared with the journal's at every so-manieth step, and at every crash.
@@ -45,6 +42,10 @@ pub(crate) struct Faults {
     pub(crate) reloads: bool,
     pub(crate) operators: bool,
     pub(crate) lost: bool,
+    /// The host goes down, and boots anew.
+    pub(crate) boots: bool,
+    /// More falls due in an outage than an event writes rows for.
+    pub(crate) floods: bool,
     /// Folders of another journal are in `runs/`.
     pub(crate) strangers: bool,
 }
@@ -63,12 +64,19 @@ pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) faults: Faults,
     pub(crate) clock_is_set: bool,
+    /// When this world's life begins.
+    begin: Instant,
+    /// The boot of the host.
+    boot: u64,
+    pub(crate) reboots: Reboots,
     /// Real time, in milliseconds; the clock shows it plus the offset.
     real: i64,
     offset: i64,
     pub(crate) journal: FakeJournal,
     pub(crate) proof: Proof,
     scheduler: Option<Scheduler>,
+    /// It asks what was decided ahead of a corrected clock.
+    reads_ahead: bool,
     disk: Disk,
     place: FakePlace,
     /// The runs whose batch allowed no other beside them when they began.
@@ -82,7 +90,20 @@ pub(crate) struct World {
     pub(crate) counted: BTreeMap<&'static str, u64>,
 }
 
+/// For which boots a batch with `@reboot` has to have had a row.
+#[derive(Default)]
+pub(crate) struct Reboots {
+    /// The boot in which it was in force last.
+    seen: BTreeMap<BatchName, u64>,
+    /// How many rows.
+    pub(crate) due: BTreeMap<BatchName, usize>,
+}
+
 type Checked<T = ()> = Result<T, String>;
+
+fn boot_id(number: u64) -> String {
+    format!("boot {number}")
+}
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
@@ -95,6 +116,8 @@ impl World {
             operators: rng.chance(60),
             lost: rng.chance(40),
             strangers: rng.chance(20),
+            boots: rng.chance(40),
+            floods: rng.chance(15),
         };
         Self::with(rng, faults)
     }
@@ -108,20 +131,25 @@ impl World {
 
     fn with(mut rng: Rng, faults: Faults) -> Self {
         let disk = Disk::random(&mut rng);
+        let begin = *rng.pick(&BEGINS);
         Self {
             has_begun: false,
             rng,
             clock_is_set: faults.clock_steps,
             faults,
-            real: BEGIN.as_ms(),
+            begin,
+            boot: 1,
+            reboots: Reboots::default(),
+            real: begin.as_ms(),
             offset: 0,
             journal: FakeJournal::default(),
             proof: Proof::default(),
             scheduler: None,
+            reads_ahead: false,
             disk,
-            place: FakePlace::new(BOOT),
+            place: FakePlace::new(&boot_id(1)),
             alone: BTreeSet::new(),
-            next_fault: BEGIN.as_ms(),
+            next_fault: begin.as_ms(),
             periods: Vec::new(),
             in_force: Arc::new(Graph::default()),
             steps: 0,
@@ -145,7 +173,7 @@ impl World {
         self.live_to_the_last_day()?;
         self.faults = Faults::default();
         self.disk = self.disk.at_rest();
-        self.swap()?;
+        self.swap_to(|disk, _| disk.graph(&Graph::default()))?;
         while self.scheduler().live().next().is_some() {
             if self.place.next_report_at().is_none() && self.scheduler().next_wakeup().is_none() {
                 let stuck: Vec<String> =
@@ -160,8 +188,8 @@ impl World {
 
     fn live_to_the_last_day(&mut self) -> Checked {
         self.begin()?;
-        while self.real < END_MS {
-            self.step(END_MS)?;
+        while self.real < self.end_ms() {
+            self.step(self.end_ms())?;
         }
         Ok(())
     }
@@ -169,13 +197,14 @@ impl World {
     /// Lives for [`DAYS`] days, and compares all runs with what the naive model says.
     pub(crate) fn live_as_predicted(&mut self) -> Checked {
         self.live_to_the_last_day()?;
+        let end_ms = self.end_ms();
         let nodes = || self.in_force.iter().map(|(_, node)| node);
         let due_of = |node: &Node| {
             let schedule = node.entry.schedule.clone();
             let next = move |after: &Instant| schedule.as_ref().and_then(|schedule| schedule.next_after(*after));
-            let instants = std::iter::successors(next(&BEGIN), next).map(|at| at.as_ms());
+            let instants = std::iter::successors(next(&self.begin), next).map(|at| at.as_ms());
             let name = node.definition().name.clone();
-            instants.take_while(|at| *at <= END_MS).map(|at| (at, name.clone())).collect::<Vec<_>>()
+            instants.take_while(|at| *at <= end_ms).map(|at| (at, name.clone())).collect::<Vec<_>>()
         };
         let mut due: Vec<(i64, BatchName)> = nodes().flat_map(due_of).collect();
         due.sort();
@@ -187,11 +216,15 @@ impl World {
             max_running: self.in_force.limits().max_running as usize,
             pools: &self.in_force.limits().pools,
             scripts: &self.place.scripts,
-            until: END_MS + 1,
+            until: end_ms + 1,
         };
         let predicted = naive::predict(&given)?;
         let lived = self.journal.runs.iter().map(|(id, run)| (id.clone(), naive::Row::of(run))).collect();
         naive::differences(&predicted, &lived)
+    }
+
+    fn end_ms(&self) -> i64 {
+        self.begin.as_ms() + DAYS * 24 * HOUR_MS as i64
     }
 
     fn scheduler(&self) -> &Scheduler {
@@ -235,104 +268,38 @@ impl World {
         self.handle(Event::Report { run, report })
     }
 
-    fn any_fault(&self) -> bool {
-        let faults = &self.faults;
-        faults.crashes || faults.downtime || faults.clock_steps || faults.reloads || faults.operators
-    }
-
-    fn schedule_fault(&mut self) {
-        self.next_fault = self.real + 1 + self.rng.below(12 * 3_600_000) as i64;
-    }
-
-    fn misfortune(&mut self) -> Checked {
-        match self.rng.below(10) {
-            0 if self.faults.crashes => self.crash(0),
-            1 if self.faults.downtime => {
-                let hours = *self.rng.pick(&[1, 3, 26, 24 * 9]);
-                self.crash(self.rng_below(hours * 3_600_000))
-            }
-            2 if self.faults.clock_steps => {
-                let minutes = *self.rng.pick(&[-1, -20, -150, -300, -3000, 1, 30, 200, 3000]);
-                self.tell(format!("clock {minutes:+} minutes"));
-                self.count("clock steps");
-                self.offset += minutes * 60_000;
-                self.handle(Event::Wake)
-            }
-            3 | 4 if self.faults.reloads => {
-                let mut rng = std::mem::replace(&mut self.rng, Rng::new(0));
-                self.disk.change(&mut rng);
-                self.rng = rng;
-                self.swap()
-            }
-            5..=9 if self.faults.operators => self.operate(),
-            _ => Ok(()),
-        }
-    }
-
-    fn rng_below(&self, below: i64) -> i64 {
-        // Of the fault's own time: the world's numbers go on from there.
-        self.next_fault.rem_euclid(below.max(1))
-    }
-
-    fn operate(&mut self) -> Checked {
-        let batch = name(self.rng.below(12));
-        let runs: Vec<RunId> = self.journal.runs.keys().filter(|id| id.batch == batch).cloned().collect();
-        let live: Vec<RunId> = self.scheduler().live().map(|run| run.id.clone()).collect();
-        let follow = *self.rng.pick(&[Follow::Nothing, Follow::Chain, Follow::Everything]);
-        let modes = [RerunMode::Unsucceeded, RerunMode::Only, RerunMode::Downstream, RerunMode::OnlyDownstream];
-        let request = match self.rng.below(7) {
-            0 | 1 => {
-                let (queue, force) = (self.rng.chance(50), self.rng.chance(30));
-                Request::Start { batch, follow, given: Given::default(), queue, force }
-            }
-            2 if !live.is_empty() => Request::Stop { run: self.rng.pick(&live).clone(), reason: None },
-            3 if !runs.is_empty() => {
-                let run = self.rng.pick(&runs[runs.len().saturating_sub(5)..]).clone();
-                Request::Rerun { run, mode: *self.rng.pick(&modes) }
-            }
-            4 => {
-                let until = self.rng.chance(50).then(|| self.now() + Duration::from_secs(self.rng.below(86_400)));
-                Request::Disable { batch, until, reason: None }
-            }
-            5 if self.rng.chance(20) => Request::StopAll { reason: None },
-            _ => Request::Enable { batch },
-        };
-        self.tell(format!("operator {request:?}"));
-        self.count("requests");
-        let history = match &request {
-            Request::Rerun { run, .. } => self.journal.chain(run),
-            _ => Vec::new(),
-        };
-        self.request_last += 1;
-        self.handle(Event::Request { id: self.request_last, by: "uid 1".to_owned(), request, history })
-    }
-
     /// What is on the disk comes into force.
     fn swap(&mut self) -> Checked {
-        let graph = self.disk.graph();
-        self.tell(format!("reload: {} batches", graph.len()));
+        self.swap_to(Disk::graph)
+    }
+
+    /// What `fit` makes of the disk and of what is in force comes into force.
+    fn swap_to(&mut self, fit: impl FnOnce(&Disk, &Graph) -> Arc<Graph>) -> Checked {
         self.count("reloads");
         self.handle(Event::Wake)?;
-        self.note_periods(&graph);
+        let graph = fit(&self.disk, self.scheduler().graph());
+        self.tell(format!("reload: {} batches", graph.len()));
+        self.note_graph(&graph);
         self.handle(Event::Reload(graph))
     }
 
     /// A daemon starts: it recovers, adopts, and begins.
     fn begin(&mut self) -> Checked {
-        self.has_begun = false;
+        (self.has_begun, self.reads_ahead) = (false, false);
         let recovered = self.journal.recover();
-        let entries = recovered.in_force.iter().filter_map(|in_force| in_force.definition.clone().map(entry)).collect();
+        let of = |in_force: &InForce| in_force.definition.clone().map(|definition| entry(definition, in_force.held));
+        let entries = recovered.in_force.iter().filter_map(of).collect();
         let before = Arc::new(Graph::new(entries, self.disk.limits.clone()).expect("what was in force makes a graph"));
         let under_way: Vec<Run> = recovered.runs.iter().filter(|run| run.is_under_way()).cloned().collect();
-        self.scheduler = Some(Scheduler::recover(recovered, before, BOOT.to_owned()));
+        self.scheduler = Some(Scheduler::recover(recovered, before.clone(), boot_id(self.boot)));
         for run in under_way {
             self.find(&run)?;
         }
         while let Some((run, report)) = self.place.take_report_at(self.real) {
             self.handle(Event::Report { run, report })?;
         }
-        let graph = self.disk.graph();
-        self.note_periods(&graph);
+        let graph = self.disk.graph(&before);
+        self.note_graph(&graph);
         self.handle(Event::Begin(graph))?;
         self.has_begun = true;
         Ok(())
@@ -354,6 +321,7 @@ impl World {
         while let Some(event) = events.pop() {
             let now = self.now();
             let mut effects = Vec::new();
+            let is_answer = matches!(event, Event::DecidedAhead(_));
             let scheduler = self.scheduler.as_mut().expect("a daemon lives between its begin and its crash");
             scheduler.handle(now, event, &mut effects);
             let first_act = effects.iter().position(|effect| !matches!(effect, Effect::Record(_)));
@@ -379,6 +347,7 @@ impl World {
             let decided: Vec<Run> = decided.into_iter().cloned().collect();
             self.journal.commit(&records)?;
             self.proof.commit(&records);
+            self.check_bounds(&records)?;
             decided.iter().try_for_each(|run| self.check_decision(run))?;
             for record in &records {
                 if let Record::Run(run) = record {
@@ -388,8 +357,9 @@ impl World {
             }
             self.check_wakeup()?;
             // Until what was decided ahead of a corrected clock is read, memory lacks it.
-            let reads_ahead = effects.iter().any(|effect| matches!(effect, Effect::ReadAhead { .. }));
-            if self.steps.is_multiple_of(COMPARED_EVERY) && !reads_ahead {
+            self.reads_ahead &= !is_answer;
+            self.reads_ahead |= effects.iter().any(|effect| matches!(effect, Effect::ReadAhead { .. }));
+            if self.steps.is_multiple_of(COMPARED_EVERY) && !self.reads_ahead {
                 self.compare()?;
             }
             for effect in effects {
@@ -408,7 +378,8 @@ impl World {
         self.faults.crashes && self.rng.below(3000) == 0
     }
 
-    fn carry_out(&mut self, effect: Effect) -> Checked<Option<Event>> {
+    /// What the effect leads to at once, the last of it first.
+    fn carry_out(&mut self, effect: Effect) -> Checked<Vec<Event>> {
         match effect {
             Effect::Record(_) => {}
             Effect::Start { run, .. } => {
@@ -418,9 +389,15 @@ impl World {
             Effect::Stop { run } => self.place.stop(self.clock(), &run),
             Effect::Settle { run } => self.place.collect(&run),
             Effect::Reply { .. } => {}
-            Effect::ReadAhead { after } => return Ok(Some(Event::DecidedAhead(self.journal.decided_after(|_| after)))),
+            Effect::ReadAhead { after } => {
+                let answer = Event::DecidedAhead(self.journal.decided_after(|_| after));
+                // Somebody may be faster than the answer.
+                let request = Request::Disable { batch: name(self.rng.below(12)), until: None, reason: None };
+                let faster = Event::Request { id: 0, by: "uid 1".to_owned(), request, history: Vec::new() };
+                return Ok(if self.rng.chance(30) { vec![answer, faster] } else { vec![answer] });
+            }
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 
     fn launch(&mut self, run: &Run) -> Checked {

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use batchd::model::graph::Graph;
+use batchd::model::graph::{Graph, Node};
 use batchd::model::id::BatchName;
 use batchd::model::record::Record;
-use batchd::model::run::{Outcome, Run, State, Trigger};
+use batchd::model::run::{Outcome, Range, Run, State, Trigger};
 use batchd::model::time::Instant;
+use batchd::scheduler::ROWS_AT_ONCE_MAX;
 
 use crate::place::Script;
 
@@ -153,12 +154,32 @@ impl World {
         }
     }
 
-    /// Remembers which schedules are in force from now on.
-    pub(super) fn note_periods(&mut self, graph: &Arc<Graph>) {
+    /// What one event writes is bounded, whatever was missed.
+    pub(super) fn check_bounds(&mut self, records: &[Record]) -> Checked {
+        let of_schedule = |record: &'_ Record| match record {
+            Record::Run(run) if run.trigger == Trigger::Schedule => Some(run.as_ref().clone()),
+            _ => None,
+        };
+        let missed: Vec<Run> =
+            records.iter().filter_map(of_schedule).filter(|run| run.outcome() == Some(Outcome::Missed)).collect();
+        let ranges: Vec<&Range> = missed.iter().filter_map(|run| run.range.as_ref()).collect();
+        for range in &ranges {
+            self.count(if range.at_least { "rows for at least so many" } else { "rows for many" });
+        }
+        let alone = missed.len() - ranges.len();
+        if alone > ROWS_AT_ONCE_MAX { Err(format!("{alone} rows of what was missed in one event")) } else { Ok(()) }
+    }
+
+    /// Remembers what is in force from now on.
+    pub(super) fn note_graph(&mut self, graph: &Arc<Graph>) {
         let now = self.now();
         let old = std::mem::replace(&mut self.in_force, graph.clone());
+        self.note_reboots(&old, graph);
         let same = |name: &BatchName| match (old.get(name), graph.get(name)) {
-            (Some(old), Some(new)) => old.definition().cron == new.definition().cron,
+            (Some(old), Some(new)) => {
+                let of = |node: &Node| (node.definition().cron.clone(), node.definition().timezone.clone());
+                of(old) == of(new)
+            }
             _ => false,
         };
         for period in self.periods.iter_mut().filter(|period| period.until == Instant::MAX && !same(&period.batch)) {
@@ -167,6 +188,22 @@ impl World {
         for (name, node) in graph.iter().filter(|(name, _)| !same(name)) {
             let schedule = node.entry.schedule.clone();
             self.periods.push(Period { batch: name.clone(), schedule, from: now, until: Instant::MAX });
+        }
+    }
+
+    /// `@reboot` is due once in each boot of the host but the one in which the batch got it.
+    fn note_reboots(&mut self, old: &Graph, new: &Graph) {
+        for (name, _) in new.iter().filter(|(_, node)| node.entry.reboot) {
+            let seen = self.reboots.seen.insert(name.clone(), self.boot);
+            let had_it = old.get(name).is_some_and(|node| node.entry.reboot);
+            if had_it && seen.is_some_and(|seen| seen != self.boot) {
+                *self.reboots.due.entry(name.clone()).or_default() += 1;
+                self.count("due at boot");
+            }
+        }
+        let held = new.iter().filter(|(_, node)| node.entry.held).count();
+        if held > 0 {
+            self.count("graphs with held batches");
         }
     }
 
