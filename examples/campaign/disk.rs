@@ -1,7 +1,7 @@
 //! A small disk of its own for state and runs, so that it can be filled up.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -9,10 +9,12 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 /// A sparse file: it takes what is written to it.
 const BYTES: u64 = 16 << 30;
+/// Where there are no loop devices: what it holds is in memory.
+const BYTES_IN_MEMORY: &str = "size=2g";
 /// A run has about ten files and folders for a moment, and half of them stay.
 const BYTES_PER_INODE: &str = "8192";
 
-/// An ext4 file system in a file.
+/// An ext4 file system in a file, or one in memory.
 pub(crate) struct Disk {
     image: PathBuf,
     folder: PathBuf,
@@ -24,9 +26,11 @@ impl Disk {
     pub(crate) fn mount(image: PathBuf, folder: PathBuf) -> Result<Self> {
         fs::create_dir_all(&folder)?;
         File::create(&image)?.set_len(BYTES)?;
-        let options = ["-q", "-m", "0", "-i", BYTES_PER_INODE, "-E", "lazy_itable_init=1"];
-        run(Command::new("mkfs.ext4").args(options).arg(&image))?;
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&folder))?;
+        if let Err(error) = mount_image(&image, &folder) {
+            println!("no ext4 of its own ({error:#}); state and runs are in memory");
+            let options = ["-t", "tmpfs", "-o", BYTES_IN_MEMORY, "batchd-campaign"];
+            run(Command::new("mount").args(options).arg(&folder))?;
+        }
         Ok(Self { image, folder, filled: false })
     }
 
@@ -38,10 +42,11 @@ impl Disk {
     pub(crate) fn fill(&mut self) -> Result<()> {
         let ballast = File::create(self.ballast())?;
         self.filled = true;
-        // Files of a megabyte down to a block, until nothing is left that the next one could take.
+        // Half as much whenever that much is not left, down to a block.
         let mut taken = 0;
-        let mut step = statvfs(&self.folder)?.f_bavail * 4096;
-        while step >= 4096 {
+        let system = statvfs(&self.folder)?;
+        let mut step = system.f_bavail * system.f_frsize;
+        while step >= system.f_frsize {
             match fallocate(&ballast, FallocateFlags::empty(), taken, step) {
                 Ok(()) => taken += step,
                 Err(rustix::io::Errno::NOSPC) => step /= 2,
@@ -69,6 +74,12 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+fn mount_image(image: &Path, folder: &Path) -> Result<()> {
+    let options = ["-q", "-m", "0", "-i", BYTES_PER_INODE, "-E", "lazy_itable_init=1"];
+    run(Command::new("mkfs.ext4").args(options).arg(image))?;
+    run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(folder))
 }
 
 fn run(command: &mut Command) -> Result<()> {
