@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
@@ -15,6 +16,8 @@ use super::wait::exits;
 #[derive(Default)]
 struct Log {
     lines: Mutex<Vec<Value>>,
+    /// Whoever wrote it has ended.
+    ended: AtomicBool,
     grown: Condvar,
 }
 
@@ -36,6 +39,9 @@ impl Daemon {
                 written.lines.lock().unwrap().push(line);
                 written.grown.notify_all();
             }
+            let _lines = written.lines.lock().unwrap();
+            written.ended.store(true, Ordering::Relaxed);
+            written.grown.notify_all();
         });
         Self { child, log }
     }
@@ -43,7 +49,23 @@ impl Daemon {
     /// Waits until scheduling has begun.
     #[track_caller]
     pub(super) fn ready(&self) {
-        self.line("ready", |line| line["message"].as_str().is_some_and(|text| text.ends_with("is ready")));
+        self.line("ready", is_ready);
+    }
+
+    /// Waits until scheduling has begun, or the daemon has ended. Whether the first.
+    #[track_caller]
+    pub fn ready_or_ended(&self) -> bool {
+        self.line_or_end(0, "ready, or ended", is_ready).is_some()
+    }
+
+    /// Waits for a line of the log after `mark`, or for the daemon's end.
+    #[track_caller]
+    pub fn line_or_end(&self, mark: usize, what: &str, is_it: impl Fn(&Value) -> bool) -> Option<Value> {
+        let found = self.wait_for(what, |lines| {
+            let line = lines.iter().skip(mark).find(|line| is_it(line)).cloned();
+            line.or_else(|| self.log.ended.load(Ordering::Relaxed).then_some(Value::Null))
+        });
+        (!found.is_null()).then_some(found)
     }
 
     /// How many lines the log has: what comes later is news to [`Self::line_after`].
@@ -60,11 +82,17 @@ impl Daemon {
     /// Waits for a line of the log after `mark`.
     #[track_caller]
     pub fn line_after(&self, mark: usize, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        self.wait_for(what, |lines| lines.iter().skip(mark).find(|line| is_it(line)).cloned())
+    }
+
+    /// Waits until something is found in the lines, or the log has ended.
+    #[track_caller]
+    fn wait_for(&self, what: &str, find: impl Fn(&[Value]) -> Option<Value>) -> Value {
         let deadline = Instant::now() + PATIENCE;
         let mut lines = self.log.lines.lock().unwrap();
         loop {
-            if let Some(line) = lines.iter().skip(mark).find(|line| is_it(line)) {
-                return line.clone();
+            if let Some(found) = find(&lines) {
+                return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -129,4 +157,8 @@ impl Daemon {
     pub(super) fn reap(mut self) {
         let _ = self.child.wait();
     }
+}
+
+fn is_ready(line: &Value) -> bool {
+    line["message"].as_str().is_some_and(|text| text.ends_with("is ready"))
 }

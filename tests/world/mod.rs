@@ -216,6 +216,17 @@ impl World {
         }
     }
 
+    /// As [`Self::rest`], also if the daemon ends before.
+    #[track_caller]
+    pub fn rest_or_end(&self) {
+        let mut mark = self.daemon().mark();
+        while self.runs().iter().any(|run| run["state"] != "ended")
+            && self.daemon().line_or_end(mark, "a change, or the end", |_| true).is_some()
+        {
+            mark = self.daemon().mark();
+        }
+    }
+
     /// Starts a daemon, and waits until it is ready.
     pub fn start(&mut self) -> &Daemon {
         self.start_with(&[], &[])
@@ -233,6 +244,14 @@ impl World {
         let mut command = self.command(env!("CARGO_BIN_EXE_batchd"));
         command.args(["daemon", "--log-format", "json"]).args(arguments).env("RUST_LOG", "batchd=debug");
         command.envs(variables.iter().copied());
+        self.daemon = Some(Daemon::spawn(command));
+    }
+
+    /// Starts a daemon by another program, which is to become it: `program ARGUMENTS… batchd daemon …`.
+    pub fn spawn_under(&mut self, program: &str, arguments: &[String]) {
+        let mut command = self.command(program);
+        command.args(arguments).arg(env!("CARGO_BIN_EXE_batchd")).args(["daemon", "--log-format", "json"]);
+        command.env("RUST_LOG", "batchd=debug");
         self.daemon = Some(Daemon::spawn(command));
     }
 
