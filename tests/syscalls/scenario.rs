@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use batchd::shim::tree;
+use rustix::fs::inotify;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Case;
-use crate::calls::{self, Fault, Target};
+use crate::calls::{self, Call, Fault, Struck, Target};
 use crate::world::{PATIENCE, World, exits, file};
 
 /// Every script says that it begins and that it ends.
@@ -28,7 +30,7 @@ pub(crate) struct Scenario {
 
 impl Scenario {
     /// Which calls the target makes, and how often.
-    pub(crate) fn count(target: Target) -> Vec<(&'static str, u32)> {
+    pub(crate) fn count(target: Target) -> Vec<Call> {
         let mut scenario = Self::begin(target, &[&format!("trace={}", calls::names())]);
         scenario.play();
         scenario.end_tracer();
@@ -38,16 +40,22 @@ impl Scenario {
 
     /// Runs a case. Whether its call was made: not every run makes as many.
     pub(crate) fn run(case: &Case) -> bool {
-        let call = format!("trace={}", case.call.name);
+        // By an exec a shim's child becomes a script.
+        let call = format!("trace=execve,{}", case.call.name);
         let mut scenario = Self::begin(case.target, &[&call, &case.fault.injection(&case.call)]);
         scenario.play();
         scenario.end_tracer();
         let code = scenario.world.end_daemon(Signal::TERM);
         let killed = case.fault == Fault::Kill && case.target != Target::Shims;
+        let struck = calls::struck(&fs::read_to_string(&scenario.trace).unwrap());
+        // It made other calls this time. What was met is a script, or can't fail like this: that proves nothing.
+        let in_vain = struck == Struck::Script || (struck == Struck::NoFile && case.fault != Fault::Kill);
+        if in_vain {
+            return false;
+        }
         assert!(code == 0 || code == 1 || (killed && code == -9), "{case}: the daemon ended with {code}");
-        let trace = fs::read_to_string(&scenario.trace).unwrap();
         scenario.go_on(case);
-        trace.contains("INJECTED") || trace.contains("killed by SIGKILL")
+        struck != Struck::Nothing
     }
 
     /// A daemon on a chain of two, and strace where it belongs.
@@ -56,8 +64,10 @@ impl Scenario {
         world.write("witness", "");
         world.batch("first", "", SCRIPT);
         world.batch("second", "after = 'first'\nuse_previous_output = true\n", SCRIPT);
+        world.batch("warm", "", SCRIPT);
         let trace = world.path("trace");
-        let mut strace = vec!["-o".to_owned(), trace.display().to_string()];
+        // `-y`: what each descriptor is.
+        let mut strace = vec!["-y".to_owned(), "-o".to_owned(), trace.display().to_string()];
         strace.extend(options.iter().flat_map(|option| ["-e".to_owned(), (*option).to_owned()]));
         let tracer = match target {
             Target::Daemon => {
@@ -72,8 +82,10 @@ impl Scenario {
             }
             Target::Shims => {
                 let daemon = world.start().pid();
-                let is_launcher = |pid: &i32| name(&format!("/proc/{pid}/comm")) == "batchd-launcher";
-                let launcher = tree::descendants(daemon).into_iter().find(is_launcher).expect("there is a launcher");
+                // What has run has had a launcher.
+                world.batchd(&["start", "warm", "--wait"]).expect(0);
+                // The daemon's only child, and first of all below it.
+                let launcher = *tree::descendants(daemon).first().expect("there is a launcher");
                 Some(attach(&world, &trace, &strace, launcher, true))
             }
         };
@@ -102,7 +114,7 @@ impl Scenario {
     fn go_on(&mut self, case: &Case) {
         let world = &mut self.world;
         world.start();
-        if world.runs().is_empty() {
+        if world.runs().iter().all(|run| run["batch"] != "first") {
             world.batchd(&["start", "first"]).expect(0);
         }
         world.rest();
@@ -143,7 +155,31 @@ fn attach(world: &World, trace: &Path, options: &[String], pid: i32, forks: bool
     while !is_traced() {
         std::thread::yield_now();
     }
+    if forks {
+        let (trace, strace) = (trace.to_owned(), Pid::from_child(&tracer));
+        std::thread::spawn(move || let_go_when_struck(&trace, strace));
+    }
     tracer
+}
+
+/// Each process has its own count: without this every shim would be struck, and none come through.
+fn let_go_when_struck(trace: &Path, strace: Pid) {
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+    let changes = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE;
+    inotify::add_watch(&watch, trace, changes).unwrap();
+    loop {
+        let text = fs::read_to_string(trace).unwrap_or_default();
+        if calls::struck(&text) != Struck::Nothing {
+            // It may be ending already.
+            let _ = kill_process(strace, Signal::TERM);
+            return;
+        }
+        let mut space = [const { MaybeUninit::<u8>::uninit() }; 4096];
+        let mut events = inotify::Reader::new(&watch, &mut space);
+        if events.next().unwrap().events().contains(inotify::ReadFlags::CLOSE_WRITE) {
+            return;
+        }
+    }
 }
 
 /// The thread of that name.

@@ -4,10 +4,11 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
+use tokio::io::unix::AsyncFd;
 
 use super::PATIENCE;
 use super::wait::exits;
@@ -55,17 +56,23 @@ impl Daemon {
     /// Waits until scheduling has begun, or the daemon has ended. Whether the first.
     #[track_caller]
     pub fn ready_or_ended(&self) -> bool {
-        self.line_or_end(0, "ready, or ended", is_ready).is_some()
+        let ended = || self.log.ended.load(Ordering::Relaxed).then_some(Value::Null);
+        !self
+            .wait_for("ready, or ended", |lines| lines.iter().find(|line| is_ready(line)).cloned().or_else(ended))
+            .is_null()
     }
 
-    /// Waits for a line of the log after `mark`, or for the daemon's end.
-    #[track_caller]
-    pub fn line_or_end(&self, mark: usize, what: &str, is_it: impl Fn(&Value) -> bool) -> Option<Value> {
-        let found = self.wait_for(what, |lines| {
-            let line = lines.iter().skip(mark).find(|line| is_it(line)).cloned();
-            line.or_else(|| self.log.ended.load(Ordering::Relaxed).then_some(Value::Null))
-        });
-        (!found.is_null()).then_some(found)
+    /// Comes when it has ended.
+    pub async fn end(&self) {
+        let handle = pidfd_open(Pid::from_raw(self.pid()).unwrap(), PidfdFlags::NONBLOCK).unwrap();
+        // SAFETY: the `AsyncFd` owns the descriptor: it stays open, and the same, for as long as it is registered.
+        let handle = unsafe { AsyncFd::register(handle) }.unwrap();
+        drop(handle.readable().await.unwrap());
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        exits(&self.child, Duration::ZERO)
     }
 
     /// How many lines the log has: what comes later is news to [`Self::line_after`].
