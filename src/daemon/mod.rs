@@ -11,7 +11,7 @@ mod signals;
 mod tell;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
 use std::sync::mpsc as sync_mpsc;
 use std::time::Duration;
@@ -178,11 +178,16 @@ impl Daemon {
         }
     }
 
-    /// Has every run ended, and waits for it; another signal ends the wait.
+    /// Has every run that is under way ended, and waits for it; another signal ends the wait.
     async fn stop_all(&mut self, inlets: &mut Inlets) -> Result<()> {
         self.starts_nothing = true;
-        let request = Request::StopAll { reason: Some("the daemon was told to end, and to stop its runs".to_owned()) };
-        self.request("batchd", request, oneshot::channel().0).await?;
+        // What waits is for the next daemon: nobody asked that it does not run.
+        let under_way = self.scheduler.live().filter(|run| run.is_under_way());
+        let under_way: Vec<RunId> = under_way.map(|run| run.id.clone()).collect();
+        for run in under_way {
+            let request = Request::Stop { run, reason: Some(STOPPED_BY_END.to_owned()) };
+            self.request("batchd", request, oneshot::channel().0).await?;
+        }
         while self.scheduler.live().any(|run| run.is_under_way() && run.stop.is_some()) {
             match inlets.next().await? {
                 Incoming::Report(run, report) => self.handle(vec![Event::Report { run, report }]).await?,
@@ -219,7 +224,7 @@ impl Daemon {
             return Ok(());
         }
         let history = match &request {
-            Request::Rerun { run, .. } => self.chain_of(run)?,
+            Request::Rerun { run, .. } => self.history_of(run)?,
             Request::Start { .. }
             | Request::Stop { .. }
             | Request::StopAll { .. }
@@ -233,12 +238,18 @@ impl Daemon {
         self.handle(vec![Event::Request { id, by: by.to_owned(), request, history }]).await
     }
 
-    /// Every run of the chain that a run belongs to.
-    fn chain_of(&self, run: &RunId) -> Result<Vec<Run>> {
-        Ok(match self.reader.run(run)? {
-            Some(run) => self.reader.chain(&run.chain)?,
-            None => Vec::new(),
-        })
+    /// Every run of the chains that a run and its upstreams belong to.
+    fn history_of(&self, run: &RunId) -> Result<Vec<Run>> {
+        let Some(run) = self.reader.run(run)? else { return Ok(Vec::new()) };
+        let mut chains = BTreeSet::from([run.chain]);
+        for upstream in &run.upstreams {
+            chains.extend(self.reader.run(upstream)?.map(|upstream| upstream.chain));
+        }
+        let mut history = Vec::new();
+        for chain in &chains {
+            history.append(&mut self.reader.chain(chain)?);
+        }
+        Ok(history)
     }
 
     fn ask_for_reload(&self, done: oneshot::Sender<Reloaded>) {
@@ -325,6 +336,9 @@ async fn passed(instant: Option<tokio::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+/// Why the runs of a daemon that was told so were stopped.
+const STOPPED_BY_END: &str = "the daemon was told to end, and to stop its runs";
 
 /// The time for a second Ctrl-C.
 const SECOND_INTERRUPT_WITHIN: Duration = Duration::from_secs(3);
