@@ -266,3 +266,17 @@ fn a_check_says_all_that_is_wrong() {
         assert!(said.contains(words), "nothing of {words:?} in:\n{said}");
     }
 }
+
+#[test]
+fn a_zone_that_cannot_be_followed_is_told_beside_the_times() {
+    let world = world();
+    let list = |zone: &str| {
+        let mut command = world.command(env!("CARGO_BIN_EXE_batchd"));
+        command.arg("list").env("TZ", zone);
+        world.output(command).expect(0)
+    };
+    assert_eq!(list("Europe/Berlin").err, "");
+    let warned = list("Europe/Berln");
+    assert!(warned.err.contains("warning: TZ: unknown time zone `Europe/Berln`; the system's zone is "), "{warned:?}");
+    assert_eq!(warned.out, list("UTC").out);
+}
