@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::cron::Expression;
 use crate::model::graph::Entry;
+use crate::model::request::RerunMode;
 use crate::model::run::{Exit, Follow, Given, Outcome, Trigger};
 use crate::model::schedule::Schedule;
 use crate::model::settings::Limits;
@@ -371,4 +372,27 @@ fn the_row_of_a_boot_is_known_in_memory_as_in_the_journal() {
     let world = World::recovered(facts, graph.clone(), graph, BEGIN + MINUTE);
     let (batch, at) = (name("a"), world.row("a.1").due_at);
     assert_eq!(world.scheduler.facts().decided_ahead, [DecidedAhead { batch, to: at, from: at }]);
+}
+
+#[test]
+fn a_start_that_is_skipped_says_so() {
+    let mut world = World::new(plain(vec![definition("a", "{}")]));
+    (0..101).for_each(|_| world.start("a"));
+    let reply = |world: &World| {
+        world.effects.iter().find_map(|effect| match effect {
+            Effect::Reply { reply, .. } => Some(reply.clone()),
+            _ => None,
+        })
+    };
+    assert!(matches!(reply(&world), Some(Reply::Queued { waits: true, .. })), "{:?}", world.effects);
+    world.start("a");
+    let (run, reason) = ("a.102".parse().unwrap(), "overlap: 100 runs of this batch wait already".to_owned());
+    assert_eq!(reply(&world), Some(Reply::Skipped { run, reason }));
+    // So does a rerun.
+    world.exit("a.1", true);
+    world.start("a");
+    let request = Request::Rerun { run: "a.1".parse().unwrap(), mode: RerunMode::Only };
+    let history = vec![world.row("a.1").clone()];
+    world.handle(Event::Request { id: 1, by: "uid 1".to_owned(), request, history });
+    assert!(matches!(reply(&world), Some(Reply::Skipped { .. })), "{:?}", world.effects);
 }
