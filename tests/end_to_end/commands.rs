@@ -89,6 +89,11 @@ fn busy_and_disabled() {
     complains(&world, &["start", "slow"], 1, &["busy", "slow.1", "--queue"]);
     assert_eq!(world.batchd(&["start", "slow", "--queue"]).expect(0).line(), "slow.2");
     assert_eq!(world.run("slow.2")["state"], "queued");
+    assert_eq!(world.run("slow.2")["waits_for"], serde_json::json!({ "what": "batch", "run": "slow.1" }));
+    for verb in [&["list"][..], &["show", "slow.2"], &["runs", "slow"]] {
+        let shown = world.batchd(verb).expect(0).out;
+        assert!(shown.contains("its batch, which is busy with slow.1"), "{verb:?}: {shown}");
+    }
     go.tell();
     world.end("slow.1");
     up.hear();
