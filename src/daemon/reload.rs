@@ -114,7 +114,7 @@ impl Loader {
             watcher,
             at_start: AtStart::of(&around.settings),
             // Until `begin` tells what is wrong with them.
-            settings_read: Read::File(around.settings.clone(), Vec::new()),
+            settings_read: Ok((around.settings.clone(), Vec::new())),
             around,
             folders: Folders::default(),
             in_force,
@@ -137,7 +137,7 @@ impl Loader {
     /// The graph of all that is on the disk, for a daemon that begins, and what is wrong with it. If `batches.d` can't be
     /// believed, or git is at work in it, it is `before`, what the journal has: nobody waits, the disk is looked at later.
     pub(super) fn begin(&mut self, before: Arc<Graph>, of_settings: Vec<Diagnostic>) -> (Arc<Graph>, Vec<Diagnostic>) {
-        self.settings_read = Read::File(self.around.settings.clone(), of_settings.clone());
+        self.settings_read = Ok((self.around.settings.clone(), of_settings.clone()));
         self.of_settings = of_settings;
         // What the journal has and the disk has not, vanished when it was first missed: now.
         self.in_force.keys().for_each(|name| self.folders.remember(name));

@@ -20,19 +20,13 @@ impl AtStart {
     }
 }
 
-/// What the settings said when they were read, good or not; or why they could not be read.
-#[derive(PartialEq)]
-pub(super) enum Read {
-    File(SettingsFile, Vec<Diagnostic>),
-    Not(String),
-}
+/// What the settings said when they were read, good or not, with what is wrong; or why they could not be read.
+pub(super) type Read = Result<(SettingsFile, Vec<Diagnostic>), String>;
 
-impl Read {
-    fn of(read: &anyhow::Result<(Surroundings, Vec<Diagnostic>)>) -> Self {
-        match read {
-            Ok((around, diagnostics)) => Self::File(around.settings.clone(), diagnostics.clone()),
-            Err(problem) => Self::Not(format!("{problem:#}")),
-        }
+fn what_was_read(read: &anyhow::Result<(Surroundings, Vec<Diagnostic>)>) -> Read {
+    match read {
+        Ok((around, diagnostics)) => Ok((around.settings.clone(), diagnostics.clone())),
+        Err(problem) => Err(format!("{problem:#}")),
     }
 }
 
@@ -40,7 +34,7 @@ impl Loader {
     /// Reads the settings again if they are not what was read last.
     pub(super) fn read_settings_if_changed(&mut self) {
         let read = (self.settings)();
-        if self.settings_read != Read::of(&read) {
+        if self.settings_read != what_was_read(&read) {
             self.take_settings(read);
         }
     }
@@ -54,7 +48,7 @@ impl Loader {
 
     fn take_settings(&mut self, read: anyhow::Result<(Surroundings, Vec<Diagnostic>)>) {
         self.settings_at = None;
-        self.settings_read = Read::of(&read);
+        self.settings_read = what_was_read(&read);
         self.outdated = true;
         let (around, diagnostics) = match read {
             Ok(read) => read,
