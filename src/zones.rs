@@ -120,6 +120,11 @@ impl Zones {
         self.system.get_or_init(|| self.find_system())
     }
 
+    /// The host's zone, if it has been asked for: whoever showed times by it should say what was wrong with it.
+    pub fn asked_system(&self) -> Option<&SystemZone> {
+        self.system.get()
+    }
+
     fn find_system(&self) -> SystemZone {
         let sources: [(String, Attempt); 3] = [
             ("TZ".to_owned(), self.by_variable()),

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::id::{BatchName, DefinitionHash, RunId};
 use crate::model::run::{Exit, Input, Outcome, Range, Run, StateWord, StopRequest, Trigger};
 use crate::model::time::Instant;
+use crate::model::wait::WaitsFor;
 
 /// A run for programs. Instants are RFC 3339 in UTC; what is not known, or not yet, is null. Fields may be added, but none
 /// is taken away or changes its meaning within one version of the protocol.
@@ -32,6 +33,8 @@ pub struct RunView {
     pub reason: Option<String>,
     /// Why it waits, or how it came about.
     pub remark: Option<String>,
+    /// What it waits for, until it has begun.
+    pub waits_for: Option<WaitsFor>,
     /// When it was due.
     pub due_at: Instant,
     /// It does not start before this.
@@ -97,6 +100,8 @@ impl From<&Run> for RunView {
             outcome: run.outcome(),
             reason: end.and_then(|end| end.reason.clone()),
             remark: run.remark.clone(),
+            // A row alone does not say: it depends on the others.
+            waits_for: None,
             due_at: run.due_at,
             start_at: run.start_at,
             queued_at: run.queued_at,

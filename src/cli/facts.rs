@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result};
 
 use super::Context;
 use super::args::Target;
-use super::disk;
 use super::exit::Complaint;
+use super::{disk, waits};
+use crate::api::RunView;
 use crate::journal::OpenError;
 use crate::journal::query::Reader;
 use crate::load;
@@ -177,10 +178,10 @@ pub(super) fn is_there(folder: &Path) -> Result<bool> {
     }
 }
 
-/// All runs of the chain that a run belongs to, oldest first.
-pub(super) fn chain(context: &Context, id: &RunId) -> Result<Vec<Run>> {
-    let journal = open_journal(context)?;
-    Ok(journal.map(|journal| journal.chain(id)).transpose()?.unwrap_or_default())
+/// All runs of the chain that a run belongs to, oldest first, with what they wait for.
+pub(super) fn chain(context: &Context, id: &RunId) -> Result<Vec<RunView>> {
+    let Some(journal) = open_journal(context)? else { return Ok(Vec::new()) };
+    waits::views(&journal, &journal.chain(id)?, context.now)
 }
 
 /// The zone of a run's batch, if that is still in force and its zone is known.

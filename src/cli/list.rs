@@ -11,20 +11,21 @@ use super::args::Json;
 use super::exit::Exit;
 use super::facts::{self, BatchFact, Facts};
 use super::table::{Cell, Style, Table};
-use super::{Context, check, disk, moment, runs};
+use super::{Context, check, disk, moment, runs, waits};
 use crate::api::RunView;
 use crate::load::Fitted;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::id::BatchName;
 use crate::model::record::Disabled;
-use crate::model::run::{Run, StateWord};
+use crate::model::run::StateWord;
 use crate::model::schedule::jitter_offset;
 use crate::model::time::Instant;
 use crate::model::zone::Zone;
 
 /// Shows all batches in force: how they are, how their last run was, when they are due; and what is wrong on the disk
 ///
-/// Times are shown in your zone. Needs no daemon: the journal says what is in force.
+/// A batch with a run that has not begun says what that waits for; `batchd show` has more. Times are shown in your zone. Needs no
+/// daemon: the journal says what is in force.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -74,11 +75,14 @@ pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
             (None, vec![Diagnostic::of_file(None, file, format!("{error:#}"))])
         }
     };
-    let mut live: BTreeMap<BatchName, Vec<Run>> = BTreeMap::new();
-    for run in facts.journal().map(|journal| journal.live()).transpose()?.unwrap_or_default() {
-        live.entry(run.id.batch.clone()).or_default().push(run);
+    let mut live: BTreeMap<BatchName, Vec<RunView>> = BTreeMap::new();
+    if let Some(journal) = facts.journal() {
+        for run in waits::views(journal, &journal.live()?, context.now)? {
+            live.entry(run.batch.clone()).or_default().push(run);
+        }
     }
-    let row = |(name, fact)| row(name, fact, live.get(name).map_or(&[][..], Vec::as_slice), fitted.as_ref(), context);
+    let mut live_of = |name: &BatchName| live.remove(name).unwrap_or_default();
+    let row = |(name, fact)| row(name, fact, live_of(name), fitted.as_ref(), context);
     let rows: Vec<Row<'_>> = facts.batches.iter().map(row).collect();
     if args.json.json {
         context.screen.json(&serde_json::json!({ "batches": rows, "diagnostics": diagnostics }))?;
@@ -98,12 +102,14 @@ pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
 fn row<'r>(
     batch: &'r BatchName,
     fact: &'r BatchFact,
-    live: &[Run],
+    live: Vec<RunView>,
     fitted: Option<&Fitted>,
     context: &Context,
 ) -> Row<'r> {
     let definition = &fact.definition;
     // A zone that the host no longer knows is a diagnostic already, and takes nothing but the time from this row.
+    let is_newest = |run: &&RunView| fact.latest.as_ref().is_some_and(|latest| latest.id == run.id);
+    let newest_live = live.last().filter(is_newest).cloned();
     let schedule = facts::times_of(definition, &context.zones).ok().and_then(|times| times.schedule);
     let offset = jitter_offset(batch, definition.jitter);
     let next_due_at = schedule.filter(|_| !fact.held).and_then(|schedule| schedule.next_after(context.now));
@@ -120,8 +126,8 @@ fn row<'r>(
         held: fact.held,
         definition: definition.hash.to_string(),
         on_disk: fitted.and_then(|fitted| on_disk(batch, fact, fitted)),
-        live: live.iter().map(RunView::from).collect(),
-        latest: fact.latest.as_ref().map(RunView::from),
+        latest: newest_live.or_else(|| fact.latest.as_ref().map(RunView::from)),
+        live,
         next_due_at: next_due_at.map(|due_at| due_at + offset),
     }
 }
@@ -148,7 +154,7 @@ fn table(rows: &[Row<'_>], now: Instant, zone: &Zone) -> Table {
             Cell::plain(age.unwrap_or_default()),
             Cell::plain(row.next_due_at.map(|at| moment::civil(at, zone)).unwrap_or_default()),
             Cell::plain(starts(row)),
-            Cell::styled(remark(row, zone), Style::Warning),
+            Cell::styled(remark(row, now, zone), Style::Warning),
         ]);
     }
     table
@@ -184,7 +190,7 @@ fn starts(row: &Row<'_>) -> String {
     row.cron.join(" | ")
 }
 
-fn remark(row: &Row<'_>, zone: &Zone) -> String {
+fn remark(row: &Row<'_>, now: Instant, zone: &Zone) -> String {
     let mut remarks: Vec<String> = row.on_disk.map(str::to_owned).into_iter().collect();
     if !row.enabled {
         remarks.push("its batch.toml says enabled = false".to_owned());
@@ -194,5 +200,7 @@ fn remark(row: &Row<'_>, zone: &Zone) -> String {
         let why = disabled.reason.as_ref().map(|reason| format!(": {reason}"));
         remarks.push(format!("disabled by {}{}{}", disabled.by, until.unwrap_or_default(), why.unwrap_or_default()));
     }
+    let waiting = row.live.iter().find_map(|run| Some((&run.id, run.waits_for.as_ref()?)));
+    remarks.extend(waiting.map(|(id, it)| format!("{id} waits for {}", waits::text(it, now, zone))));
     remarks.join("; ")
 }

@@ -28,6 +28,7 @@ mod show;
 mod start;
 mod stop;
 mod table;
+mod waits;
 
 use std::io::Write as _;
 
@@ -83,5 +84,20 @@ pub fn run(cli: Cli, now: Instant, daemon: impl FnOnce(DaemonArgs, Paths) -> Res
         Verb::Daemon(_) => unreachable!("main starts the daemon"),
     }?;
     context.screen.flush()?;
+    warn_of_zone(&context.zones)?;
     Ok(exit)
+}
+
+/// Times were shown in the system's zone, or meant in it: what says which that is, and could not be followed, is told.
+fn warn_of_zone(zones: &Zones) -> Result<()> {
+    let Some(system) = zones.asked_system() else { return Ok(()) };
+    for reason in &system.passed_over {
+        writeln!(
+            std::io::stderr(),
+            "warning: {reason}; the system's zone is {}, from {}",
+            system.zone.name,
+            system.from
+        )?;
+    }
+    Ok(())
 }

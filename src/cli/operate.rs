@@ -60,7 +60,9 @@ pub(super) fn act(context: &mut Context, json: Json, request: &Request) -> Resul
         Reply::Done { text } => writeln!(out, "{text}")?,
         Reply::Stopping { runs } if runs.is_empty() => writeln!(out, "there is nothing to stop")?,
         Reply::Stopping { runs } => runs.iter().try_for_each(|run| writeln!(out, "{run} is being stopped"))?,
-        Reply::Queued { .. } | Reply::Refused { .. } => bail!("the daemon did something else; look with `batchd runs`"),
+        Reply::Queued { .. } | Reply::Skipped { .. } | Reply::Refused { .. } => {
+            bail!("the daemon did something else; look with `batchd runs`")
+        }
     }
     Ok(Exit::Success)
 }
@@ -73,6 +75,8 @@ struct Made {
     waits: bool,
     follows: Vec<BatchName>,
     does_not_follow: Vec<NotFollowing>,
+    /// Why it was skipped at once, if it was.
+    skipped: Option<String>,
     /// With `--wait`: its last attempt.
     end: Option<RunView>,
 }
@@ -83,16 +87,31 @@ struct NotFollowing {
     why: String,
 }
 
+impl Made {
+    fn of(reply: Reply) -> Result<Self> {
+        match reply {
+            Reply::Queued { run, waits, follows, does_not_follow } => {
+                let does_not_follow = does_not_follow.into_iter().map(|(batch, why)| NotFollowing { batch, why });
+                let does_not_follow = does_not_follow.collect();
+                Ok(Self { run, waits, follows, does_not_follow, skipped: None, end: None })
+            }
+            Reply::Skipped { run, reason } => {
+                let (follows, does_not_follow) = (Vec::new(), Vec::new());
+                Ok(Self { run, waits: false, follows, does_not_follow, skipped: Some(reason), end: None })
+            }
+            Reply::Stopping { .. } | Reply::Done { .. } | Reply::Refused { .. } => {
+                bail!("the daemon did something else; look with `batchd runs`")
+            }
+        }
+    }
+}
+
 /// Asks for an act that makes a run, shows what was made, and follows it to its end if that is asked for.
 ///
 /// The id goes to stdout, where a script can take it; what people want to know beside it goes to stderr.
 pub(super) fn make_run(context: &mut Context, json: Json, request: &Request, wait: bool) -> Result<Exit> {
     let mut daemon = Daemon::connect(context)?;
-    let Reply::Queued { run, waits, follows, does_not_follow } = daemon.act(request)? else {
-        bail!("the daemon did something else; look with `batchd runs`");
-    };
-    let does_not_follow = does_not_follow.into_iter().map(|(batch, why)| NotFollowing { batch, why }).collect();
-    let mut made = Made { run, waits, follows, does_not_follow, end: None };
+    let mut made = Made::of(daemon.act(request)?)?;
     if !json.json {
         writeln!(context.screen, "{}", made.run)?;
         context.screen.flush()?;
@@ -106,12 +125,16 @@ pub(super) fn make_run(context: &mut Context, json: Json, request: &Request, wai
     } else if let Some(end) = &made.end {
         writeln!(std::io::stderr(), "{}", show::ending(end))?;
     }
-    Ok(made.end.as_ref().map_or(Exit::Success, Exit::of_run))
+    let at_once = if made.skipped.is_some() { Exit::Failure } else { Exit::Success };
+    Ok(made.end.as_ref().map_or(at_once, Exit::of_run))
 }
 
 /// What will happen now, and what will not.
 fn prospects(made: &Made) -> String {
     let mut text = String::new();
+    if let Some(reason) = &made.skipped {
+        text.push_str(&format!("it was skipped: {reason}\n"));
+    }
     if made.waits {
         text.push_str(&format!("it waits: {} is busy\n", made.run.batch));
     }
@@ -140,6 +163,7 @@ mod tests {
                 .iter()
                 .map(|(batch, why)| NotFollowing { batch: name(batch), why: (*why).to_owned() })
                 .collect(),
+            skipped: None,
             end: None,
         };
         assert_eq!(prospects(&made(false, &[], &[])), "");

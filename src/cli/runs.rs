@@ -9,7 +9,7 @@ use super::args::Json;
 use super::exit::{Complaint, Exit};
 use super::facts::Facts;
 use super::table::{Cell, Style, Table};
-use super::{Context, facts, moment};
+use super::{Context, facts, moment, waits};
 use crate::api::RunView;
 use crate::journal::query::{Filter, Page, PageMark, Reader};
 use crate::model::id::{BatchName, RunId};
@@ -85,7 +85,10 @@ pub(super) fn run(args: &RunsArgs, context: &mut Context) -> Result<Exit> {
     if let (Some(batch), true) = (&args.batch, page.runs.is_empty()) {
         known(context, journal.as_ref(), batch)?;
     }
-    let views: Vec<RunView> = page.runs.iter().map(RunView::from).collect();
+    let views = match &journal {
+        Some(journal) => waits::views(journal, &page.runs, now)?,
+        None => Vec::new(),
+    };
     let next = page.next.map(|mark| mark.to_string());
     if args.json.json {
         context.screen.json(&serde_json::json!({ "runs": views, "next": next }))?;
@@ -115,7 +118,8 @@ pub(super) fn table(runs: &[RunView], now: Instant, zone: &Zone) -> Table {
     let mut table = Table::new(["RUN", "HOW", "TRIGGER", "DUE", "STARTED", "TOOK", "WHY"]);
     for run in runs {
         let moment = |at: Option<Instant>| at.map(|at| moment::civil(at, zone)).unwrap_or_default();
-        let reason = run.reason.as_ref().or(run.remark.as_ref()).cloned().unwrap_or_default();
+        let waits_for = run.waits_for.as_ref().map(|it| format!("waits for {}", waits::text(it, now, zone)));
+        let why = run.reason.clone().or(waits_for).or_else(|| run.remark.clone()).unwrap_or_default();
         table.row([
             Cell::plain(run.id.to_string()),
             how(run),
@@ -125,7 +129,7 @@ pub(super) fn table(runs: &[RunView], now: Instant, zone: &Zone) -> Table {
             Cell::plain(
                 run.started_at.map(|at| moment::span(run.ended_at.unwrap_or(now).since(at))).unwrap_or_default(),
             ),
-            Cell::plain(reason),
+            Cell::plain(why),
         ]);
     }
     table

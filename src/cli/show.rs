@@ -8,7 +8,7 @@ use clap::Args;
 use super::args::{Json, Target};
 use super::exit::Exit;
 use super::table::Cell;
-use super::{Context, facts, moment, runs};
+use super::{Context, facts, moment, runs, waits};
 use crate::api::RunView;
 use crate::model::id::RunId;
 use crate::model::run::{Exit as Measured, Input, Range};
@@ -16,6 +16,11 @@ use crate::model::time::{Instant, format_duration};
 use crate::model::zone::Zone;
 
 /// Shows all that is known of a run, and of the others in its chain
+///
+/// A run that has not begun says what it waits for, in JSON as `waits_for`: null once it has begun, else an object whose `what`
+/// is `time` (with `until`), `upstreams` (`batches` and `runs` that have not ended), `batch` (busy with `run`), `pool`,
+/// `max_running` or `catch_up` (all taken: `limit`, the `runs` that have them, how many go `ahead`; and the `pool`), `start`
+/// (tried again: `reason`), `held`, `removed`, or `daemon` (nothing but that). Of several things the first is told.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -33,7 +38,8 @@ pub struct ShowArgs {
 /// Carries it out.
 pub(super) fn run(args: &ShowArgs, context: &mut Context) -> Result<Exit> {
     let run = facts::target(context, &args.target)?;
-    let view = RunView::from(&run);
+    let chain = facts::chain(context, &run.id)?;
+    let view = chain.iter().find(|view| view.id == run.id).cloned().unwrap_or_else(|| RunView::from(&run));
     if args.json.json {
         context.screen.json(&view)?;
         return Ok(Exit::Success);
@@ -48,7 +54,6 @@ pub(super) fn run(args: &ShowArgs, context: &mut Context) -> Result<Exit> {
         let value = Cell::plain(value).paint(context.screen.look());
         writeln!(context.screen, "{key:width$}  {value}")?;
     }
-    let chain: Vec<RunView> = facts::chain(context, &run.id)?.iter().map(RunView::from).collect();
     if chain.len() > 1 {
         let local = context.zones.system().zone.clone();
         let table = runs::table(&chain, context.now, &local);
@@ -79,7 +84,8 @@ fn lines(run: &RunView, now: Instant, zone: &Zone) -> Vec<(&'static str, String)
         ("run", Some(run.id.to_string())),
         ("how", Some(how)),
         ("why", run.reason.clone()),
-        ("remark", run.remark.clone()),
+        ("waits for", run.waits_for.as_ref().map(|it| waits::text(it, now, zone))),
+        ("remark", run.remark.clone().filter(|_| run.waits_for.is_none())),
         ("trigger", Some(run.trigger.to_string())),
         ("attempt", attempt),
         ("previous", run.previous.as_ref().map(RunId::to_string)),

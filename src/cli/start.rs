@@ -42,7 +42,7 @@ pub struct StartArgs {
     /// Set a variable for this run; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     pub env: Vec<(String, String)>,
-    /// If the batch is busy, wait for it
+    /// If the batch is busy, wait for it; at most 100 runs of a batch do, and the next is skipped
     #[arg(long)]
     pub queue: bool,
     /// Even if the batch is disabled

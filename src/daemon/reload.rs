@@ -3,6 +3,7 @@
 //! What is true is on the disk: a hint only says where to look, and when nobody says anything everything is looked at every
 //! minute. It runs in a thread of its own, since it reads files. It does not know what a swap does to runs.
 
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +19,6 @@ use tracing::{info, warn};
 use crate::api::Reloaded;
 use crate::clock::{self, Monotonic};
 use crate::folders::{Folders, Looked, Surroundings};
-use crate::load::{Paths, SettingsFile};
 use crate::model::definition::Definition;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::files::Files;
@@ -27,6 +27,7 @@ use crate::model::id::{BatchName, DefinitionHash};
 use crate::store::definitions;
 use crate::store::read::{BatchesDir, Listing};
 use crate::watcher::{Hint, Quiet, Watcher};
+use settings::{AtStart, Read, SettingsOnDisk};
 
 /// Everything is looked at so often even if nobody says that anything changed: network file systems send no events.
 const SCAN_EVERY: Duration = Duration::from_secs(60);
@@ -74,6 +75,8 @@ pub(super) struct Loader {
     stored: BTreeSet<DefinitionHash>,
     /// Batches whose folder is gone, and since when.
     vanished: BTreeMap<BatchName, Monotonic>,
+    /// What they were when they were read last.
+    settings_read: Read,
     /// What is wrong with the settings.
     of_settings: Vec<Diagnostic>,
     /// What lies in `batches.d` and is no batch.
@@ -95,22 +98,6 @@ pub(super) struct Loader {
     paused_until: Monotonic,
 }
 
-/// The settings that only a start of the daemon puts in force.
-#[derive(PartialEq)]
-struct AtStart {
-    paths: Paths,
-    socket_group: Option<String>,
-}
-
-impl AtStart {
-    fn of(settings: &SettingsFile) -> Self {
-        Self { paths: settings.paths.clone(), socket_group: settings.settings.socket_group.clone() }
-    }
-}
-
-/// Reads the settings again; the daemon knows how.
-pub(super) type SettingsOnDisk = Box<dyn FnMut() -> anyhow::Result<(Surroundings, Vec<Diagnostic>)> + Send>;
-
 impl Loader {
     /// A loader that has looked at nothing yet. `in_force` are the definitions of the journal, the last good ones.
     pub(super) fn new(
@@ -126,6 +113,8 @@ impl Loader {
             settings,
             watcher,
             at_start: AtStart::of(&around.settings),
+            // Until `begin` tells what is wrong with them.
+            settings_read: Ok((around.settings.clone(), Vec::new())),
             around,
             folders: Folders::default(),
             in_force,
@@ -148,6 +137,7 @@ impl Loader {
     /// The graph of all that is on the disk, for a daemon that begins, and what is wrong with it. If `batches.d` can't be
     /// believed, or git is at work in it, it is `before`, what the journal has: nobody waits, the disk is looked at later.
     pub(super) fn begin(&mut self, before: Arc<Graph>) -> (Arc<Graph>, Vec<Diagnostic>) {
+        self.settings_read = Ok((self.around.settings.clone(), Vec::new()));
         // What the journal has and the disk has not, vanished when it was first missed: now.
         self.in_force.keys().for_each(|name| self.folders.remember(name));
         if self.git_is_at_work(clock::monotonic()) {
@@ -218,35 +208,6 @@ impl Loader {
         }
     }
 
-    /// Reads the settings again. As with definitions, what was good stays in force until all of it is good again: without
-    /// the defaults of a file that was cut short, every batch would be another one.
-    fn read_settings(&mut self) {
-        self.settings_at = None;
-        match (self.settings)() {
-            Err(problem) => {
-                let what = format!("they stay as they were: {problem:#}");
-                self.of_settings = vec![Diagnostic::of_file(None, &self.around.settings.file, what)];
-                self.outdated = true;
-            }
-            Ok((around, diagnostics)) => self.take_settings(around, diagnostics),
-        }
-    }
-
-    fn take_settings(&mut self, around: Surroundings, diagnostics: Vec<Diagnostic>) {
-        let before = std::mem::replace(&mut self.around, around);
-        if !diagnostics.is_empty() {
-            (self.around.settings, self.around.trust) = (before.settings, before.trust);
-        }
-        self.of_settings = diagnostics;
-        if AtStart::of(&self.around.settings) != self.at_start {
-            let what = "`batches`, `runs`, `state` or `socket_group` has changed since the daemon started";
-            let diagnostic = Diagnostic::of_file(None, &self.around.settings.file, what);
-            self.of_settings.push(diagnostic.with_hint("restart the daemon: scripts go on meanwhile"));
-        }
-        self.outdated = true;
-        self.folders.forget_looks();
-    }
-
     /// Looks at what has come to rest, at everything if it is time, and gives what came of it.
     fn look(&mut self) -> Option<Swap> {
         let now = clock::monotonic();
@@ -262,6 +223,9 @@ impl Loader {
             if self.around.zones.changed() {
                 info!("the time-zone data or the system's time zone has changed");
                 self.read_settings();
+            } else if !settings_changed {
+                // Where no event tells of a change.
+                self.read_settings_if_changed();
             }
             changed = self.scan(Absent::RemovedLater);
         }
@@ -405,10 +369,13 @@ impl Loader {
 
     /// The folder has been written to for so long that it stays as it is in force. Whether that is news.
     fn complain_of_unrest(&mut self, folder: &str) -> bool {
-        let Ok(name) = BatchName::new(folder) else { return false };
         let what =
             "it has been changing for two seconds without a pause; what is in force stays until it comes to rest";
-        self.folders.complain(&name, Diagnostic::of_file(Some(name.clone()), folder, what))
+        // Of a `_folder` those batches that include it.
+        let mut batches: BTreeSet<BatchName> = self.folders.including(folder).cloned().collect();
+        batches.extend(BatchName::new(folder));
+        let complain = |name| self.folders.complain(&name, Diagnostic::of_file(Some(name.clone()), folder, what));
+        batches.into_iter().map(complain).fold(false, |news, one| news | one)
     }
 
     /// Removes what has been gone for long enough. Whether there was any.

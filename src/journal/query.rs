@@ -20,7 +20,7 @@ use super::row::{COLUMNS, run_from_row};
 use super::schema::VERSION;
 use crate::model::id::{BatchName, JournalId, RunId};
 use crate::model::launch::UpstreamEnd;
-use crate::model::record::{BatchFacts, DecidedAhead, InForce};
+use crate::model::record::{BatchFacts, DecidedAhead, InForce, Recovered};
 use crate::model::run::{Outcome, Run, StateWord, Trigger};
 use crate::model::time::Instant;
 
@@ -174,6 +174,11 @@ impl Reader {
         let sql =
             format!("SELECT {} FROM run INDEXED BY run_live WHERE state <> 'ended' ORDER BY batch, number", *COLUMNS);
         self.ask(|connection| select(connection, &sql, []))
+    }
+
+    /// What a daemon that starts now would go on with.
+    pub fn recovered(&self) -> std::result::Result<Recovered, QueryError> {
+        self.ask(recover::recovered)
     }
 
     /// The last attempt that `run` led to: itself, or the retry of its retry, and so on.

@@ -29,24 +29,24 @@ impl Journal {
     ///
     /// An error means that the journal is damaged: a daemon does not start over it.
     pub fn recover(&self) -> std::result::Result<Recovered, QueryError> {
-        recovered(&self.connection).map_err(|error| QueryError::new(&self.path, error))
+        let recovered = self.connection.unchecked_transaction().and_then(|transaction| recovered(&transaction));
+        recovered.map_err(|error| QueryError::new(&self.path, error))
     }
 }
 
-/// All from one moment: in one transaction.
-fn recovered(connection: &Connection) -> Result<Recovered> {
-    let transaction = connection.unchecked_transaction()?;
-    let (journal, queue_position_next) = open::read_meta(&transaction)?;
+/// What a scheduler goes on with. All from one moment: in one transaction.
+pub(super) fn recovered(transaction: &Connection) -> Result<Recovered> {
+    let (journal, queue_position_next) = open::read_meta(transaction)?;
     Ok(Recovered {
         journal,
-        batches: batches(&transaction)?,
-        in_force: in_force(&transaction)?,
-        runs: runs(&transaction)?,
-        edges: edges(&transaction)?,
+        batches: batches(transaction)?,
+        in_force: in_force(transaction)?,
+        runs: runs(transaction)?,
+        edges: edges(transaction)?,
         queue_position_next,
-        periods: periods(&transaction)?,
-        limits: limits(&transaction)?,
-        decided_ahead: decided_ahead(&transaction)?,
+        periods: periods(transaction)?,
+        limits: limits(transaction)?,
+        decided_ahead: decided_ahead(transaction)?,
     })
 }
 

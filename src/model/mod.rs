@@ -16,4 +16,5 @@ pub mod run;
 pub mod schedule;
 pub mod settings;
 pub mod time;
+pub mod wait;
 pub mod zone;

@@ -108,6 +108,13 @@ pub enum Reply {
         /// What comes after it in the graph but will not start, with the reason.
         does_not_follow: Vec<(BatchName, String)>,
     },
+    /// A run was made, and skipped at once: too many of its batch wait already.
+    Skipped {
+        /// It.
+        run: RunId,
+        /// Why.
+        reason: String,
+    },
     /// These runs were asked to end, or have been taken out of the queue.
     Stopping {
         /// They.

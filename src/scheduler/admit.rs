@@ -13,14 +13,14 @@ use crate::model::time::Instant;
 /// The slots that are taken, counted from the runs that are under way. Once an event: thousands may wait, and asking each
 /// of them who is under way would cost the square of their number before the last of them has run.
 #[derive(Default)]
-struct Taken {
+pub(super) struct Taken {
     all: u32,
     caught_up: u32,
     pools: BTreeMap<String, u32>,
 }
 
 impl Taken {
-    fn by<'r>(runs: impl Iterator<Item = &'r Run>) -> Self {
+    pub(super) fn by<'r>(runs: impl Iterator<Item = &'r Run>) -> Self {
         let mut taken = Self::default();
         runs.for_each(|run| taken.add(run));
         taken
@@ -34,14 +34,52 @@ impl Taken {
         }
     }
 
-    /// Whether neither its pool nor what is caught up keeps a run out.
-    fn leaves_room_for(&self, run: &Run, limits: &Limits) -> bool {
-        let pool_is_full = |pool: &String| {
-            limits.pools.get(pool).is_some_and(|most| self.pools.get(pool).copied().unwrap_or(0) >= *most)
-        };
-        let no_catch_up = run.caught_up && self.caught_up >= limits.catch_up_running_max;
-        !no_catch_up && !run.pool.as_ref().is_some_and(pool_is_full)
+    /// The slots that a run needs and that are all taken.
+    pub(super) fn none_left_for<'r>(&self, run: &'r Run, limits: &Limits) -> Option<Full<'r>> {
+        if let Some(pool) = &run.pool
+            && let Some(limit) = limits.pools.get(pool)
+            && self.pools.get(pool).copied().unwrap_or(0) >= *limit
+        {
+            return Some(Full { of: SlotsOf::Pool(pool), limit: *limit });
+        }
+        let limit = limits.catch_up_running_max;
+        if run.caught_up && self.caught_up >= limit {
+            return Some(Full { of: SlotsOf::CatchUp, limit });
+        }
+        let limit = limits.max_running;
+        (self.all >= limit).then_some(Full { of: SlotsOf::All, limit })
     }
+}
+
+/// Slots that are all taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Full<'r> {
+    /// Whose.
+    pub(super) of: SlotsOf<'r>,
+    /// How many there are.
+    pub(super) limit: u32,
+}
+
+/// Whose slots they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum SlotsOf<'r> {
+    /// A pool's.
+    Pool(&'r str),
+    /// Those for what is caught up.
+    CatchUp,
+    /// Everybody's: `max_running`.
+    All,
+}
+
+/// What keeps a run's own batch from letting it start.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum BatchSays<'r> {
+    /// It is not in force.
+    Removed,
+    /// It does not fit the graph.
+    Held,
+    /// It is busy with this run.
+    Busy(&'r Run),
 }
 
 impl Scheduler {
@@ -156,26 +194,30 @@ impl Scheduler {
     fn next_to_start(&self, taken: &Taken, place: Option<&QueueKey>) -> Option<(QueueKey, RunId)> {
         let limits = self.graph.limits();
         if taken.all >= limits.max_running {
+            // Nobody gets one: thousands who wait need not be asked.
             return None;
         }
-        let mut waiting = self.book.ready_behind(place);
-        let first = waiting.find(|(_, run)| taken.leaves_room_for(run, limits) && self.batch_lets(run));
+        let may_start = |run: &Run| taken.none_left_for(run, limits).is_none() && self.batch_says(run).is_none();
+        let first = self.book.ready_behind(place).find(|(_, run)| may_start(run));
         first.map(|(key, run)| (key.clone(), run.id.clone()))
     }
 
-    /// Whether the run's batch lets it start: it is in force, and not busy with another run unless it allows that.
-    fn batch_lets(&self, run: &Run) -> bool {
-        let Some(node) = self.graph.get(&run.id.batch).filter(|node| !node.entry.held) else { return false };
+    /// Why the run's batch does not let it start: it is not in force, or busy with another run and does not allow that.
+    pub(super) fn batch_says(&self, run: &Run) -> Option<BatchSays<'_>> {
+        let Some(node) = self.graph.get(&run.id.batch) else { return Some(BatchSays::Removed) };
+        if node.entry.held {
+            return Some(BatchSays::Held);
+        }
         let serial = run.caught_up && node.definition().catch_up == CatchUp::All;
         if node.definition().overlap == Overlap::Allow && !serial {
-            return true;
+            return None;
         }
         // Two attempts that wait (they ran beside each other while the batch allowed it) must not wait for each other.
         let waits_behind = |other: &Run| {
             run.trigger == Trigger::Retry && !other.is_under_way() && run.queue_position < other.queue_position
         };
         let mut others = self.book.live_of(&run.id.batch).filter(|other| other.id != run.id);
-        !others.any(|other| Book::keeps_busy(other) && !waits_behind(other))
+        others.find(|other| Book::keeps_busy(other) && !waits_behind(other)).map(BatchSays::Busy)
     }
 
     /// The run becomes `starting`, with the definition that is in force now.

@@ -11,13 +11,19 @@ use crate::model::run::{End, Follow, Outcome, Run, State, Trigger};
 use crate::model::time::Instant;
 
 /// What a join makes of one of its upstreams.
-enum UpstreamState {
+pub(super) enum UpstreamState {
     /// It ended: this run is taken.
     Ended(RunId),
-    /// Its run has not ended.
-    Pending,
+    /// This run of it has not ended.
+    Pending(RunId),
     /// It has no run in this chain, and none can come.
     Absent,
+}
+
+impl UpstreamState {
+    fn of(run: &Run) -> Self {
+        if run.end().is_some() { Self::Ended(run.id.clone()) } else { Self::Pending(run.id.clone()) }
+    }
 }
 
 impl Scheduler {
@@ -151,13 +157,7 @@ impl Scheduler {
     /// The upstream runs that a waiting join takes (or the names of those that cannot come), once none is pending.
     fn join_upstreams(&self, join: &Run) -> Option<Vec<Result<RunId, BatchName>>> {
         let Some(node) = self.graph.get(&join.id.batch) else { return Some(Vec::new()) };
-        let coming = self.book.chain(&join.chain).any(|run| {
-            run.pass == join.pass
-                && run.id != join.id
-                && run.end().is_none()
-                && self.graph.reach(&run.id.batch).contains(&join.id.batch)
-        });
-        if coming {
+        if self.coming_before(join).next().is_some() {
             return None;
         }
         let mut taken = Vec::with_capacity(node.upstreams.len());
@@ -165,26 +165,35 @@ impl Scheduler {
             match self.upstream_state(join, name) {
                 UpstreamState::Ended(id) => taken.push(Ok(id)),
                 UpstreamState::Absent => taken.push(Err(name.clone())),
-                UpstreamState::Pending => return None,
+                UpstreamState::Pending(_) => return None,
             }
         }
         Some(taken)
     }
 
+    /// The runs of its pass that have not ended and lead to a join that waits.
+    pub(super) fn coming_before<'a>(&'a self, join: &'a Run) -> impl Iterator<Item = &'a Run> {
+        self.book.chain(&join.chain).filter(|run| {
+            run.pass == join.pass
+                && run.id != join.id
+                && run.end().is_none()
+                && self.graph.reach(&run.id.batch).contains(&join.id.batch)
+        })
+    }
+
     /// What a join makes of one upstream: its run in this pass; else, if this pass was not to run it, its latest in the
     /// chain.
-    fn upstream_state(&self, join: &Run, name: &BatchName) -> UpstreamState {
+    pub(super) fn upstream_state(&self, join: &Run, name: &BatchName) -> UpstreamState {
         let of_batch = || self.book.chain_of(&join.chain, name);
         if let Some(run) = of_batch().filter(|run| run.pass == join.pass).last() {
-            return if run.end().is_some() { UpstreamState::Ended(run.id.clone()) } else { UpstreamState::Pending };
+            return UpstreamState::of(run);
         }
         let pass_runs_all = matches!(join.follow, Follow::Chain | Follow::Everything);
         let in_pass = self.book.chain(&join.chain).filter(|run| run.pass == join.pass && run.id != join.id);
         let was_to_run = pass_runs_all && in_pass.into_iter().any(|run| self.graph.reach(&run.id.batch).contains(name));
         match of_batch().max_by_key(|run| run.id.number) {
             Some(_) if was_to_run => UpstreamState::Absent,
-            Some(run) if run.end().is_some() => UpstreamState::Ended(run.id.clone()),
-            Some(_) => UpstreamState::Pending,
+            Some(run) => UpstreamState::of(run),
             None => UpstreamState::Absent,
         }
     }

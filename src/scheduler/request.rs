@@ -60,7 +60,15 @@ impl Scheduler {
         let id = run.id.clone();
         self.admit_patiently(now, run);
         let (follows, does_not_follow) = what_follows(&self.graph, name, follow);
-        Ok(Reply::Queued { run: id, waits: met.is_some() && waits_for_it, follows, does_not_follow })
+        Ok(self.made(id, met.is_some() && waits_for_it, (follows, does_not_follow)))
+    }
+
+    /// What became of a run that was asked for.
+    fn made(&self, run: RunId, waits: bool, (follows, does_not_follow): Following) -> Reply {
+        match self.book.get(&run).and_then(Run::end).filter(|end| end.outcome == Outcome::Skipped) {
+            Some(End { reason, .. }) => Reply::Skipped { run, reason: reason.clone().unwrap_or_default() },
+            None => Reply::Queued { run, waits, follows, does_not_follow },
+        }
     }
 
     fn stop(&mut self, now: Instant, id: &RunId, stop: &StopRequest) -> Answer {
@@ -128,7 +136,7 @@ impl Scheduler {
         } else {
             self.admit_patiently(now, run);
         }
-        Ok(Reply::Queued { run: new, waits: met, follows, does_not_follow: Vec::new() })
+        Ok(self.made(new, met, (follows, Vec::new())))
     }
 
     /// Whether this run can be repeated now.

@@ -123,8 +123,8 @@ impl BatchesDir {
                 kind => kind,
             };
             let name = entry.file_name().to_string_lossy();
-            if kind == FileType::Symlink && self.is_link_to_folder(entry.file_name()) {
-                listing.diagnostics.push(link_instead_of_folder(&name));
+            if kind == FileType::Symlink {
+                listing.diagnostics.extend(self.link_instead_of_batch(entry.file_name(), &name));
             } else if kind == FileType::Directory {
                 match entry.file_name().to_str().ok().and_then(|name| BatchName::new(name).ok()) {
                     Some(batch) => listing.batches.push(batch),
@@ -170,9 +170,20 @@ impl BatchesDir {
         }
     }
 
-    fn is_link_to_folder(&self, name: &CStr) -> bool {
-        rustix::fs::statat(&self.folder, name, AtFlags::empty())
-            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    /// What is wrong with a link that leads to a folder, or that has a batch's name and leads to none: it was meant as one.
+    fn link_instead_of_batch(&self, link: &CStr, name: &str) -> Option<Diagnostic> {
+        let target = rustix::fs::statat(&self.folder, link, AtFlags::empty());
+        let target = target.map(|stat| FileType::from_raw_mode(stat.st_mode));
+        if target == Ok(FileType::Directory) {
+            return Some(link_instead_of_folder(name));
+        }
+        let batch = BatchName::new(name).ok()?;
+        let what = match target {
+            Ok(_) => "it is a link, and not to a folder",
+            Err(_) => "it is a link that leads nowhere",
+        };
+        let hint = "a batch is a folder: put it there, or remove the link";
+        Some(Diagnostic::of_file(Some(batch), shown(name), what).with_hint(hint))
     }
 }
 
@@ -253,6 +264,9 @@ mod tests {
         }
         fs::write(root.path().join("README.md"), "").unwrap();
         symlink("README.md", root.path().join("link")).unwrap();
+        symlink("README.md", root.path().join("LINK.md")).unwrap();
+        symlink("nowhere", root.path().join("dangling")).unwrap();
+        symlink("nowhere", root.path().join(".#lock")).unwrap();
         symlink("load", root.path().join("other")).unwrap();
         let listing = open(&root).list().unwrap();
         let names: Vec<&str> = listing.batches.iter().map(BatchName::as_str).collect();
@@ -262,6 +276,8 @@ mod tests {
         let expected = [
             ("--", "rename it, or put `_` before its name if it is no batch"),
             ("My Report", "rename it to `my-report`, or put `_` before its name if it is no batch"),
+            ("dangling", "a batch is a folder: put it there, or remove the link"),
+            ("link", "a batch is a folder: put it there, or remove the link"),
             (
                 "other",
                 "put the folder itself there, or remove the link; all of `batches.d` may be a link, one batch may not",

@@ -9,7 +9,8 @@ use std::time::Duration;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, warn};
 
@@ -48,8 +49,8 @@ pub(super) struct Server {
     notices: AsyncFd<OwnedFd>,
     /// For launchers; kept, so that the pipe stays open between them.
     notices_in: OwnedFd,
-    wakes: UnboundedSender<Wake>,
-    woken: Option<UnboundedReceiver<Wake>>,
+    /// What waits for something to happen to a run.
+    waits: JoinSet<Wake>,
 }
 
 /// What a waiting task tells the server.
@@ -64,7 +65,6 @@ pub(super) enum Wake {
 impl Server {
     pub(super) fn new(around: Surroundings, reports: UnboundedSender<(RunId, Report)>) -> io::Result<Self> {
         let (notices, notices_in) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        let (wakes, woken) = unbounded_channel();
         Ok(Self {
             around,
             reports,
@@ -77,13 +77,11 @@ impl Server {
             unsent: VecDeque::new(),
             notices: super::watched(notices, Interest::READABLE)?,
             notices_in,
-            wakes,
-            woken: Some(woken),
+            waits: JoinSet::new(),
         })
     }
 
     pub(super) async fn serve(mut self, mut requests: UnboundedReceiver<Request>) {
-        let Some(mut woken) = self.woken.take() else { return };
         loop {
             let restart_at = self.link_started.map_or_else(Instant::now, |started| started + LAUNCHER_RESTART);
             let restart = self.link.is_none() && !self.unsent.is_empty();
@@ -92,9 +90,13 @@ impl Server {
                     Some(request) => self.take_request(request),
                     None => return,
                 },
-                Some(wake) = woken.recv() => match wake {
-                    Wake::Look(run) => self.look(&run),
-                    Wake::Hunted(run, reason) => self.report_lost(&run, reason),
+                Some(waited) = self.waits.join_next() => match waited {
+                    Ok(Wake::Look(run)) => self.look(&run),
+                    Ok(Wake::Hunted(run, reason)) => self.report_lost(&run, reason),
+                    // Its run has something else to wait for.
+                    Err(error) if error.is_cancelled() => {}
+                    // Nobody would look at its run again: the daemon ends with this, and the next one finds the run.
+                    Err(error) => return error!(%error, "what waited for something to happen to a run has died"),
                 },
                 answer = next_answer(&mut self.link) => match answer {
                     Some(answer) => self.take_answer(answer),
@@ -121,7 +123,8 @@ impl Server {
             Request::Stop(run) => self.stop(&run),
             Request::Collect(run) => {
                 let settled = RunDir::open(&self.folder(&run)).and_then(|folder| folder.settle());
-                if let Err(error) = settled {
+                // One that never had a folder, or whose folder somebody removed, has nothing to tidy.
+                if let Err(error) = settled.or_else(unless_gone) {
                     warn!(%run, %error, "the run folder could not be tidied; remove `lock` and `claim` by hand if they disturb");
                 }
                 crash_point(CrashPoint::DaemonSettled);
@@ -219,13 +222,11 @@ impl Server {
 
     fn wake(&mut self, run: &RunId, wake: Wake, when: impl Future<Output = ()> + Send + 'static) {
         let Some(entry) = self.runs.get_mut(run) else { return };
-        let wakes = self.wakes.clone();
-        let task = tokio::spawn(async move {
+        let task = self.waits.spawn(async move {
             when.await;
-            // The server is gone: so is the need to wake it.
-            let _ = wakes.send(wake);
+            wake
         });
-        entry.wake_by(task.abort_handle());
+        entry.wake_by(task);
     }
 
     /// Tells what does not end a run.
@@ -251,6 +252,10 @@ impl Server {
     }
 }
 
+fn unless_gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
 /// The next answer; for ever pending without a launcher.
 async fn next_answer(link: &mut Option<Link>) -> Option<Answer> {
     match link {
@@ -265,4 +270,31 @@ async fn next_notices(pipe: &AsyncFd<OwnedFd>) -> Vec<Notice> {
     // The pipe has a writer, ourselves, so it has no end; an error leaves the files to say what happened.
     let count = read.unwrap_or(0);
     bytes[..count].as_chunks().0.iter().map(|bytes| Notice::decode(*bytes)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn dies() -> Wake {
+        panic!("a mistake")
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_what_waits_for_a_run_has_died() {
+        let nowhere = PathBuf::new;
+        let around = Surroundings {
+            runs: nowhere(),
+            state: nowhere(),
+            boot: String::new(),
+            environment: Default::default(),
+            program: nowhere(),
+        };
+        let (reports, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let (_requests, receiver) = tokio::sync::mpsc::unbounded_channel();
+        let mut server = Server::new(around, reports).unwrap();
+        server.waits.spawn(dies());
+        server.serve(receiver).await;
+        assert!(told.recv().await.is_none(), "who waits for reports learns of it");
+    }
 }

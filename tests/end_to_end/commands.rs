@@ -89,6 +89,11 @@ fn busy_and_disabled() {
     complains(&world, &["start", "slow"], 1, &["busy", "slow.1", "--queue"]);
     assert_eq!(world.batchd(&["start", "slow", "--queue"]).expect(0).line(), "slow.2");
     assert_eq!(world.run("slow.2")["state"], "queued");
+    assert_eq!(world.run("slow.2")["waits_for"], serde_json::json!({ "what": "batch", "run": "slow.1" }));
+    for verb in [&["list"][..], &["show", "slow.2"], &["runs", "slow"]] {
+        let shown = world.batchd(verb).expect(0).out;
+        assert!(shown.contains("its batch, which is busy with slow.1"), "{verb:?}: {shown}");
+    }
     go.tell();
     world.end("slow.1");
     up.hear();
@@ -265,4 +270,18 @@ fn a_check_says_all_that_is_wrong() {
     ] {
         assert!(said.contains(words), "nothing of {words:?} in:\n{said}");
     }
+}
+
+#[test]
+fn a_zone_that_cannot_be_followed_is_told_beside_the_times() {
+    let world = world();
+    let list = |zone: &str| {
+        let mut command = world.command(env!("CARGO_BIN_EXE_batchd"));
+        command.arg("list").env("TZ", zone);
+        world.output(command).expect(0)
+    };
+    assert_eq!(list("Europe/Berlin").err, "");
+    let warned = list("Europe/Berln");
+    assert!(warned.err.contains("warning: TZ: unknown time zone `Europe/Berln`; the system's zone is "), "{warned:?}");
+    assert_eq!(warned.out, list("UTC").out);
 }

@@ -171,6 +171,7 @@ fn reply_text(reply: &Reply) -> String {
             }
             text
         }
+        Reply::Skipped { run, reason } => format!("{run} skipped: {reason}"),
         Reply::Stopping { runs } => format!("stopping {}", list(runs.iter().map(ToString::to_string).collect())),
         Reply::Done { text } => text.clone(),
         Reply::Refused { what, .. } => format!("refused: {what}"),

@@ -370,6 +370,7 @@ impl World {
             }
             self.check_limits()?;
             self.check_no_slot_is_wasted()?;
+            self.check_waits()?;
         }
         Ok(())
     }

@@ -173,3 +173,33 @@ fn a_root_without_anything_in_it_removes_nothing_even_if_asked() {
     let swap = world.loader.reload().expect("somebody asked");
     assert_eq!(swap.graph.map(|graph| graph.len()), Some(0));
 }
+
+#[test]
+fn the_scan_finds_settings_that_changed_without_a_hint() {
+    let mut world = World::new("[defaults]\ntimezone = \"Asia/Tokyo\"\n");
+    let settings = world.folder.path().join("batchd.toml");
+    assert!(world.scan().is_none(), "nothing is new");
+    fs::write(&settings, "[defaults]\ntimezone = \"Asia/Seoul\"\n").unwrap();
+    world.graph = world.scan().expect("the settings have changed").graph.unwrap();
+    assert_eq!(world.timezone().as_deref(), Some("Asia/Seoul"));
+    fs::write(&settings, "max_runing = 3\n").unwrap();
+    assert_eq!(world.scan().expect("they are broken").diagnostics.len(), 1);
+    assert!(world.scan().is_none(), "that is known");
+}
+
+#[test]
+fn unrest_in_what_is_included_is_told_of_those_who_include_it() {
+    let mut world = World::new("");
+    let batches = world.folder.path().join("batches.d");
+    fs::create_dir(batches.join("_lib")).unwrap();
+    fs::write(batches.join("_lib/lib.sh"), "true\n").unwrap();
+    fs::write(batches.join("report/batch.toml"), "include = [\"_lib\"]\n").unwrap();
+    assert_eq!(world.scan().expect("the batch has changed").diagnostics, []);
+    assert!(world.loader.complain_of_unrest("_lib"));
+    assert!(!world.loader.complain_of_unrest("_lib"), "it is known");
+    assert!(!world.loader.complain_of_unrest("_other"), "nobody includes it");
+    let diagnostics = world.loader.swap().diagnostics;
+    let told: Vec<_> =
+        diagnostics.iter().map(|one| (one.batch.as_ref().unwrap().as_str(), one.file.as_str())).collect();
+    assert_eq!(told, [("report", "_lib")]);
+}

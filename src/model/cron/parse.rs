@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use super::{Cron, CronError, Days, Expression, MonthDays, Weekdays};
 
+#[cfg(test)]
+mod tests;
+
 /// Every value of all six fields, listed one by one, has fewer bytes; what is longer is no expression.
 const EXPRESSION_BYTES_MAX: usize = 1024;
 
@@ -17,6 +20,11 @@ const FORMS: [(&str, &str); 7] = [
     ("@yearly", "0 0 1 1 *"),
     ("@annually", "0 0 1 1 *"),
 ];
+
+/// For five fields that are wrong, and would be right as the first five of six.
+const ONE_TOO_FEW: &str = "five fields begin with the minute; if seconds were meant, the sixth field is missing";
+/// For six fields that are wrong, while the first five would be right.
+const ONE_TOO_MANY: &str = "six fields begin with the second; if five were meant, the last is too much";
 
 /// One of the six fields.
 struct Field {
@@ -101,13 +109,14 @@ pub(super) fn expression(text: &str) -> Result<Expression, CronError> {
     if let Some((name, value)) = first.split_once('=') {
         return Err(assignment(*first, name, value));
     }
-    match words[..] {
+    let read = match words[..] {
         [minute, hour, month_day, month, weekday] => fields(None, [minute, hour, month_day, month, weekday]),
         [second, minute, hour, month_day, month, weekday] => {
             fields(Some(second), [minute, hour, month_day, month, weekday])
         }
         _ => Err(wrong_number(whole, &words)),
-    }
+    };
+    read.map_err(|error| by_the_other_number(error, &words))
 }
 
 /// An `@` form.
@@ -138,6 +147,25 @@ fn assignment(first: Part, name: Part, value: Part) -> CronError {
     match name.text {
         "TZ" | "CRON_TZ" => first.error_with_hint(what, format!("write `timezone = \"{}\"` beside `cron`", value.text)),
         _ => first.error_with_hint(what, "variables stand in `env`"),
+    }
+}
+
+/// A wrong expression that would be right with one field more, or less, says so: with or without seconds is easily mistaken.
+fn by_the_other_number(error: CronError, words: &[Part]) -> CronError {
+    let any = Part { text: "*", start: 0 };
+    let (other, hint) = match *words {
+        [second, minute, hour, month_day, month] => {
+            (fields(Some(second), [minute, hour, month_day, month, any]), ONE_TOO_FEW)
+        }
+        [minute, hour, month_day, month, weekday, _] => {
+            (fields(None, [minute, hour, month_day, month, weekday]), ONE_TOO_MANY)
+        }
+        _ => return error,
+    };
+    match (other, &error.hint) {
+        (Err(_), _) => error,
+        (Ok(_), None) => CronError { hint: Some(hint.to_owned()), ..error },
+        (Ok(_), Some(before)) => CronError { hint: Some(format!("{before}; {hint}")), ..error },
     }
 }
 
@@ -331,135 +359,4 @@ fn range_of(field: &Field) -> String {
 
 fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_means_the_same() {
-        let check = |one: &str, other: &str| {
-            assert!(expression(one).is_ok(), "{one}: {:?}", expression(one));
-            assert_eq!(expression(one), expression(other), "{one} and {other}");
-        };
-        check("0 0 * * 0", "0 0 * * 7");
-        check("0 0 * * 0", "@weekly");
-        check("@Midnight", "  0\t0  * * *\n");
-        check("@daily", "0 0 0 * * *");
-        check("@yearly", "@annually");
-        check("0 0 * * sun-Tue", "0 0 * * 0,1,2");
-        check("0 0 * * FRI-MON", "0 0 * * 5,6,0,1");
-        check("0 0 * * 5-7", "0 0 * * 0,5,6");
-        check("0 0 * * 7-2", "0 0 * * 0-2");
-        check("0 0 * * 7-7", "0 0 * * 0");
-        check("0 0 1 * 0-7", "0 0 1 * 0-6");
-        check("0 0 * * 1-7/2", "0 0 * * 1,3,5,7");
-        check("0 0 * NOV-FEB *", "0 0 * 1,2,11,12 *");
-        check("0 22-4/2 * * *", "0 0,2,4,22 * * *");
-        check("5/15 * * * *", "05,20,35,50 * * * *");
-        check("0 0 25-5/5 * *", "0 0 25,30,4 * *");
-        check("0 0 l-3,lw,15w * friL", "0 0 L-3,WL,15W * 5L");
-        check("0 0 * * 7#2", "0 0 * * SUN#2");
-    }
-
-    /// The text with the span in brackets, and what is said about it.
-    fn shown(text: &str) -> String {
-        let error = expression(text).unwrap_err();
-        let Range { start, end } = error.span;
-        let marked = format!("{}[{}]{}", &text[..start], &text[start..end], &text[end..]);
-        format!("{marked}: {}; {}", error.what, error.hint.unwrap_or_else(|| "-".to_owned()))
-    }
-
-    #[test]
-    fn what_is_wrong_with_a_field() {
-        let check = |text: &str, expected: &str| assert_eq!(shown(text), expected);
-        check("60 * * * *", "[60] * * * *: minute: 60 is out of range; minute is 0 to 59");
-        check("0 99999999999 * * *", "0 [99999999999] * * *: hour: 99999999999 is out of range; hour is 0 to 23");
-        check("0 0 0 * *", "0 0 [0] * *: day of month: 0 is out of range; day of month is 1 to 31");
-        check("0 0 * 1,13 *", "0 0 * 1,[13] *: month: 13 is out of range; month is 1 to 12, or JAN to DEC");
-        check(
-            "0 0 * * MON-8",
-            "0 0 * * MON-[8]: day of week: 8 is out of range; day of week is 0 to 7, or SUN to SAT (0 and 7 are Sunday)",
-        );
-        check("0 0 ? * *", "0 0 [?] * *: day of month: `?` is not a value; write `*` for any");
-        check("H 0 * * *", "[H] 0 * * *: minute: `H` is not a value; to spread batches over time use `jitter`");
-        check(
-            "0~30 0 * * *",
-            "[0~30] 0 * * *: minute: `0~30` is not a value; to spread batches over time use `jitter`",
-        );
-        check(
-            "0 0 * * L",
-            "0 0 * * [L]: day of week: `L` is not a value; `5L` is the last Friday of the month, `6` Saturday; `L` alone belongs in day of month",
-        );
-        check("1,,2 * * * *", "1,[],2 * * * *: minute: nothing between the commas; -");
-        check("1- * * * *", "1-[] * * * *: minute: a value is missing; minute is 0 to 59");
-        check("*/0 * * * *", "*/[0] * * * *: minute: a step of 0 leads nowhere; a step is 1 or more");
-        check(
-            "*/90 * * * *",
-            "*/[90] * * * *: minute: a step of 90 passes the whole field; steps count within one field, at most 59 here; `*/5` starts anew at 0",
-        );
-        check("*/x * * * *", "*/[x] * * * *: minute: `x` is not a step; a step is a whole number, as in `*/5`");
-        check(
-            "0 0 L-31 * *",
-            "0 0 [L-31] * *: day of month: `L-31` wants a number from 1 to 30 behind `L-`; `L-3` is the third day before the last of the month",
-        );
-        check(
-            "0 0 * * 5#6",
-            "0 0 * * [5#6]: day of week: `5#6` wants a number from 1 to 5 behind `#`; `5#3` is the third Friday of the month, `5L` the last",
-        );
-        check(
-            "0 0 * * ä",
-            "0 0 * * [ä]: day of week: `ä` is not a value; day of week is 0 to 7, or SUN to SAT (0 and 7 are Sunday)",
-        );
-    }
-
-    #[test]
-    fn what_is_wrong_with_the_whole() {
-        let check = |text: &str, expected: &str| assert_eq!(shown(text), expected);
-        check("", "[]: an empty cron expression; five fields, such as `30 2 * * *`, or `@daily`");
-        check(
-            "* * *",
-            "[* * *]: 3 fields; an expression has 5, or 6 with seconds first; the fields are minute, hour, day of month, month, day of week, with blanks between them",
-        );
-        check(
-            "0 0 12 * * ? 2026",
-            "[0 0 12 * * ? 2026]: 7 fields; an expression has 5, or 6 with seconds first; there is no field for the year: leave the last one out",
-        );
-        check(
-            "0 5 * * * root /usr/bin/backup",
-            "[0 5 * * * root /usr/bin/backup]: 7 fields; an expression has 5, or 6 with seconds first; only the time stands here: what is run is the batch's script",
-        );
-        check(
-            "@fortnightly",
-            "[@fortnightly]: unknown form `@fortnightly`; the forms are @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually and @reboot",
-        );
-        check("@every 5m", "[@every] 5m: unknown form `@every`; write it as fields: every 5 minutes is `*/5 * * * *`");
-        check(
-            "@daily backup.sh",
-            "@daily [backup.sh]: `backup.sh` stands behind `@daily`; what is run is the batch's script; only the time stands here",
-        );
-        check(
-            "CRON_TZ=Europe/Berlin 0 5 * * *",
-            "[CRON_TZ=Europe/Berlin] 0 5 * * *: `CRON_TZ=Europe/Berlin` is not part of an expression; write `timezone = \"Europe/Berlin\"` beside `cron`",
-        );
-        assert!(expression(&"1,".repeat(EXPRESSION_BYTES_MAX)).is_err());
-    }
-
-    #[test]
-    fn what_never_fires() {
-        let hint =
-            "a month has at most 31 days, February at most 29; when one day field begins with `*`, both must match";
-        assert_eq!(
-            shown("0 0 30 2 *"),
-            format!("0 0 [30 2 *]: never fires: no day is day of month `30` in month `2` and day of week `*`; {hint}")
-        );
-        for never in ["0 0 31 4 *", "0 0 31 2,4,6,9,11 *", "0 0 31W 6 *", "0 0 L-30 4 *", "0 0 */30 2 1#2"] {
-            assert!(expression(never).is_err(), "{never}");
-        }
-        for rare in ["0 0 29 2 *", "0 0 31 2 5", "0 0 L-28 2 *", "0 0 * 2 1#5", "0 0 */28 2 0"] {
-            assert!(expression(rare).is_ok(), "{rare}");
-        }
-        assert_eq!(expression("@REBOOT"), Ok(Expression::Reboot));
-    }
 }

@@ -8,6 +8,7 @@ use batchd::model::id::BatchName;
 use batchd::model::record::Record;
 use batchd::model::run::{Outcome, Range, Run, State, Trigger};
 use batchd::model::time::Instant;
+use batchd::model::wait::WaitsFor;
 use batchd::scheduler::ROWS_AT_ONCE_MAX;
 
 use crate::place::Script;
@@ -168,6 +169,24 @@ impl World {
         }
         let alone = missed.len() - ranges.len();
         if alone > ROWS_AT_ONCE_MAX { Err(format!("{alone} rows of what was missed in one event")) } else { Ok(()) }
+    }
+
+    /// Each run that waits says for what; never for a daemon, since there is one.
+    pub(super) fn check_waits(&self) -> Checked {
+        if !self.has_begun {
+            return Ok(());
+        }
+        let waiting = self.scheduler().waiting(self.now());
+        for run in self.scheduler().live().filter(|run| run.state == State::Queued) {
+            match waiting.get(&run.id) {
+                None | Some(WaitsFor::Daemon) => return Err(format!("{} waits for nothing", run.id)),
+                Some(WaitsFor::Upstreams { batches, runs }) if batches.is_empty() || runs.is_empty() => {
+                    return Err(format!("{} waits for upstreams, and none is missing", run.id));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Remembers what is in force from now on.
