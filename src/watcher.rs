@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::mem::ManuallyDrop;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -73,10 +75,9 @@ impl Watcher {
         if self.watches.is_none() {
             self.watches = Some(self.begin().map_err(|error| format!("changes can't be watched: {error}"))?);
         }
-        let Some(watches) = &mut self.watches else { return Ok(()) };
         for folder in std::mem::take(&mut self.watched) {
             // The watches of a folder that was swapped stay with the old one; that they are gone is no trouble.
-            let _ = watches.unwatch(&folder);
+            let _ = self.ask(|watches| watches.unwatch(&folder));
         }
         let around = ways.batches.steps.iter().chain(&ways.settings.steps).filter_map(|step| step.parent());
         let around: BTreeSet<&Path> = around.collect();
@@ -86,11 +87,26 @@ impl Watcher {
         let mut result = Ok(());
         for (folder, mode) in flat.chain(root) {
             self.watched.insert(folder.to_owned());
-            if let Err(error) = watches.watch(folder, mode) {
+            if let Err(error) = self.ask(|watches| watches.watch(folder, mode)) {
                 result = Err(format!("changes in {} can't be watched: {error}", folder.display()));
             }
         }
         result
+    }
+
+    /// Asks the watcher for something. `notify` panics where its thread could not be started or has died, and again where it
+    /// is dropped: then it is left to itself, and the next time a new one is begun.
+    fn ask(&mut self, ask: impl FnOnce(&mut RecommendedWatcher) -> notify::Result<()>) -> Result<(), String> {
+        let Some(watches) = self.watches.take() else { return Err("there is no watcher now".to_owned()) };
+        let mut watches = ManuallyDrop::new(watches);
+        match panic::catch_unwind(AssertUnwindSafe(|| ask(&mut watches))) {
+            Ok(result) => {
+                self.watches = Some(ManuallyDrop::into_inner(watches));
+                result.map_err(|error| error.to_string())
+            }
+            // Left to itself.
+            Err(_) => Err("the thread that watches could not be started, or has died".to_owned()),
+        }
     }
 
     fn begin(&self) -> notify::Result<RecommendedWatcher> {

@@ -10,13 +10,13 @@ use serde_json::Value;
 use world::World;
 
 /// What is no batch.
-const NO_BATCHES: [&str; 3] = ["README.md", "_common", "benchmark"];
+const NO_BATCHES: [&str; 4] = ["README.md", "_common", "benchmark", "campaign"];
 
 /// A world with all examples, and with a daemon.
 fn examples() -> World {
     let mut world = World::new();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    world.bash(&format!("cp -r '{}'/* batches.d && rm -r batches.d/benchmark", from.display()));
+    world.bash(&format!("cp -r '{}'/* batches.d && rm -r batches.d/{benchmark,campaign}", from.display()));
     world.batchd(&["check"]).expect(0);
     world.start();
     world

@@ -137,7 +137,6 @@ impl Loader {
     /// The graph of all that is on the disk, for a daemon that begins, and what is wrong with it. If `batches.d` can't be
     /// believed, or git is at work in it, it is `before`, what the journal has: nobody waits, the disk is looked at later.
     pub(super) fn begin(&mut self, before: Arc<Graph>) -> (Arc<Graph>, Vec<Diagnostic>) {
-        self.settings_read = Ok((self.around.settings.clone(), Vec::new()));
         // What the journal has and the disk has not, vanished when it was first missed: now.
         self.in_force.keys().for_each(|name| self.folders.remember(name));
         if self.git_is_at_work(clock::monotonic()) {

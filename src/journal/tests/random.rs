@@ -199,7 +199,9 @@ impl Random {
             state: self.state(),
             // One instant for each number: an occurrence is decided once.
             // Of a boot now and then.
-            due_at: Instant::from_ms(id.number as i64 * 1_000_000_000 + if id.number.is_multiple_of(4) { 7 } else { 0 }),
+            due_at: Instant::from_ms(
+                id.number as i64 * 1_000_000_000 + if id.number.is_multiple_of(4) { 7 } else { 0 },
+            ),
             start_at: self.maybe(Self::instant),
             queued_at: self.instant(),
             queue_position: self.number().min(u64::from(u32::MAX)),
