@@ -107,7 +107,7 @@ fn survey(runs: &Path) -> Result<Known> {
         if folder.is_locked().with_context(|| format!("can't look at runs/{name}"))? {
             bail!("{name} still lives: wait for its end, or end it, so that its exit.json says how it ended");
         }
-        let Some(record) = disk::run_record(&runs.join(name), &id) else { return Ok(()) };
+        let Some(record) = RunDir::run_record(&runs.join(name), &id) else { return Ok(()) };
         *known.journals.entry(record.token.journal.0).or_default() += 1;
         known.note(&record.chain);
         record.upstreams.iter().for_each(|upstream| known.note(&upstream.run));
@@ -127,7 +127,7 @@ impl Known {
 fn row_of(runs: &Path, name: &str, journal: &JournalId, position: u64) -> Result<Option<Run>> {
     let Ok(id) = name.parse::<RunId>() else { return Ok(None) };
     let path = runs.join(name);
-    let Some(record) = disk::run_record(&path, &id).filter(|record| record.token.journal == *journal) else {
+    let Some(record) = RunDir::run_record(&path, &id).filter(|record| record.token.journal == *journal) else {
         return Ok(None);
     };
     let folder = RunDir::open(&path).with_context(|| format!("can't open runs/{name}"))?;
