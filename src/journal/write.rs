@@ -1,10 +1,11 @@
 //! Commits records: each the whole of its row, all of one call in one transaction.
 
-use rusqlite::{Connection, Error, ErrorCode, Result, TransactionBehavior, params};
+use rusqlite::{Connection, Error, ErrorCode, Result, TransactionBehavior, ffi, params};
 
 use super::error::CommitError;
 use super::row::{self, COLUMNS, UPSERT, run_from_row};
 use super::{Journal, row::to_json};
+use crate::model::id::RunId;
 use crate::model::record::{BatchFacts, EdgeFacts, InForce, PeriodChange, Record};
 use crate::model::run::Run;
 
@@ -33,6 +34,13 @@ impl Journal {
         if records.is_empty() {
             return Ok(());
         }
+        self.transact(records, number).map_err(|failure| match failure {
+            Failure::Violation { run, rule } => CommitError::Violation { run, rule },
+            Failure::Sqlite(error) => CommitError::of(&error, system_error(&self.connection)),
+        })
+    }
+
+    fn transact(&mut self, records: &[Record], number: Option<u64>) -> std::result::Result<(), Failure> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for record in records {
             write(&transaction, record, number)?;
@@ -48,7 +56,25 @@ impl Journal {
     }
 }
 
-fn write(connection: &Connection, record: &Record, number: Option<u64>) -> std::result::Result<(), CommitError> {
+/// Why a transaction failed.
+enum Failure {
+    Violation { run: RunId, rule: &'static str },
+    Sqlite(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+/// What the system said to SQLite when the last call failed that it let fail: errno(3).
+pub(super) fn system_error(connection: &Connection) -> i32 {
+    // SAFETY: the handle is open as long as the connection, and the call only reads a number from it.
+    unsafe { ffi::sqlite3_system_errno(connection.handle()) }
+}
+
+fn write(connection: &Connection, record: &Record, number: Option<u64>) -> std::result::Result<(), Failure> {
     match record {
         Record::Run(run) => return write_run(connection, run, number),
         Record::Batch(facts) => write_batch(connection, facts)?,
@@ -70,8 +96,8 @@ fn write(connection: &Connection, record: &Record, number: Option<u64>) -> std::
     Ok(())
 }
 
-fn write_run(connection: &Connection, run: &Run, number: Option<u64>) -> std::result::Result<(), CommitError> {
-    let violation = |rule| CommitError::Violation { run: run.id.clone(), rule };
+fn write_run(connection: &Connection, run: &Run, number: Option<u64>) -> std::result::Result<(), Failure> {
+    let violation = |rule| Failure::Violation { run: run.id.clone(), rule };
     match row::upsert(&mut *connection.prepare_cached(&UPSERT)?, run, number) {
         Ok(true) => Ok(()),
         Ok(false) if stored(connection, run)? == *run => Ok(()),
