@@ -14,18 +14,19 @@ use rustix::fs::FlockOperation;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::Daemon;
 use super::effects::Definitions;
 use super::inlets::Inlets;
 use super::reload::{Loader, Message};
+use super::reserve::Reserve;
 use super::signals::Signal;
 use super::writer::Writer;
+use super::{Daemon, ahead};
 use crate::api::{ApiHandle, Runs, server, socket};
 use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
 use crate::folders::{Surroundings, own_program, schedule};
-use crate::journal::Journal;
 use crate::journal::query::{Filter, Reader};
+use crate::journal::{Journal, OpenError};
 use crate::model::definition::Definition;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::graph::{Entry, Graph};
@@ -54,20 +55,22 @@ const STATE_MODE: u32 = 0o711;
 /// Nobody else has any business with the lock.
 const LOCK_MODE: u32 = 0o600;
 
-/// Starts everything. When it returns, scheduling has begun. `stuck` is told whether the journal can't be written.
+/// Starts everything. When it returns, scheduling has begun. `told_to_end` is for the time in which the journal can't be
+/// written.
 pub(super) async fn begin(
     args: &DaemonArgs,
     paths: Paths,
     signals: mpsc::UnboundedReceiver<Signal>,
-    stuck: watch::Sender<bool>,
+    told_to_end: watch::Receiver<bool>,
 ) -> Result<(Daemon, Inlets)> {
     let lock = make_folders(&paths)?;
     clear_unfinished(&paths.state);
     let (around, of_settings) = Surroundings::read(&paths.settings, args.insecure_permissions)?;
     let socket_group = around.settings.settings.socket_group.clone();
     let limits = around.settings.settings.limits.clone();
-    let journal = Journal::open(&paths.journal())?;
+    let (journal, reserve, no_room) = open_journal(&paths)?;
     let recovered = journal.recover()?;
+    ahead::refuse_older_journal(&paths, &recovered)?;
     let reader = Reader::open(&paths.journal())?;
     let before = Arc::new(graph_before(&around.zones, &recovered, &limits));
     // Watch first, look second: what changes in between is seen twice, and not never.
@@ -83,15 +86,16 @@ pub(super) async fn begin(
 
     let boot = clock::boot_id().context("can't read the boot id of the host")?;
     let (reports_inlet, reports) = mpsc::unbounded_channel();
-    let place =
-        Local::start(supervisor_surroundings(&paths, &boot)?, reports_inlet).context("can't start the launcher")?;
+    let (shortage, is_short) = watch::channel(no_room);
+    let place = Local::start(supervisor_surroundings(&paths, &boot)?, reports_inlet, is_short)
+        .context("can't start the supervisor")?;
     let journal_id = journal.id().clone();
     let mut daemon = Daemon {
         stop_runs: args.stop_runs,
         starts_nothing: false,
         journal: journal_id,
         scheduler: Scheduler::recover(recovered, before, boot),
-        writer: Writer::start(journal, stuck)?,
+        writer: Writer::start(journal, reserve, shortage, told_to_end)?,
         reader,
         place,
         definitions: Definitions::new(paths.state.clone()),
@@ -161,6 +165,23 @@ fn make_folders(paths: &Paths) -> Result<File> {
         ),
         Err(error) => Err(error).with_context(|| format!("can't lock {}", path.display())),
     }
+}
+
+/// The journal, its reserve, and why nothing may start for the want of room for it.
+fn open_journal(paths: &Paths) -> Result<(Journal, Reserve, Option<String>)> {
+    ahead::refuse_without_journal(paths)?;
+    let reserve = Reserve::of(&paths.state, &paths.journal());
+    let journal = match Journal::open(&paths.journal()) {
+        Err(OpenError::NoRoom { .. }) if reserve.give_up() => Journal::open(&paths.journal())?,
+        opened => opened?,
+    };
+    let no_room = reserve.make().err().map(|error| {
+        let reason =
+            format!("the disk of {} has no room for the journal: nothing starts until it has", paths.state.display());
+        warn!("{reason} ({error})");
+        reason
+    });
+    Ok((journal, reserve, no_room))
 }
 
 /// Every run that an earlier daemon has left under way, each with what it runs, if that is still known.

@@ -38,6 +38,7 @@ const KNOWN: &[(&str, Kind, &[u32])] = &[
     ("journal.db-wal", Kind::File, &[]),
     ("journal.db-shm", Kind::File, &[]),
     ("daemon.lock", Kind::File, &[0o600]),
+    ("reserve", Kind::File, &[0o600]),
     ("definitions", Kind::Folder, &[0o700]),
     ("socket", Kind::Folder, &[0o700, 0o750]),
     // Whoever comes through its folder may use it.

@@ -10,8 +10,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::launcher::Answer;
 use super::link::Link;
@@ -23,6 +24,7 @@ use crate::model::launch::Report;
 use crate::rundir::RunDir;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::shim::order::Notice;
+use crate::shim::shortage;
 
 /// The most requests that a launcher has not answered: their answers carry descriptors, and only so many of these may be
 /// in flight (unix(7)).
@@ -50,6 +52,8 @@ pub(super) struct Server {
     notices_in: OwnedFd,
     wakes: UnboundedSender<Wake>,
     woken: Option<UnboundedReceiver<Wake>>,
+    /// Why nothing may be begun now; none: it may.
+    shortage: watch::Receiver<Option<String>>,
 }
 
 /// What a waiting task tells the server.
@@ -62,7 +66,11 @@ pub(super) enum Wake {
 }
 
 impl Server {
-    pub(super) fn new(around: Surroundings, reports: UnboundedSender<(RunId, Report)>) -> io::Result<Self> {
+    pub(super) fn new(
+        around: Surroundings,
+        reports: UnboundedSender<(RunId, Report)>,
+        shortage: watch::Receiver<Option<String>>,
+    ) -> io::Result<Self> {
         let (notices, notices_in) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let (wakes, woken) = unbounded_channel();
         Ok(Self {
@@ -79,6 +87,7 @@ impl Server {
             notices_in,
             wakes,
             woken: Some(woken),
+            shortage,
         })
     }
 
@@ -102,6 +111,7 @@ impl Server {
                 },
                 notices = next_notices(&self.notices) => self.take_notices(&notices),
                 () = sleep_until(restart_at), if restart => self.start_launcher(),
+                Ok(()) = self.shortage.changed() => self.look_at_waiting(),
             }
         }
     }
@@ -121,7 +131,10 @@ impl Server {
             Request::Stop(run) => self.stop(&run),
             Request::Collect(run) => {
                 let settled = RunDir::open(&self.folder(&run)).and_then(|folder| folder.settle());
-                if let Err(error) = settled {
+                // One that was stopped before it began has no folder.
+                if let Err(error) = settled
+                    && error.kind() != io::ErrorKind::NotFound
+                {
                     warn!(%run, %error, "the run folder could not be tidied; remove `lock` and `claim` by hand if they disturb");
                 }
                 crash_point(CrashPoint::DaemonSettled);
@@ -137,7 +150,7 @@ impl Server {
         match answer.shim {
             Ok(Some(shim)) => self.look_when_ended(&run, shim),
             Ok(None) => self.look(&run),
-            Err(error) => self.wait(&run, format!("no process can be forked: {error}")),
+            Err(error) => self.wait(&run, format!("no process can be forked: {}", shortage::said(&error))),
         }
     }
 
@@ -182,9 +195,34 @@ impl Server {
         self.link_started = Some(Instant::now());
         match Link::start(&self.around, &self.notices_in) {
             Ok(link) => self.link = Some(link),
-            Err(error) => error!(%error, "no launcher can be started; it is tried again every second"),
+            Err(error) => self.put_off(&format!("no launcher can be started: {}", shortage::said(&error))),
         }
         self.send_orders();
+    }
+
+    /// There is no launcher for what is unsent: these runs wait, each for its own time, and then ask again.
+    fn put_off(&mut self, reason: &str) {
+        for (serial, _) in std::mem::take(&mut self.unsent) {
+            if let Some(run) = self.serials.get(&serial).cloned() {
+                self.wait(&run, reason.to_owned());
+            }
+        }
+    }
+
+    /// Nothing is short any more, or something else is: those that wait need not wait for their time.
+    fn look_at_waiting(&mut self) {
+        if self.shortage().is_some() {
+            return;
+        }
+        let waiting = self.runs.iter().filter(|(_, entry)| entry.waited).map(|(run, _)| run.clone());
+        for run in waiting.collect::<Vec<_>>() {
+            self.look(&run);
+        }
+    }
+
+    /// Why nothing may be begun now; none: it may.
+    pub(super) fn shortage(&self) -> Option<String> {
+        self.shortage.borrow().clone()
     }
 
     /// The launcher has died. What it did with the requests that it has not answered, only the run folders can say.
