@@ -9,7 +9,7 @@ use std::sync::mpsc as sync_mpsc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::fs::FlockOperation;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -37,6 +37,7 @@ use crate::model::settings::Limits;
 use crate::paths::Paths;
 use crate::rundir::LOCK;
 use crate::scheduler::{Event, Scheduler};
+use crate::shim::shortage::said;
 use crate::store::{definitions, users, workspace};
 use crate::supervisor::{self, Local, Place as _};
 use crate::watcher::Watcher;
@@ -145,14 +146,11 @@ fn make_folders(paths: &Paths) -> Result<File> {
     if !paths.batches.is_dir() && !paths.journal().exists() {
         bail!("there is no folder {}: create it, or say with --batches where the batches are", paths.batches.display());
     }
-    let cannot = |path: &Path| format!("can't make the folder {}", path.display());
-    fs::create_dir_all(&paths.runs).with_context(|| cannot(&paths.runs))?;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(STATE_MODE)
-        .create(&paths.state)
-        .with_context(|| cannot(&paths.state))?;
-    fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)).with_context(|| cannot(&paths.state))?;
+    let cannot = |path: &Path, error| anyhow!("can't make the folder {}: {}", path.display(), said(&error));
+    fs::create_dir_all(&paths.runs).map_err(|error| cannot(&paths.runs, error))?;
+    let made = fs::DirBuilder::new().recursive(true).mode(STATE_MODE).create(&paths.state);
+    made.and_then(|()| fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)))
+        .map_err(|error| cannot(&paths.state, error))?;
     let path = paths.state.join("daemon.lock");
     // Whoever can open it can lock it, and keep every daemon out.
     let lock = File::options().create(true).truncate(false).write(true).mode(LOCK_MODE).open(&path);

@@ -181,6 +181,16 @@ pub enum CommitError {
         "the journal can't be relied on ({0}): look at the disk and at the kernel's log; the next daemon recovers what was committed"
     )]
     Fatal(String),
+    /// Its file is not at its place any more: what is written goes to a file that nobody will find. The daemon exits.
+    #[error(
+        "the journal {path} was removed or replaced under the daemon, which ends before it does anything more: {saved}"
+    )]
+    Gone {
+        /// Where it was.
+        path: PathBuf,
+        /// What became of what it held, and what to do.
+        saved: String,
+    },
     /// The records break a rule of the journal: a mistake of batchd. Nothing was written.
     #[error("the journal refuses a record of {run}: {rule}; this is a mistake in batchd, please report it")]
     Violation {
@@ -200,6 +210,7 @@ impl CommitError {
     /// was done because of them.
     pub(super) fn of(error: &rusqlite::Error, errno: i32) -> Self {
         let system = || std::io::Error::from_raw_os_error(errno).to_string();
+        // SQLite's own number says which call failed.
         let code = error.sqlite_error().map_or(0, |error| error.extended_code);
         let of_fsync = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC].contains(&code);
         match error.sqlite_error_code() {
@@ -211,9 +222,9 @@ impl CommitError {
             Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) if !of_fsync => match errno {
                 libc::ENOSPC | libc::EDQUOT => Self::Full(system()),
                 libc::EROFS | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN => Self::Retry(system()),
-                _ => Self::Fatal(error.to_string()),
+                _ => Self::Fatal(format!("{error} {code}: {}", system())),
             },
-            _ => Self::Fatal(error.to_string()),
+            _ => Self::Fatal(format!("{error} {code}")),
         }
     }
 }
@@ -232,5 +243,39 @@ impl QueryError {
     /// What SQLite says of `path`.
     pub(super) fn new(path: &std::path::Path, source: rusqlite::Error) -> Self {
         Self { path: path.to_owned(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_may_be_tried_again() {
+        let kind = |code, errno| {
+            let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            match CommitError::of(&error, errno) {
+                CommitError::Full(_) => "full",
+                CommitError::Retry(_) => "retry",
+                CommitError::Fatal(_) => "fatal",
+                CommitError::Gone { .. } | CommitError::Violation { .. } => "another",
+            }
+        };
+        let check = |code, errno, expected| assert_eq!(kind(code, errno), expected, "{code} {errno}");
+        check(ffi::SQLITE_FULL, 0, "full");
+        check(ffi::SQLITE_BUSY, 0, "retry");
+        check(ffi::SQLITE_NOMEM, 0, "retry");
+        check(ffi::SQLITE_IOERR_NOMEM, libc::EIO, "retry");
+        // G5: SQLite knows a full disk, and no quota.
+        check(ffi::SQLITE_IOERR_WRITE, libc::EDQUOT, "full");
+        check(ffi::SQLITE_IOERR_SHMSIZE, libc::ENOSPC, "full");
+        check(ffi::SQLITE_IOERR_WRITE, libc::EROFS, "retry");
+        check(ffi::SQLITE_CANTOPEN, libc::EMFILE, "retry");
+        // E3, E4: nobody knows what is on the disk.
+        check(ffi::SQLITE_IOERR_WRITE, libc::EIO, "fatal");
+        check(ffi::SQLITE_IOERR_FSYNC, libc::EIO, "fatal");
+        check(ffi::SQLITE_IOERR_FSYNC, libc::ENOSPC, "fatal");
+        check(ffi::SQLITE_CORRUPT, 0, "fatal");
+        check(ffi::SQLITE_READONLY, 0, "fatal");
     }
 }

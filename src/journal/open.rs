@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::error::OpenError;
 use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
-use super::write::system_error;
+use super::write::{file_at, system_error};
 use super::{Journal, TRANSACTIONS_OF_OPENING, migrate};
 use crate::model::id::JournalId;
 
@@ -72,7 +72,9 @@ impl Journal {
         let sql = "UPDATE meta SET value = value + 1 WHERE key = 'opening' RETURNING value";
         let opening: u64 = connection.query_row(sql, [], |row| row.get(0)).map_err(failed)?;
         let transaction = opening * TRANSACTIONS_OF_OPENING;
-        Ok(Self { connection, path: path.to_owned(), id, queue_position_next, transaction })
+        let gone = || OpenError::io(path, "look at it", &ErrorKind::NotFound.into());
+        let file = file_at(path).ok_or_else(gone)?;
+        Ok(Self { connection, path: path.to_owned(), file, id, queue_position_next, transaction })
     }
 }
 

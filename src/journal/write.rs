@@ -1,8 +1,12 @@
 //! Commits records: each the whole of its row, all of one call in one transaction.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
 use rusqlite::{Connection, Error, ErrorCode, Result, TransactionBehavior, ffi, params};
 
 use super::error::CommitError;
+use super::open::beside;
 use super::row::{self, COLUMNS, UPSERT, run_from_row};
 use super::{Journal, row::to_json};
 use crate::model::id::RunId;
@@ -15,6 +19,9 @@ const RULE_CHANGE: &str =
 
 /// The design's invariant 5.
 const RULE_OCCURRENCE: &str = "its occurrence has been decided by another run";
+
+/// Behind the journal's name and before a number: a copy of one that was removed under its daemon.
+const SAVED: &str = ".saved-";
 
 impl Journal {
     /// Writes `records`, in their order, all or none; when it returns they are on the disk.
@@ -34,10 +41,24 @@ impl Journal {
         if records.is_empty() {
             return Ok(());
         }
+        if file_at(&self.path) != Some(self.file) {
+            return Err(CommitError::Gone { path: self.path.clone(), saved: self.save() });
+        }
         self.transact(records, number).map_err(|failure| match failure {
             Failure::Violation { run, rule } => CommitError::Violation { run, rule },
             Failure::Sqlite(error) => CommitError::of(&error, system_error(&self.connection)),
         })
+    }
+
+    /// Saves all that it holds beside the place where it was, and says where.
+    fn save(&self) -> String {
+        let copy = beside(&self.path, &format!("{SAVED}{}", self.transaction));
+        match self.connection.execute("VACUUM INTO ?", [copy.to_string_lossy()]) {
+            Ok(_) => format!("all that was in it is in {}, which can take its place", copy.display()),
+            Err(error) => {
+                format!("it can't be saved ({error}): restore it from a backup, or with `batchd doctor --rebuild`")
+            }
+        }
     }
 
     fn transact(&mut self, records: &[Record], number: Option<u64>) -> std::result::Result<(), Failure> {
@@ -54,6 +75,12 @@ impl Journal {
         (self.queue_position_next, self.transaction) = (next, number.unwrap_or(self.transaction));
         Ok(())
     }
+}
+
+/// The file at a path: its device and its number there.
+pub(super) fn file_at(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Why a transaction failed.
