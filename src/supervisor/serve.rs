@@ -31,6 +31,8 @@ use crate::shim::shortage;
 const UNANSWERED_MAX: usize = 64;
 /// A launcher that died is replaced no sooner than this after it was started: something is wrong with the host.
 const LAUNCHER_RESTART: Duration = Duration::from_secs(1);
+/// When a folder is tidied again that could not be: nothing waits for it.
+const SETTLE_AGAIN: Duration = Duration::from_secs(60);
 /// Notices taken from the pipe at once.
 const NOTICES_MAX: usize = 64;
 
@@ -63,6 +65,15 @@ pub(super) enum Wake {
     Look(RunId),
     /// Nothing of the run is left; it is lost for this reason.
     Hunted(RunId, String),
+    /// Try again to tidy the run's folder.
+    Settle(RunId),
+}
+
+/// Which attempt to tidy a folder it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settling {
+    First,
+    Again,
 }
 
 impl Server {
@@ -104,6 +115,7 @@ impl Server {
                 Some(wake) = woken.recv() => match wake {
                     Wake::Look(run) => self.look(&run),
                     Wake::Hunted(run, reason) => self.report_lost(&run, reason),
+                    Wake::Settle(run) => self.settle(run, Settling::Again),
                 },
                 answer = next_answer(&mut self.link) => match answer {
                     Some(answer) => self.take_answer(answer),
@@ -130,15 +142,31 @@ impl Server {
             }
             Request::Stop(run) => self.stop(&run),
             Request::Collect(run) => {
-                let settled = RunDir::open(&self.folder(&run)).and_then(|folder| folder.settle());
-                // One that was stopped before it began has no folder.
-                if let Err(error) = settled
-                    && error.kind() != io::ErrorKind::NotFound
-                {
-                    warn!(%run, %error, "the run folder could not be tidied; remove `lock` and `claim` by hand if they disturb");
-                }
+                self.settle(run, Settling::First);
                 crash_point(CrashPoint::DaemonSettled);
             }
+        }
+    }
+
+    /// Tidies a run's folder. If the system is short of something now, that is tried again, and said once.
+    fn settle(&self, run: RunId, settling: Settling) {
+        let Err(error) = RunDir::open(&self.folder(&run)).and_then(|folder| folder.settle()) else { return };
+        // One that was stopped before it began has no folder.
+        if error.kind() == io::ErrorKind::NotFound {
+            return;
+        }
+        let passes = shortage::is_shortage(&error);
+        if settling == Settling::First || !passes {
+            let then = if passes { "it is tried again" } else { "remove `lock` and `claim` by hand if they disturb" };
+            warn!(%run, "the run folder could not be tidied: {}; {then}", shortage::said(&error));
+        }
+        if passes {
+            let wakes = self.wakes.clone();
+            tokio::spawn(async move {
+                sleep(SETTLE_AGAIN).await;
+                // The server is gone: the next daemon tidies.
+                let _ = wakes.send(Wake::Settle(run));
+            });
         }
     }
 
