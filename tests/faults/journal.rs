@@ -95,11 +95,17 @@ fn e6_a_journal_without_its_last_commits_is_not_gone_on_with() {
 #[test]
 fn e8_an_older_copy_runs_nothing_again() {
     let mut world = with_past();
+    world.batch("other", "", "echo other");
+    world.start();
+    world.batchd(&["disable", "other", "--reason", "a long weekend"]).expect(0);
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
     let older = whole(&world);
     assert_eq!(run_once(&mut world), "quick.2");
     world.bash("rm state/journal.db*");
     fs::write(journal(&world), older).unwrap();
     assert_refused(&mut world, &["the folder of quick.2", "restored from an older copy", "doctor --rebuild"]);
+    // What the copy still knew, and no folder does.
+    fs::remove_dir_all(world.path("runs/quick.1")).unwrap();
     world.batchd(&["doctor", "--rebuild", "new.db"]).expect(0);
     world.bash("rm state/journal.db* && mv new.db state/journal.db");
     let run = run_once(&mut world);
@@ -107,6 +113,32 @@ fn e8_an_older_copy_runs_nothing_again() {
     assert!(number > 2, "no number comes back: {run}");
     let known: Vec<String> = world.runs().iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(known, ["quick.1", "quick.2", &run]);
+    assert!(world.batchd(&["list"]).expect(0).out.contains("a long weekend"));
+}
+
+#[test]
+fn e8_what_waited_in_an_older_copy_does_not_begin_again() {
+    let mut world = World::new();
+    let (up, go) = (world.pipe("up"), world.pipe("go"));
+    world.batch("slow", "overlap = 'queue'", "echo up > $W/up\nread -r word < $W/go");
+    world.start();
+    world.batchd(&["start", "slow"]).expect(0);
+    up.hear();
+    world.batchd(&["start", "slow", "--queue"]).expect(0);
+    // Made while the first run is under way and the second waits.
+    let copy = format!("VACUUM INTO '{}'", world.path("copy.db").display());
+    Connection::open(journal(&world)).unwrap().execute_batch(&copy).unwrap();
+    for _ in 0..2 {
+        go.tell();
+    }
+    up.hear();
+    assert_eq!(world.end("slow.2")["outcome"], "succeeded");
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    world.bash("rm state/journal.db* && cp copy.db state/journal.db");
+    world.batchd(&["doctor", "--rebuild", "new.db"]).expect(0);
+    world.bash("rm state/journal.db* && mv new.db state/journal.db");
+    let ends: Vec<String> = world.runs().iter().map(|run| format!("{} {}", run["id"], run["outcome"])).collect();
+    assert_eq!(ends, [r#""slow.1" "succeeded""#, r#""slow.2" "succeeded""#]);
     world.batchd(&["doctor"]).expect(0);
 }
 
