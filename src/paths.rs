@@ -94,7 +94,16 @@ impl Paths {
             }
             (None, _) => find_settings(folder)?,
         };
-        let keys = parse_keys(&settings, &text)?;
+        let are_said = [
+            said(&flags.batches, BATCHES_VARIABLE),
+            said(&flags.runs, RUNS_VARIABLE),
+            said(&flags.state, STATE_VARIABLE),
+        ];
+        // Whoever says where everything is does not need settings that can be read.
+        let keys = match are_said.iter().all(Option::is_some) {
+            true => Keys::default(),
+            false => parse_keys(&settings, &text)?,
+        };
         let resolved = |flag, name, key: Option<PathBuf>, default| {
             let key = key.map(|path| tidy(settings.parent().unwrap_or(Path::new("/")), &path));
             said(flag, name).or(key).unwrap_or_else(|| folder.join(default))
@@ -105,6 +114,18 @@ impl Paths {
             state: resolved(&flags.state, STATE_VARIABLE, keys.state, "state"),
             settings,
         })
+    }
+
+    /// Fails if the environment names settings that are not there: a daemon would do without what they say of users and limits.
+    pub fn check_settings_exist(&self) -> Result<()> {
+        let named = std::env::var_os(SETTINGS_VARIABLE).is_some_and(|value| !value.is_empty());
+        if named && !self.settings.exists() {
+            bail!(
+                "there are no settings at {}; mend {SETTINGS_VARIABLE}, or make the file (it may be empty)",
+                self.settings.display()
+            );
+        }
+        Ok(())
     }
 
     /// The four variables with their values: what a script needs so that `batchd` works inside it.
@@ -161,9 +182,10 @@ fn read_settings(path: &Path) -> Result<Option<String>> {
 /// The keys that name paths. The others are the loader's affair, which complains about all of them at once.
 fn parse_keys(path: &Path, text: &str) -> Result<Keys> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        let (line, column) = error.span().map_or((1, 1), |span| place_of(text, span.start));
+        let excerpt = text.lines().nth(line - 1).unwrap_or_default();
         anyhow::anyhow!(
-            "{}:{line}: {}; until this is mended nobody knows where the folders are",
+            "{}:{line}:{column}: {}\n  {excerpt}\nuntil this is mended nobody knows where the folders are; `--batches`, `--runs` and `--state` say it for this once",
             path.display(),
             error.message()
         )
@@ -174,6 +196,13 @@ fn parse_keys(path: &Path, text: &str) -> Result<Keys> {
         Some(_) => Err(anyhow::anyhow!("{}: `{name}` is not a path; write {name} = \"/some/folder\"", path.display())),
     };
     Ok(Keys { batches: key("batches")?, runs: key("runs")?, state: key("state")? })
+}
+
+/// The line and the column, in characters, of a byte of the text; both count from 1.
+fn place_of(text: &str, byte: usize) -> (usize, usize) {
+    let before = &text[..byte];
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
 #[cfg(test)]
@@ -224,7 +253,7 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         check("runs = 1", "`runs` is not a path");
-        check("x = 1\nruns = ", "batchd.toml:2: ");
+        check("x = 1\nruns = ", "batchd.toml:2:8: ");
         let flags = PathFlags { settings: Some("/nowhere/batchd.toml".into()), ..PathFlags::default() };
         assert!(resolve(&flags, &[], None).unwrap_err().contains("there are no settings at /nowhere/batchd.toml"));
     }

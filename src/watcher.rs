@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 /// Something may have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,8 +109,29 @@ const LINKS_MAX: usize = 40;
 struct Way {
     /// Every link on the way, and last where it ends, or what is missing there; each in a folder without links.
     steps: Vec<PathBuf>,
-    /// Which folder or file is at the end: device and inode.
-    end: Option<(u64, u64)>,
+    /// Which folder or file is at the end.
+    end: Option<End>,
+}
+
+/// Which folder or file: with its mount, since the kernel drops all watches of a file system that is unmounted, and the same
+/// folder, mounted again, has the same device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct End {
+    mount: u64,
+    device: (u32, u32),
+    inode: u64,
+}
+
+/// Asks for a number of the mount that never comes back (statx(2), since Linux 6.8; older ones give one that may).
+const MOUNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
+impl End {
+    fn of(path: &Path) -> Option<Self> {
+        let wanted = StatxFlags::INO | StatxFlags::MNT_ID | MOUNT_ID_UNIQUE;
+        let found = statx(CWD, path, AtFlags::empty(), wanted).ok()?;
+        let device = (found.stx_dev_major, found.stx_dev_minor);
+        Some(Self { mount: found.stx_mnt_id, device, inode: found.stx_ino })
+    }
 }
 
 impl Way {
@@ -139,7 +160,7 @@ impl Way {
                 Ok(_) | Err(_) => return way,
             }
         }
-        way.end = std::fs::metadata(&at).ok().map(|found| (found.dev(), found.ino()));
+        way.end = End::of(&at);
         way.steps.push(at);
         way
     }

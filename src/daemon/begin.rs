@@ -53,6 +53,10 @@ const ACTS_WAITING_MAX: usize = 256;
 const UNTIDY_AMONG: u32 = 1000;
 /// Everybody may pass through the state folder, to a workspace of theirs; nobody else may list it (design 3.1).
 const STATE_MODE: u32 = 0o711;
+/// The journal without a `socket_group`, and with one.
+const JOURNAL_MODE: u32 = 0o600;
+/// See [`JOURNAL_MODE`].
+const JOURNAL_MODE_FOR_GROUP: u32 = 0o640;
 /// Nobody else has any business with the lock.
 const LOCK_MODE: u32 = 0o600;
 
@@ -66,10 +70,11 @@ pub(super) async fn begin(
 ) -> Result<(Daemon, Inlets)> {
     let lock = make_folders(&paths)?;
     clear_unfinished(&paths.state);
-    let (around, of_settings) = Surroundings::read(&paths.settings, args.insecure_permissions)?;
-    let socket_group = around.settings.settings.socket_group.clone();
+    let around = surroundings(&paths, args)?;
     let limits = around.settings.settings.limits.clone();
+    let group = socket_group(&around, &paths)?;
     let (journal, reserve, no_room) = open_journal(&paths)?;
+    protect_journal(&paths.journal(), group)?;
     let recovered = journal.recover()?;
     ahead::refuse_older_journal(&paths, &recovered)?;
     let reader = Reader::open(&paths.journal())?;
@@ -83,7 +88,7 @@ pub(super) async fn begin(
     });
     let live = under_way(&recovered, &before, &around, &paths.state);
     let mut loader = loader(args, &paths, around, watcher, &before);
-    let (graph, diagnostics) = loader.begin(before.clone(), of_settings);
+    let (graph, diagnostics) = loader.begin(before.clone());
 
     let boot = clock::boot_id().context("can't read the boot id of the host")?;
     let (reports_inlet, reports) = mpsc::unbounded_channel();
@@ -124,9 +129,51 @@ pub(super) async fn begin(
         .name("reload".to_owned())
         .spawn(move || loader.serve(&loader_inlet, &swaps_inlet))
         .context("can't start the thread for reloads")?;
-    daemon.open_socket(acts_inlet, socket_group.as_deref())?;
+    daemon.open_socket(acts_inlet, group)?;
     daemon.say_where_everything_is(&diagnostics);
     Ok((daemon, inlets))
+}
+
+/// Settings, zones and the host. A daemon that begins has no settings that were good before: with half of those on the disk
+/// it could run scripts as another user, without their limits, or in another pool, and so it does not begin.
+fn surroundings(paths: &Paths, args: &DaemonArgs) -> Result<Surroundings> {
+    paths.check_settings_exist()?;
+    let (around, wrong) = Surroundings::read(&paths.settings, args.insecure_permissions)?;
+    if !wrong.is_empty() {
+        let all: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+        bail!("the settings have errors, and nothing runs until they are mended:\n{}", all.join("\n"));
+    }
+    Ok(around)
+}
+
+/// The number of the group that may use the socket.
+fn socket_group(around: &Surroundings, paths: &Paths) -> Result<Option<u32>> {
+    let Some(name) = &around.settings.settings.socket_group else { return Ok(None) };
+    let missing =
+        || format!("there is no group {name}: make it, or change socket_group in {}", paths.settings.display());
+    users::gid_of(name)?.with_context(missing).map(Some)
+}
+
+/// In the journal stand arguments and variables of runs, which may be secrets: it is read by whoever may use the socket, and by
+/// nobody else.
+fn protect_journal(path: &Path, group: Option<u32>) -> Result<()> {
+    let mode = if group.is_some() { JOURNAL_MODE_FOR_GROUP } else { JOURNAL_MODE };
+    // SQLite gives its other files the mode and the owner of the first; an earlier version may have left some.
+    for ending in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(ending);
+        let set = || {
+            std::os::unix::fs::chown(&file, None, group)?;
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode))
+        };
+        match set() {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("can't set who may read {}", Path::new(&file).display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Removes what a daemon or a shim that was killed had begun to write. That it can't is no reason not to start.
@@ -291,17 +338,8 @@ impl Daemon {
         Ok(())
     }
 
-    fn open_socket(&self, acts: mpsc::Sender<crate::api::Act>, group: Option<&str>) -> Result<()> {
-        let group_id = match group {
-            Some(name) => Some(users::gid_of(name)?.with_context(|| {
-                format!(
-                    "there is no group {name}: make it, or change socket_group in {}",
-                    self.paths.settings.display()
-                )
-            })?),
-            None => None,
-        };
-        let listener = socket::listen(&self.paths.state, group_id)?;
+    fn open_socket(&self, acts: mpsc::Sender<crate::api::Act>, group: Option<u32>) -> Result<()> {
+        let listener = socket::listen(&self.paths.state, group)?;
         let runs = Arc::new(JournalRuns { path: self.paths.journal() });
         tokio::spawn(server::serve(listener, ApiHandle { acts, changes: self.changes.subscribe(), runs }));
         Ok(())

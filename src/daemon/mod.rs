@@ -14,7 +14,7 @@ mod stop;
 mod tell;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
 use std::sync::mpsc as sync_mpsc;
 use std::time::Duration;
@@ -203,7 +203,7 @@ impl Daemon {
             return Ok(());
         }
         let history = match &request {
-            Request::Rerun { run, .. } => self.chain_of(run)?,
+            Request::Rerun { run, .. } => self.history_of(run)?,
             Request::Start { .. }
             | Request::Stop { .. }
             | Request::StopAll { .. }
@@ -217,12 +217,18 @@ impl Daemon {
         self.handle(vec![Event::Request { id, by: by.to_owned(), request, history }]).await
     }
 
-    /// Every run of the chain that a run belongs to.
-    fn chain_of(&self, run: &RunId) -> Result<Vec<Run>> {
-        Ok(match self.reader.run(run)? {
-            Some(run) => self.reader.chain(&run.chain)?,
-            None => Vec::new(),
-        })
+    /// Every run of the chains that a run and its upstreams belong to.
+    fn history_of(&self, run: &RunId) -> Result<Vec<Run>> {
+        let Some(run) = self.reader.run(run)? else { return Ok(Vec::new()) };
+        let mut chains = BTreeSet::from([run.chain]);
+        for upstream in &run.upstreams {
+            chains.extend(self.reader.run(upstream)?.map(|upstream| upstream.chain));
+        }
+        let mut history = Vec::new();
+        for chain in &chains {
+            history.append(&mut self.reader.chain(chain)?);
+        }
+        Ok(history)
     }
 
     fn ask_for_reload(&self, done: oneshot::Sender<Reloaded>) {

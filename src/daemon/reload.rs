@@ -147,13 +147,12 @@ impl Loader {
 
     /// The graph of all that is on the disk, for a daemon that begins, and what is wrong with it. If `batches.d` can't be
     /// believed, or git is at work in it, it is `before`, what the journal has: nobody waits, the disk is looked at later.
-    pub(super) fn begin(&mut self, before: Arc<Graph>, of_settings: Vec<Diagnostic>) -> (Arc<Graph>, Vec<Diagnostic>) {
-        self.of_settings = of_settings;
+    pub(super) fn begin(&mut self, before: Arc<Graph>) -> (Arc<Graph>, Vec<Diagnostic>) {
         // What the journal has and the disk has not, vanished when it was first missed: now.
         self.in_force.keys().for_each(|name| self.folders.remember(name));
         if self.git_is_at_work(clock::monotonic()) {
             info!("git is at work in batches.d: what was in force stays until it is done");
-            return (before, self.of_settings.clone());
+            return (before, Vec::new());
         }
         self.scan(Absent::RemovedLater);
         let swap = self.swap();
@@ -315,9 +314,16 @@ impl Loader {
             Ok(opened) => opened,
             Err(diagnostic) => return self.raise(*diagnostic),
         };
-        if listing.batches.is_empty() && !self.in_force.is_empty() && absent == Absent::RemovedLater {
+        let is_empty = listing.batches.is_empty() && !self.in_force.is_empty();
+        // Nothing at all, not even a `.git`, is more likely a mount that is missing than anybody's wish.
+        if is_empty && (listing.is_bare || absent == Absent::RemovedLater) {
             let what = "it is suddenly empty; what was in it stays in force";
-            let hint = "if that is meant, `batchd reload` removes all batches";
+            let hint = match listing.is_bare {
+                true => {
+                    "is it mounted? if all batches are to go, put any file into it (a README will do), then `batchd reload`"
+                }
+                false => "if that is meant, `batchd reload` removes all batches",
+            };
             return self.raise(Diagnostic::of_file(None, self.batches.display().to_string(), what).with_hint(hint));
         }
         let was_alarm = self.alarm.take().is_some();

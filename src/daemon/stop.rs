@@ -20,12 +20,20 @@ use crate::supervisor::Place as _;
 /// may still wait for room to write down how it ended, and then outlives the daemon, as shims do.
 const WAIT_BEYOND_GRACE: Duration = Duration::from_secs(5);
 
+/// Why the runs of a daemon that was told so were stopped.
+const STOPPED_BY_END: &str = "the daemon was told to end, and to stop its runs";
+
 impl Daemon {
-    /// Has every run ended, and waits for it; another signal ends the wait.
+    /// Has every run that is under way ended, and waits for it; another signal ends the wait.
     pub(super) async fn stop_all(&mut self, inlets: &mut Inlets) -> Result<()> {
         self.starts_nothing = true;
-        let request = Request::StopAll { reason: Some("the daemon was told to end, and to stop its runs".to_owned()) };
-        self.request("batchd", request, oneshot::channel().0).await?;
+        // What waits is for the next daemon: nobody asked that it does not run.
+        let under_way = self.scheduler.live().filter(|run| run.is_under_way());
+        let under_way: Vec<RunId> = under_way.map(|run| run.id.clone()).collect();
+        for run in under_way {
+            let request = Request::Stop { run, reason: Some(STOPPED_BY_END.to_owned()) };
+            self.request("batchd", request, oneshot::channel().0).await?;
+        }
         let until = self.stopped_until();
         while self.scheduler.live().any(|run| run.is_under_way() && run.stop.is_some()) {
             let Ok(incoming) = timeout_at(until, inlets.next()).await else {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::book::{Book, Counts, QueueKey};
 use super::{Effect, Scheduler};
-use crate::model::definition::{CatchUp, OVERLAP_QUEUE_MAX, Overlap};
+use crate::model::definition::{CatchUp, Definition, OVERLAP_QUEUE_MAX, Overlap};
 use crate::model::id::{BatchName, RunId};
 use crate::model::run::{End, Outcome, Run, State, StopRequest, Trigger};
 use crate::model::settings::Limits;
@@ -46,10 +46,11 @@ impl Taken {
 
 impl Scheduler {
     /// Decides overlap for a run whose time has come: it waits for its slot, or is `skipped`.
-    pub(super) fn admit(&mut self, now: Instant, run: Run) {
+    pub(super) fn admit(&mut self, now: Instant, mut run: Run) {
         let Some(node) = self.graph.get(&run.id.batch).cloned() else {
             return self.skip(now, run, "its batch was removed");
         };
+        run.caught_up |= self.joins_caught_up(&run, node.definition());
         // Each of `all` runs, one after the other, whatever `overlap` says (design 3.6).
         if run.caught_up && node.definition().catch_up == CatchUp::All {
             return self.book.put(run);
@@ -70,6 +71,17 @@ impl Scheduler {
                 self.book.put(run);
             }
         }
+    }
+
+    /// Whether an occurrence that is on time goes on with those before it which are still being caught up: under `all` each
+    /// runs, so one that would be skipped for them, or replace them, runs behind them.
+    fn joins_caught_up(&self, run: &Run, definition: &Definition) -> bool {
+        let one_would_go = matches!(definition.overlap, Overlap::Skip | Overlap::Replace);
+        let mut others = self.book.live_of(&run.id.batch).filter(|other| other.id != run.id);
+        run.trigger == Trigger::Schedule
+            && definition.catch_up == CatchUp::All
+            && one_would_go
+            && others.any(|other| other.caught_up)
     }
 
     /// As [`Self::admit`], for a run by hand that may wait for its batch: under `skip` it waits, too.

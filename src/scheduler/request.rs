@@ -102,6 +102,7 @@ impl Scheduler {
         };
         let node = self.in_force(&id.batch)?.clone();
         self.may_rerun(now, &node, &old)?;
+        let upstreams = self.inputs_again(&node, &old)?;
         let follow = match mode {
             RerunMode::Only => Follow::Nothing,
             RerunMode::Unsucceeded | RerunMode::OnlyDownstream => Follow::Unsucceeded,
@@ -115,7 +116,7 @@ impl Scheduler {
             pass: pass.pass,
             previous: Some(old.id.clone()),
             due_at: old.due_at,
-            upstreams: old.upstreams.clone(),
+            upstreams,
             given: old.given.clone(),
             ..self.first_run(now, &node, Trigger::Rerun, follow)
         };
@@ -147,6 +148,40 @@ impl Scheduler {
             return Err(refused(Refusal::State, format!("{} of the same chain has not ended", live.id), Some(hint)));
         }
         Ok(())
+    }
+
+    /// The inputs of a repeated run: the same (design 3.5), but of an upstream that had not succeeded and was repaired since,
+    /// its latest success in the same chain. A batch that is not `independent` takes nothing from one that has not succeeded.
+    fn inputs_again(&self, node: &Node, old: &Run) -> Result<Vec<RunId>, Reply> {
+        let again = old.upstreams.iter().map(|id| self.repaired(id).map_or_else(|| id.clone(), |run| run.id.clone()));
+        let inputs: Vec<RunId> = again.collect();
+        if node.definition().independent {
+            return Ok(inputs);
+        }
+        let of = |upstream: &BatchName| inputs.iter().find(|id| id.batch == *upstream);
+        let has_failed = |id: &RunId| self.book.get(id).is_none_or(|run| !run.succeeded());
+        let was_aborted = old.outcome() == Some(Outcome::Aborted);
+        for upstream in &node.upstreams {
+            let what = match of(upstream) {
+                Some(id) if has_failed(id) => format!("{id}, before {}, has not succeeded", old.id),
+                None if was_aborted => format!("{upstream}, before {}, has not run", old.id),
+                Some(_) | None => continue,
+            };
+            let hint = match of(upstream) {
+                Some(id) => format!(
+                    "`batchd rerun {id}` repeats it, and what follows goes on; `batchd rerun {id} --only-downstream` says that it was repaired by hand"
+                ),
+                None => format!("`batchd start {}` begins a new chain", node.definition().name),
+            };
+            return Err(refused(Refusal::Invalid, what, Some(hint)));
+        }
+        Ok(inputs)
+    }
+
+    /// Of a run that did not succeed, the latest success of its batch in the same chain.
+    fn repaired(&self, id: &RunId) -> Option<&Run> {
+        let old = self.book.get(id).filter(|run| !run.succeeded())?;
+        self.book.chain_of(&old.chain, &id.batch).filter(|run| run.succeeded()).max_by_key(|run| run.id.number)
     }
 
     /// What a pass will run after `name`, in the order of the graph.

@@ -129,7 +129,11 @@ impl<'a> Watch<'a> {
 
     /// When it has to act although nothing happens.
     fn deadline(&self, now: Monotonic) -> Option<Monotonic> {
-        let pass = (self.killing && !self.gone).then(|| now.after(KILL_PASS));
+        // Only the logs are left to be written: what was to be done to the tree has been done, and its times are over.
+        if self.gone {
+            return self.pump.deadline();
+        }
+        let pass = self.killing.then(|| now.after(KILL_PASS));
         let kill = self.kill_at.filter(|_| !self.killing);
         let timeout = self.timeout_at.filter(|_| self.ended.is_none() && self.kill_at.is_none());
         let drained = self.ended.map(|(_, until)| until).filter(|_| self.kill_at.is_none() && !self.killing);

@@ -46,6 +46,8 @@ pub struct Listing {
     pub batches: Vec<BatchName>,
     /// Folders that can't be batches and are not ignored: each with what to do.
     pub diagnostics: Vec<Diagnostic>,
+    /// There is nothing at all in it, not even what is ignored.
+    pub is_bare: bool,
 }
 
 /// What a folder's files look like from outside. Two equal ones mean the same content if `newest_change_at` was over when
@@ -100,11 +102,12 @@ impl BatchesDir {
 
     /// Which folders there are. Plain files, and names that begin with `.` or `_`, are nothing to batchd (design 3.1).
     pub fn list(&self) -> Result<Listing, FileError> {
-        let mut listing = Listing::default();
+        let mut listing = Listing { is_bare: true, ..Listing::default() };
         let dir = Dir::read_from(&self.folder).map_err(cannot("read", &self.path))?;
         for entry in dir {
             let entry = entry.map_err(cannot("read", &self.path))?;
             let bytes = entry.file_name().to_bytes();
+            listing.is_bare &= bytes == b"." || bytes == b"..";
             if bytes.starts_with(b".") || bytes.starts_with(b"_") {
                 continue;
             }

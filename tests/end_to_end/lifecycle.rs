@@ -1,5 +1,8 @@
 //! Daemons that end, are killed, and begin again, while scripts go on.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use batchd::rundir::RunDir;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -76,6 +79,56 @@ fn a_daemon_that_is_told_to_stops_what_runs() {
     slow.world.all_gone();
     let run = slow.world.run("slow.1");
     assert_eq!((run["outcome"].as_str(), run["exit"]["left_running"].as_u64()), (Some("cancelled"), Some(0)), "{run}");
+}
+
+/// What waits is for the next daemon, whatever the one before was told of what runs.
+#[test]
+fn a_daemon_that_stops_what_runs_leaves_what_waits() {
+    let mut slow = Slow::new();
+    slow.world.settings("max_running = 1\n");
+    slow.world.batch("waits", "", "echo waited\n");
+    slow.world.start_with(&["--stop-runs"], &[]);
+    slow.world.batchd(&["start", "slow"]).expect(0);
+    slow.up.hear();
+    slow.world.batchd(&["start", "waits"]).expect(0);
+    assert_eq!(slow.world.end_daemon(Signal::TERM), 0);
+    assert_ne!(slow.world.run("waits.1")["state"], "ended");
+    slow.world.start();
+    assert_eq!(slow.world.end("waits.1")["outcome"], "succeeded");
+}
+
+/// Half of its settings could let scripts run as another user.
+#[test]
+fn a_daemon_does_not_start_with_settings_that_have_errors() {
+    let mut world = World::new();
+    world.batch("one", "", "echo one\n");
+    world.settings("[defaults]\nuser = 'nobody '\n");
+    world.spawn(&[], &[]);
+    let said = world.daemon().says(0, "the settings have errors").to_string();
+    assert!(said.contains("until they are mended"), "{said}");
+    assert_eq!(world.daemon_ends(), 1);
+    world.settings("");
+    world.spawn(&[], &[("BATCHD_SETTINGS", "/nowhere/batchd.toml")]);
+    world.daemon().says(0, "mend BATCHD_SETTINGS");
+    assert_eq!(world.daemon_ends(), 1);
+    // One that runs keeps what was good.
+    world.start();
+    world.settings("[defaults]\nuser = 'nobody '\n");
+    world.batchd(&["reload"]).expect(1);
+    world.batchd(&["start", "one", "--wait"]).expect(0);
+}
+
+/// Arguments and variables of runs stand in it.
+#[test]
+fn nobody_else_reads_the_journal() {
+    let mut world = World::new();
+    world.batch("one", "", "echo one\n");
+    let mode = |world: &World, name: &str| fs::metadata(world.path(name)).unwrap().permissions().mode() & 0o777;
+    world.start();
+    world.batchd(&["start", "one", "--wait"]).expect(0);
+    for name in ["state/journal.db", "state/journal.db-wal", "state/journal.db-shm"] {
+        assert_eq!(mode(&world, name), 0o600, "{name}");
+    }
 }
 
 #[test]
@@ -164,7 +217,7 @@ fn a_daemon_that_cannot_write_its_journal_ends_when_it_is_told_to() {
 fn a_run_without_a_definition_is_found() {
     let mut slow = Slow::new();
     slow.begin();
-    slow.world.bash("rm -r batches.d/slow batches.d/next");
+    slow.world.bash("touch batches.d/README; rm -r batches.d/slow batches.d/next");
     slow.world.batchd(&["reload"]).expect(0);
     assert_eq!(slow.world.end_daemon(Signal::TERM), 0);
     slow.world.bash("rm -r state/definitions");

@@ -179,6 +179,28 @@ fn a_root_that_is_gone_removes_nothing() {
     check(&world, "mv away batches.d; echo 'echo back' > batches.d/edited/script.sh", "back");
 }
 
+/// The kernel drops the watches of what is unmounted; mounted again, it looks as it did.
+#[test]
+fn a_root_that_is_mounted_again_is_watched_again() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: run it as root, which may mount");
+        return;
+    }
+    let mut world = World::new();
+    world.batch("edited", "", "echo one\n");
+    world.bash("mv batches.d kept; mkdir batches.d; mount --bind kept batches.d");
+    world.start();
+    world.bash("umount --lazy batches.d");
+    let reloaded = world.batchd(&["reload"]).expect(1);
+    assert!((reloaded.out + &reloaded.err).contains("is it mounted?"));
+    world.batchd(&["start", "edited", "--wait"]).expect(0);
+    world.bash("mount --bind kept batches.d");
+    world.batchd(&["reload"]).expect(0);
+    check(&world, "echo 'echo again' > batches.d/edited/script.sh", "again");
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    world.bash("umount batches.d");
+}
+
 #[test]
 fn a_broken_edit_stops_nothing() {
     let world = world();

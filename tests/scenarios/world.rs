@@ -224,7 +224,7 @@ impl World {
             _ => return Err(format!("there is no step `{line}`")),
         };
         let history = match &request {
-            Request::Rerun { run, .. } => self.journal.chain(run),
+            Request::Rerun { run, .. } => self.journal.history(run),
             _ => Vec::new(),
         };
         self.handle(Event::Request { id: 1, by: "ann".to_owned(), request, history })

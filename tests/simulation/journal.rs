@@ -99,6 +99,14 @@ impl FakeJournal {
         self.chains[&run.chain].iter().map(|id| self.runs[id].clone()).collect()
     }
 
+    /// Every run of the chains that a run and its upstreams belong to.
+    pub(crate) fn history(&self, of: &RunId) -> Vec<Run> {
+        let upstreams = self.runs.get(of).map_or(&[][..], |run| run.upstreams.as_slice());
+        let chains = [of].into_iter().chain(upstreams).filter_map(|id| self.runs.get(id)).map(|run| &run.chain);
+        let chains: BTreeSet<&RunId> = chains.collect();
+        chains.into_iter().flat_map(|chain| self.chain(chain)).collect()
+    }
+
     pub(crate) fn live(&self) -> impl Iterator<Item = &Run> {
         self.live.iter().map(|id| &self.runs[id])
     }

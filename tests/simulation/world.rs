@@ -300,7 +300,7 @@ impl World {
         self.tell(format!("operator {request:?}"));
         self.count("requests");
         let history = match &request {
-            Request::Rerun { run, .. } => self.journal.chain(run),
+            Request::Rerun { run, .. } => self.journal.history(run),
             _ => Vec::new(),
         };
         self.request_last += 1;

@@ -2,11 +2,13 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
+use tokio::io::unix::AsyncFd;
 
 use super::PATIENCE;
 use super::wait::exits;
@@ -15,6 +17,8 @@ use super::wait::exits;
 #[derive(Default)]
 struct Log {
     lines: Mutex<Vec<Value>>,
+    /// Whoever wrote it has ended.
+    ended: AtomicBool,
     grown: Condvar,
 }
 
@@ -36,6 +40,9 @@ impl Daemon {
                 written.lines.lock().unwrap().push(line);
                 written.grown.notify_all();
             }
+            let _lines = written.lines.lock().unwrap();
+            written.ended.store(true, Ordering::Relaxed);
+            written.grown.notify_all();
         });
         Self { child, log }
     }
@@ -43,7 +50,29 @@ impl Daemon {
     /// Waits until scheduling has begun.
     #[track_caller]
     pub(super) fn ready(&self) {
-        self.line("ready", |line| line["message"].as_str().is_some_and(|text| text.ends_with("is ready")));
+        self.line("ready", is_ready);
+    }
+
+    /// Waits until scheduling has begun, or the daemon has ended. Whether the first.
+    #[track_caller]
+    pub fn ready_or_ended(&self) -> bool {
+        let ended = || self.log.ended.load(Ordering::Relaxed).then_some(Value::Null);
+        !self
+            .wait_for("ready, or ended", |lines| lines.iter().find(|line| is_ready(line)).cloned().or_else(ended))
+            .is_null()
+    }
+
+    /// Comes when it has ended.
+    pub async fn end(&self) {
+        let handle = pidfd_open(Pid::from_raw(self.pid()).unwrap(), PidfdFlags::NONBLOCK).unwrap();
+        // SAFETY: the `AsyncFd` owns the descriptor: it stays open, and the same, for as long as it is registered.
+        let handle = unsafe { AsyncFd::register(handle) }.unwrap();
+        drop(handle.readable().await.unwrap());
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        exits(&self.child, Duration::ZERO)
     }
 
     /// How many lines the log has: what comes later is news to [`Self::line_after`].
@@ -60,11 +89,17 @@ impl Daemon {
     /// Waits for a line of the log after `mark`.
     #[track_caller]
     pub fn line_after(&self, mark: usize, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        self.wait_for(what, |lines| lines.iter().skip(mark).find(|line| is_it(line)).cloned())
+    }
+
+    /// Waits until something is found in the lines, or the log has ended.
+    #[track_caller]
+    fn wait_for(&self, what: &str, find: impl Fn(&[Value]) -> Option<Value>) -> Value {
         let deadline = Instant::now() + PATIENCE;
         let mut lines = self.log.lines.lock().unwrap();
         loop {
-            if let Some(line) = lines.iter().skip(mark).find(|line| is_it(line)) {
-                return line.clone();
+            if let Some(found) = find(&lines) {
+                return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -129,4 +164,8 @@ impl Daemon {
     pub(super) fn reap(mut self) {
         let _ = self.child.wait();
     }
+}
+
+fn is_ready(line: &Value) -> bool {
+    line["message"].as_str().is_some_and(|text| text.ends_with("is ready"))
 }

@@ -193,13 +193,32 @@ impl World {
     /// Waits for the end of a run's last attempt.
     #[track_caller]
     pub fn end(&self, id: &str) -> Value {
+        let ended = self.end_or(id, std::future::pending());
+        ended.unwrap_or_else(|| panic!("{id} did not end"))
+    }
+
+    /// As [`Self::end`], unless `other` comes first.
+    #[track_caller]
+    fn end_or(&self, id: &str, other: impl Future<Output = ()>) -> Option<Value> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let id: RunId = id.parse().unwrap();
         let view = runtime.block_on(async {
-            let wait = async { Client::connect(&self.path("state")).await.unwrap().wait(&id).await.unwrap() };
-            tokio::time::timeout(PATIENCE, wait).await
+            let wait = async { Client::connect(&self.path("state")).await?.wait(&id).await };
+            tokio::pin!(other);
+            tokio::select! {
+                () = &mut other => None,
+                view = tokio::time::timeout(PATIENCE, wait) => match view.unwrap_or_else(|_| panic!("{id} did not end")) {
+                    Ok(view) => Some(view),
+                    // It is ending, and its end is on its way.
+                    Err(error) => {
+                        let ended = tokio::time::timeout(PATIENCE, other).await;
+                        ended.unwrap_or_else(|_| panic!("{id}: {error}"));
+                        None
+                    }
+                },
+            }
         });
-        serde_json::to_value(view.unwrap_or_else(|_| panic!("{id} did not end"))).unwrap()
+        view.map(|view| serde_json::to_value(view).unwrap())
     }
 
     /// Waits until no run is under way or waits, also of those that follow meanwhile.
@@ -213,6 +232,21 @@ impl World {
                 return;
             }
             live.iter().for_each(|id| drop(self.end(id)));
+        }
+    }
+
+    /// As [`Self::rest`], also if the daemon ends before.
+    #[track_caller]
+    pub fn rest_or_end(&self) {
+        loop {
+            let runs = self.runs();
+            let live = runs.iter().filter(|run| run["state"] != "ended").map(|run| run["id"].as_str().unwrap());
+            let live: Vec<&str> = live.collect();
+            if live.is_empty() || self.daemon().has_ended() {
+                return;
+            }
+            let daemon = self.daemon();
+            live.iter().for_each(|id| drop(self.end_or(id, daemon.end())));
         }
     }
 
@@ -241,6 +275,14 @@ impl World {
         use std::os::unix::process::CommandExt as _;
         let mut command = self.command(self.path("batchd"));
         command.args(["daemon", "--log-format", "json"]).env("RUST_LOG", "batchd=debug").uid(uid).gid(uid);
+        self.daemon = Some(Daemon::spawn(command));
+    }
+
+    /// Starts a daemon by another program, which is to become it: `program ARGUMENTS… batchd daemon …`.
+    pub fn spawn_under(&mut self, program: &str, arguments: &[String]) {
+        let mut command = self.command(program);
+        command.args(arguments).arg(env!("CARGO_BIN_EXE_batchd")).args(["daemon", "--log-format", "json"]);
+        command.env("RUST_LOG", "batchd=debug");
         self.daemon = Some(Daemon::spawn(command));
     }
 

@@ -21,11 +21,12 @@ impl World {
         fs::write(path("batches.d/report/script.sh"), "echo report\n").unwrap();
         fs::write(path("batchd.toml"), settings).unwrap();
         let settings = path("batchd.toml");
-        let (around, diagnostics) = Surroundings::read(&settings, true).unwrap();
+        let (around, wrong) = Surroundings::read(&settings, true).unwrap();
+        assert_eq!(wrong, []);
         let watcher = Watcher::start(&path("batches.d"), &settings, |_| {});
         let again = Box::new(move || Surroundings::read(&settings, true));
         let mut loader = Loader::new((path("batches.d"), path("state")), around, again, watcher, BTreeMap::new());
-        let (graph, _) = loader.begin(Arc::new(Graph::default()), diagnostics);
+        let (graph, _) = loader.begin(Arc::new(Graph::default()));
         Self { folder, loader, graph }
     }
 
@@ -131,7 +132,7 @@ fn what_changed_while_the_root_was_gone_is_seen_when_it_is_back() {
     fs::write(path("batches.d/other/batch.toml"), "").unwrap();
     fs::write(path("batches.d/other/script.sh"), "echo other\n").unwrap();
     fs::rename(path("batches.d"), path("elsewhere")).unwrap();
-    let (_, alarm) = world.loader.begin(Arc::new(Graph::default()), Vec::new());
+    let (_, alarm) = world.loader.begin(Arc::new(Graph::default()));
     assert_eq!(alarm.len(), 1, "{alarm:?}");
     fs::rename(world.folder.path().join("elsewhere"), world.folder.path().join("batches.d")).unwrap();
     world.loader.quiet.hint("report", clock::monotonic() - Quiet::PERIOD);
@@ -156,4 +157,19 @@ fn who_asks_during_a_checkout_waits_for_it() {
     fs::remove_file(lock).unwrap();
     assert_eq!(world.loader.reload().expect("the checkout is over").done.len(), 1);
     assert!(world.loader.asked.is_empty());
+}
+
+#[test]
+fn a_root_without_anything_in_it_removes_nothing_even_if_asked() {
+    let mut world = World::new("");
+    let (ask, _answer) = tokio::sync::oneshot::channel();
+    world.loader.asked.push(ask);
+    fs::remove_dir_all(world.folder.path().join("batches.d/report")).unwrap();
+    let swap = world.loader.reload().expect("somebody asked");
+    assert!(swap.graph.is_none(), "what was in force stays");
+    assert!(swap.diagnostics[0].what.contains("suddenly empty"), "{:?}", swap.diagnostics);
+    // With anything in it, it is what somebody wants.
+    fs::write(world.folder.path().join("batches.d/README"), "").unwrap();
+    let swap = world.loader.reload().expect("somebody asked");
+    assert_eq!(swap.graph.map(|graph| graph.len()), Some(0));
 }
