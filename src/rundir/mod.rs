@@ -94,11 +94,11 @@ impl RunDir {
         let linked = self
             .write_file(&beside, &records::encode(claim))
             .and_then(|()| Ok(linkat(&self.folder, &beside, &self.folder, Claim::FILE, AtFlags::empty())?));
-        // Also if there was no room for it: then it would only take more.
-        unlinkat(&self.folder, &beside, AtFlags::empty())?;
+        let removed = unlinkat(&self.folder, &beside, AtFlags::empty());
         match linked {
-            Ok(()) => Ok(true),
+            Ok(()) => removed.map(|()| true).map_err(Into::into),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            // There was no room for it, most likely: what is half written takes none, and this is what there is to say.
             Err(error) => Err(error),
         }
     }
