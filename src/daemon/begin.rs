@@ -73,8 +73,7 @@ pub(super) async fn begin(
     let around = surroundings(&paths, args)?;
     let limits = around.settings.settings.limits.clone();
     let group = socket_group(&around, &paths)?;
-    let (journal, reserve, no_room) = open_journal(&paths)?;
-    protect_journal(&paths.journal(), group)?;
+    let (journal, reserve, no_room) = open_journal(&paths, group)?;
     let recovered = journal.recover()?;
     ahead::refuse_older_journal(&paths, &recovered)?;
     let reader = Reader::open(&paths.journal())?;
@@ -213,13 +212,14 @@ fn make_folders(paths: &Paths) -> Result<File> {
 }
 
 /// The journal, its reserve, and why nothing may start for the want of room for it.
-fn open_journal(paths: &Paths) -> Result<(Journal, Reserve, Option<String>)> {
+fn open_journal(paths: &Paths, group: Option<u32>) -> Result<(Journal, Reserve, Option<String>)> {
     ahead::refuse_without_journal(paths)?;
     let reserve = Reserve::of(&paths.state, &paths.journal());
     let journal = match Journal::open(&paths.journal()) {
         Err(OpenError::NoRoom { .. }) if reserve.give_up() => Journal::open(&paths.journal())?,
         opened => opened?,
     };
+    protect_journal(&paths.journal(), group)?;
     let no_room = reserve.make().err().map(|error| {
         let reason =
             format!("the disk of {} has no room for the journal: nothing starts until it has", paths.state.display());
