@@ -69,15 +69,20 @@ pub async fn serve(listener: UnixListener, handle: ApiHandle) {
     let router = router(Shared { handle, waits: Arc::new(Semaphore::new(WAITS_MAX)) });
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
+    let mut told = false;
     loop {
         // Nobody closes the semaphore; a permit always comes.
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
+                told = false;
                 connections.spawn(serve_connection(stream, router.clone(), slot));
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                if !told {
+                    tracing::warn!(%error, "connections can't be accepted now; the daemon tries on");
+                }
+                told = true;
                 sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -1,9 +1,10 @@
-//! A new journal from what is left when a disk ate the old one: the run folders say what ran and how it ended.
+//! A new journal from what is left when a disk ate the old one, or when an older copy was restored: what ended as the
+//! journal in place says, if it can be read, and what the run folders say beyond.
 //!
-//! What only the journal knew is lost: what never ran, who asked for what, who is disabled, how far joins had come. Nothing
-//! fires twice all the same: cursors stand at now, and numbers go on behind all that are known.
+//! What only a lost journal knew is lost: what never ran, who asked for what, who is disabled, how far joins had come. Nothing
+//! fires twice all the same: cursors stand at now, numbers go on behind all that are known, and what waited does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{Places, disk};
 use crate::journal::Journal;
+use crate::journal::audit::Audit;
 use crate::model::id::{BatchName, JournalId, RunId, Token};
 use crate::model::launch::ExitCause;
 use crate::model::record::{BatchFacts, Record};
@@ -33,6 +35,7 @@ const BOOT_UNKNOWN: &str = "unknown: from the run folder";
 #[derive(Debug)]
 pub struct Rebuilt {
     journal: JournalId,
+    kept: u64,
     ended: u64,
     lost: u64,
     foreign: u64,
@@ -40,10 +43,11 @@ pub struct Rebuilt {
 
 impl fmt::Display for Rebuilt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { journal, ended, lost, foreign } = self;
+        let Self { journal, kept, ended, lost, foreign } = self;
         write!(
             f,
-            "journal {}: {ended} runs with their ends, {lost} lost, {foreign} folders of others left out",
+            "journal {}: {kept} rows of the journal in place; from folders {ended} runs with their ends, {lost} lost, {foreign} \
+             of others left out",
             journal.0
         )
     }
@@ -69,32 +73,94 @@ pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt
         bail!("no folder in {} says of which journal it is: there is nothing to rebuild from", places.runs.display());
     };
     let id = JournalId(name.clone());
-    let mut journal = Journal::create_named(file, &id)?;
-    let mut rebuilt = Rebuilt { journal: id.clone(), ended: 0, lost: 0, foreign: 0 };
-    let mut records: Vec<Record> = Vec::new();
+    let old = readable(places.journal, &id);
+    let mut sheet = Sheet { journal: Journal::create_named(file, &id)?, records: Vec::new() };
+    let mut rebuilt = Rebuilt { journal: id.clone(), kept: 0, ended: 0, lost: 0, foreign: 0 };
+    let mut kept: BTreeSet<RunId> = BTreeSet::new();
+    let mut facts: BTreeMap<BatchName, BatchFacts> = BTreeMap::new();
     let mut position = 0;
+    if let Some(old) = &old {
+        facts.extend(old.batches()?.into_iter().map(|facts| (facts.name.clone(), facts)));
+        let mut result = Ok(());
+        old.rows(|row| {
+            let run = as_kept(row.run, places.runs, &id, now);
+            if let (Some(run), Ok(())) = (run, &result) {
+                position = position.max(run.queue_position);
+                kept.insert(run.id.clone());
+                result = sheet.put(Record::Run(Box::new(run)));
+            }
+        })?;
+        result?;
+        rebuilt.kept = kept.len() as u64;
+    }
     disk::names(places.runs, |name| {
+        if name.parse().is_ok_and(|run| kept.contains(&run)) {
+            return Ok(());
+        }
+        position += 1;
         let Some(run) = row_of(places.runs, name, &id, position)? else {
             rebuilt.foreign += 1;
             return Ok(());
         };
-        position += 1;
         let lost = run.outcome() == Some(Outcome::Lost);
         *(if lost { &mut rebuilt.lost } else { &mut rebuilt.ended }) += 1;
-        records.push(Record::Run(Box::new(run)));
-        if records.len() == ROWS_AT_ONCE {
-            journal.import(&std::mem::take(&mut records))?;
-        }
-        Ok(())
+        sheet.put(Record::Run(Box::new(run)))
     })?;
-    records.extend(known.numbers.into_iter().map(|(name, number)| {
-        let next_number = number + 1 + NUMBERS_LEFT_OUT;
-        Record::Batch(BatchFacts { name, next_number, cursor: Some(now), reboot_boot: None, disabled: None })
-    }));
-    let text = format!("the journal was rebuilt from run folders: {rebuilt}; what never ran has no rows before {now}");
-    records.push(Record::Event { at: now, text });
-    journal.import(&records)?;
+    for (name, number) in known.numbers {
+        let new = BatchFacts { name: name.clone(), next_number: 0, cursor: None, reboot_boot: None, disabled: None };
+        let of_batch = facts.entry(name).or_insert(new);
+        of_batch.next_number = of_batch.next_number.max(number + 1);
+    }
+    for of_batch in facts.into_values() {
+        let next_number = of_batch.next_number + NUMBERS_LEFT_OUT;
+        sheet.put(Record::Batch(BatchFacts { next_number, cursor: Some(now), ..of_batch }))?;
+    }
+    let text = format!("the journal was rebuilt: {rebuilt}; what never ran since has no rows before {now}");
+    sheet.put(Record::Event { at: now, text })?;
+    sheet.commit()?;
     Ok(rebuilt)
+}
+
+/// The new journal, and what is not committed yet.
+struct Sheet {
+    journal: Journal,
+    records: Vec<Record>,
+}
+
+impl Sheet {
+    fn put(&mut self, record: Record) -> Result<()> {
+        self.records.push(record);
+        if self.records.len() < ROWS_AT_ONCE { Ok(()) } else { self.commit() }
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        Ok(self.journal.import(&std::mem::take(&mut self.records))?)
+    }
+}
+
+/// The journal in place, if it is this one and sound.
+fn readable(path: &Path, id: &JournalId) -> Option<Audit> {
+    let audit = Audit::open(path).ok()?;
+    let (said, _) = audit.soundness().ok()?;
+    (said.is_empty() && audit.id().ok()? == *id).then_some(audit)
+}
+
+/// A row as it is kept. None: its folder says how it ended, since the journal does not.
+fn as_kept(run: Run, runs: &Path, journal: &JournalId, now: Instant) -> Option<Run> {
+    if run.end().is_some() {
+        return Some(run);
+    }
+    let record = RunDir::run_record(&runs.join(run.id.to_string()), &run.id);
+    if record.is_some_and(|record| record.token.journal == *journal) {
+        return None;
+    }
+    let (outcome, reason) = match run.starting_at {
+        Some(_) => (Outcome::Lost, "the journal was lost, and its folder is gone"),
+        // It may have been skipped, stopped or begun since; that it begins now would be wrong in each of these cases.
+        None => (Outcome::Skipped, "the journal was restored from an older copy, in which it had not begun"),
+    };
+    let end = End { outcome, reason: Some(reason.to_owned()), at: now, exit: None };
+    Some(Run { state: State::Ended(end), joining: false, remark: None, start_at: None, ..run })
 }
 
 /// Looks at all folders once: which journal, which numbers, and whether a run lives.
@@ -107,7 +173,7 @@ fn survey(runs: &Path) -> Result<Known> {
         if folder.is_locked().with_context(|| format!("can't look at runs/{name}"))? {
             bail!("{name} still lives: wait for its end, or end it, so that its exit.json says how it ended");
         }
-        let Some(record) = disk::run_record(&runs.join(name), &id) else { return Ok(()) };
+        let Some(record) = RunDir::run_record(&runs.join(name), &id) else { return Ok(()) };
         *known.journals.entry(record.token.journal.0).or_default() += 1;
         known.note(&record.chain);
         record.upstreams.iter().for_each(|upstream| known.note(&upstream.run));
@@ -127,7 +193,7 @@ impl Known {
 fn row_of(runs: &Path, name: &str, journal: &JournalId, position: u64) -> Result<Option<Run>> {
     let Ok(id) = name.parse::<RunId>() else { return Ok(None) };
     let path = runs.join(name);
-    let Some(record) = disk::run_record(&path, &id).filter(|record| record.token.journal == *journal) else {
+    let Some(record) = RunDir::run_record(&path, &id).filter(|record| record.token.journal == *journal) else {
         return Ok(None);
     };
     let folder = RunDir::open(&path).with_context(|| format!("can't open runs/{name}"))?;

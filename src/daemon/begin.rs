@@ -9,23 +9,24 @@ use std::sync::mpsc as sync_mpsc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::fs::FlockOperation;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::Daemon;
 use super::effects::Definitions;
 use super::inlets::Inlets;
 use super::reload::{Loader, Message};
+use super::reserve::Reserve;
 use super::signals::Signal;
 use super::writer::Writer;
+use super::{Daemon, ahead};
 use crate::api::{ApiHandle, Runs, server, socket};
 use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
 use crate::folders::{Surroundings, own_program, schedule};
-use crate::journal::Journal;
 use crate::journal::query::{Filter, Reader};
+use crate::journal::{Journal, OpenError};
 use crate::model::definition::Definition;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::graph::{Entry, Graph};
@@ -36,6 +37,7 @@ use crate::model::settings::Limits;
 use crate::paths::Paths;
 use crate::rundir::LOCK;
 use crate::scheduler::{Event, Scheduler};
+use crate::shim::shortage::said;
 use crate::store::{definitions, users, workspace};
 use crate::supervisor::{self, Local, Place as _};
 use crate::watcher::Watcher;
@@ -58,21 +60,22 @@ const JOURNAL_MODE_FOR_GROUP: u32 = 0o640;
 /// Nobody else has any business with the lock.
 const LOCK_MODE: u32 = 0o600;
 
-/// Starts everything. When it returns, scheduling has begun. `stuck` is told whether the journal can't be written.
+/// Starts everything. When it returns, scheduling has begun. `told_to_end` is for the time in which the journal can't be
+/// written.
 pub(super) async fn begin(
     args: &DaemonArgs,
     paths: Paths,
     signals: mpsc::UnboundedReceiver<Signal>,
-    stuck: watch::Sender<bool>,
+    told_to_end: watch::Receiver<bool>,
 ) -> Result<(Daemon, Inlets)> {
     let lock = make_folders(&paths)?;
     clear_unfinished(&paths.state);
     let around = surroundings(&paths, args)?;
     let limits = around.settings.settings.limits.clone();
     let group = socket_group(&around, &paths)?;
-    let journal = Journal::open(&paths.journal())?;
-    protect_journal(&paths.journal(), group)?;
+    let (journal, reserve, no_room) = open_journal(&paths, group)?;
     let recovered = journal.recover()?;
+    ahead::refuse_older_journal(&paths, &recovered)?;
     let reader = Reader::open(&paths.journal())?;
     let before = Arc::new(graph_before(&around.zones, &recovered, &limits));
     // Watch first, look second: what changes in between is seen twice, and not never.
@@ -88,15 +91,16 @@ pub(super) async fn begin(
 
     let boot = clock::boot_id().context("can't read the boot id of the host")?;
     let (reports_inlet, reports) = mpsc::unbounded_channel();
-    let place =
-        Local::start(supervisor_surroundings(&paths, &boot)?, reports_inlet).context("can't start the launcher")?;
+    let (shortage, is_short) = watch::channel(no_room);
+    let place = Local::start(supervisor_surroundings(&paths, &boot)?, reports_inlet, is_short)
+        .context("can't start the supervisor")?;
     let journal_id = journal.id().clone();
     let mut daemon = Daemon {
         stop_runs: args.stop_runs,
         starts_nothing: false,
         journal: journal_id,
         scheduler: Scheduler::recover(recovered, before, boot),
-        writer: Writer::start(journal, stuck)?,
+        writer: Writer::start(journal, reserve, shortage, told_to_end)?,
         reader,
         place,
         definitions: Definitions::new(paths.state.clone()),
@@ -188,14 +192,11 @@ fn make_folders(paths: &Paths) -> Result<File> {
     if !paths.batches.is_dir() && !paths.journal().exists() {
         bail!("there is no folder {}: create it, or say with --batches where the batches are", paths.batches.display());
     }
-    let cannot = |path: &Path| format!("can't make the folder {}", path.display());
-    fs::create_dir_all(&paths.runs).with_context(|| cannot(&paths.runs))?;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(STATE_MODE)
-        .create(&paths.state)
-        .with_context(|| cannot(&paths.state))?;
-    fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)).with_context(|| cannot(&paths.state))?;
+    let cannot = |path: &Path, error| anyhow!("can't make the folder {}: {}", path.display(), said(&error));
+    fs::create_dir_all(&paths.runs).map_err(|error| cannot(&paths.runs, error))?;
+    let made = fs::DirBuilder::new().recursive(true).mode(STATE_MODE).create(&paths.state);
+    made.and_then(|()| fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)))
+        .map_err(|error| cannot(&paths.state, error))?;
     let path = paths.state.join("daemon.lock");
     // Whoever can open it can lock it, and keep every daemon out.
     let lock = File::options().create(true).truncate(false).write(true).mode(LOCK_MODE).open(&path);
@@ -208,6 +209,24 @@ fn make_folders(paths: &Paths) -> Result<File> {
         ),
         Err(error) => Err(error).with_context(|| format!("can't lock {}", path.display())),
     }
+}
+
+/// The journal, its reserve, and why nothing may start for the want of room for it.
+fn open_journal(paths: &Paths, group: Option<u32>) -> Result<(Journal, Reserve, Option<String>)> {
+    ahead::refuse_without_journal(paths)?;
+    let reserve = Reserve::of(&paths.state, &paths.journal());
+    let journal = match Journal::open(&paths.journal()) {
+        Err(OpenError::NoRoom { .. }) if reserve.give_up() => Journal::open(&paths.journal())?,
+        opened => opened?,
+    };
+    protect_journal(&paths.journal(), group)?;
+    let no_room = reserve.make().err().map(|error| {
+        let reason =
+            format!("the disk of {} has no room for the journal: nothing starts until it has", paths.state.display());
+        warn!("{reason} ({error})");
+        reason
+    });
+    Ok((journal, reserve, no_room))
 }
 
 /// Every run that an earlier daemon has left under way, each with what it runs, if that is still known.

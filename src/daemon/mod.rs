@@ -3,11 +3,14 @@
 //! One loop takes one event after the other, has the scheduler decide, has the records committed, and then has the acts
 //! carried out: journal before act. Everything else is a thread or a task at the other end of a channel. It decides nothing.
 
+mod ahead;
 mod begin;
 mod effects;
 mod inlets;
 mod reload;
+mod reserve;
 mod signals;
+mod stop;
 mod tell;
 mod writer;
 
@@ -36,7 +39,7 @@ use effects::Definitions;
 use inlets::{Incoming, Inlets};
 use reload::{Message, Swap};
 use signals::Signal;
-use writer::Writer;
+use writer::{Uncommitted, Writer};
 
 /// So many reports are handled before their records are committed together: enough for one fsync to serve a burst, few
 /// enough that the first of them does not wait for long.
@@ -52,32 +55,18 @@ pub fn run(args: &DaemonArgs, paths: Paths) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let (signals, told_to_end) = signals::listen()?;
-        let (stuck, is_stuck) = watch::channel(false);
-        let work = async {
-            let (daemon, inlets) = begin::begin(args, paths, signals, stuck).await?;
-            daemon.serve(inlets).await
-        };
-        tokio::select! {
-            result = work => result,
-            () = told_to_end_while_stuck(told_to_end, is_stuck) => Ok(()),
+        match begin::begin(args, paths, signals, told_to_end).await {
+            Ok((daemon, inlets)) => daemon.serve(inlets).await,
+            Err(error) if error.is::<Uncommitted>() => {
+                warn!("{error}");
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
     });
     // What is blocked in a system call does not keep the daemon from ending.
     runtime.shutdown_background();
     result
-}
-
-/// Waits until somebody has told the daemon to end and the journal can't be written, so that the loop, which waits for it,
-/// can't do so by itself.
-async fn told_to_end_while_stuck(mut told_to_end: watch::Receiver<bool>, mut is_stuck: watch::Receiver<bool>) {
-    if told_to_end.wait_for(|told| *told).await.is_ok() && is_stuck.wait_for(|stuck| *stuck).await.is_ok() {
-        warn!(
-            "the daemon ends without its last records: what is not committed was not acted on, the next one decides it again"
-        );
-        return;
-    }
-    // One of the two threads has died: the loop finds that.
-    std::future::pending().await
 }
 
 /// What the loop owns.
@@ -119,8 +108,19 @@ enum Ending {
 }
 
 impl Daemon {
-    /// The loop.
+    /// Works until it is told to end.
     async fn serve(mut self, mut inlets: Inlets) -> Result<()> {
+        match self.work(&mut inlets).await {
+            Err(error) if error.is::<Uncommitted>() => {
+                warn!("{error}");
+                if self.stop_runs { self.stop_unrecorded(&mut inlets).await } else { Ok(()) }
+            }
+            result => result,
+        }
+    }
+
+    /// The loop.
+    async fn work(&mut self, inlets: &mut Inlets) -> Result<()> {
         let ending = loop {
             self.alarm.set(self.scheduler.next_wakeup())?;
             let incoming = tokio::select! {
@@ -154,7 +154,7 @@ impl Daemon {
             }
         };
         if ending == Ending::StopRuns {
-            self.stop_all(&mut inlets).await?;
+            self.stop_all(inlets).await?;
         }
         self.commit(Vec::new()).await?;
         let under_way = self.scheduler.live().filter(|run| run.is_under_way()).count();
@@ -176,27 +176,6 @@ impl Daemon {
             Ok(Some(Signal::Interrupt)) => Ending::StopRuns,
             Ok(_) | Err(_) => Ending::LeaveRuns,
         }
-    }
-
-    /// Has every run that is under way ended, and waits for it; another signal ends the wait.
-    async fn stop_all(&mut self, inlets: &mut Inlets) -> Result<()> {
-        self.starts_nothing = true;
-        // What waits is for the next daemon: nobody asked that it does not run.
-        let under_way = self.scheduler.live().filter(|run| run.is_under_way());
-        let under_way: Vec<RunId> = under_way.map(|run| run.id.clone()).collect();
-        for run in under_way {
-            let request = Request::Stop { run, reason: Some(STOPPED_BY_END.to_owned()) };
-            self.request("batchd", request, oneshot::channel().0).await?;
-        }
-        while self.scheduler.live().any(|run| run.is_under_way() && run.stop.is_some()) {
-            match inlets.next().await? {
-                Incoming::Report(run, report) => self.handle(vec![Event::Report { run, report }]).await?,
-                Incoming::Signal(Signal::End | Signal::Interrupt) => break,
-                // Who asks for something now is told by the closed connection that the daemon ends.
-                Incoming::Act(_) | Incoming::Swap(_) | Incoming::Signal(Signal::Reload) => {}
-            }
-        }
-        Ok(())
     }
 
     /// What somebody asks over the socket.
@@ -336,9 +315,6 @@ async fn passed(instant: Option<tokio::time::Instant>) {
         None => std::future::pending().await,
     }
 }
-
-/// Why the runs of a daemon that was told so were stopped.
-const STOPPED_BY_END: &str = "the daemon was told to end, and to stop its runs";
 
 /// The time for a second Ctrl-C.
 const SECOND_INTERRUPT_WITHIN: Duration = Duration::from_secs(3);

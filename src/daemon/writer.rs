@@ -6,51 +6,51 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::sync::{oneshot, watch};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use super::reserve::{FREE_BYTES_MIN, RESERVE_BYTES, Reserve};
+use crate::clock::{self, Monotonic};
 use crate::journal::{CommitError, Journal};
 use crate::model::record::Record;
 
-/// The wait before records that could not be committed are tried again: short enough that a start is not late for long
-/// when there is room again, long enough to cost nothing.
+/// The wait before records that could not be committed are tried again, and before a reserve that was given up is: nobody
+/// tells when there is room. Short enough that a start is not late for long, long enough to cost nothing.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Records, and who waits until they are committed.
 type Commit = (Vec<Record>, oneshot::Sender<Result<(), CommitError>>);
 
+/// Why nothing may start now, for the want of room for the journal; none: it may.
+pub(super) type Shortage = watch::Sender<Option<String>>;
+
+/// The daemon was told to end while its journal can't be written.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the daemon ends without its last records: what is not committed was not acted on, the next one decides it again"
+)]
+pub(super) struct Uncommitted;
+
 /// The way to the writer. Dropped, it ends the thread when all that was sent is committed.
 pub(super) struct Writer {
     commits: mpsc::Sender<Commit>,
+    is_stuck: watch::Receiver<bool>,
+    told_to_end: watch::Receiver<bool>,
 }
 
 impl Writer {
-    /// Starts the thread. `stuck` is told whether the journal can't be written now.
-    pub(super) fn start(mut journal: Journal, stuck: watch::Sender<bool>) -> Result<Self> {
+    /// Starts the thread. `shortage` is told when the reserve is given up, and when it is whole again.
+    pub(super) fn start(
+        journal: Journal,
+        reserve: Reserve,
+        shortage: Shortage,
+        told_to_end: watch::Receiver<bool>,
+    ) -> Result<Self> {
         let (commits, receiver) = mpsc::channel::<Commit>();
-        let serve = move || {
-            for (records, done) in receiver {
-                let mut result = journal.commit(&records);
-                let mut told = false;
-                while let Err(CommitError::Retry(_)) = &result {
-                    if let (Err(problem), false) = (&result, told) {
-                        error!("{problem}");
-                        stuck.send_replace(true);
-                        told = true;
-                    }
-                    // Nothing else may be handled before this is committed, and nobody tells when there is room again.
-                    thread::sleep(RETRY_AFTER);
-                    result = journal.commit(&records);
-                }
-                if told && result.is_ok() {
-                    info!("the journal is written again");
-                    stuck.send_replace(false);
-                }
-                // The daemon is ending if it does not listen; what was sent is committed all the same.
-                let _ = done.send(result);
-            }
-        };
+        let (stuck, is_stuck) = watch::channel(false);
+        let mut pen = Pen { journal, reserve, shortage, stuck, mend_at: clock::monotonic() };
+        let serve = move || pen.serve(&receiver);
         thread::Builder::new().name("journal".to_owned()).spawn(serve).context("can't start the journal's thread")?;
-        Ok(Self { commits })
+        Ok(Self { commits, is_stuck, told_to_end })
     }
 
     /// Commits these records in one transaction; an error means that the daemon has to end.
@@ -59,6 +59,107 @@ impl Writer {
         if self.commits.send((records, done)).is_err() {
             bail!("the journal's thread has ended");
         }
-        committed.await.map_err(|_| anyhow!("the journal's thread has ended"))?.map_err(Into::into)
+        tokio::select! {
+            committed = committed => {
+                committed.map_err(|_| anyhow!("the journal's thread has ended"))?.map_err(Into::into)
+            }
+            () = self.given_up() => Err(Uncommitted.into()),
+        }
+    }
+
+    /// Waits until somebody has told the daemon to end and the journal can't be written: then nobody waits for it.
+    async fn given_up(&self) {
+        let (mut told_to_end, mut is_stuck) = (self.told_to_end.clone(), self.is_stuck.clone());
+        if told_to_end.wait_for(|told| *told).await.is_ok() && is_stuck.wait_for(|stuck| *stuck).await.is_ok() {
+            return;
+        }
+        // One of the two threads has died: the loop finds that.
+        std::future::pending().await
+    }
+}
+
+/// What the thread works with.
+struct Pen {
+    journal: Journal,
+    reserve: Reserve,
+    shortage: Shortage,
+    /// Whether nothing can be written now.
+    stuck: watch::Sender<bool>,
+    /// When the reserve is tried again, if it was given up.
+    mend_at: Monotonic,
+}
+
+impl Pen {
+    /// Serves until nobody can send records any more.
+    fn serve(&mut self, commits: &mpsc::Receiver<Commit>) {
+        loop {
+            let received = if self.is_short() {
+                commits.recv_timeout(self.mend_at.saturating_duration_since(clock::monotonic()))
+            } else {
+                commits.recv().map_err(Into::into)
+            };
+            match received {
+                Ok((records, done)) => {
+                    let result = self.write(&records);
+                    // The daemon is ending if it does not listen; what was sent is committed all the same.
+                    let _ = done.send(result);
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => self.mend(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Commits records, however long that takes: nothing else may be handled before.
+    fn write(&mut self, records: &[Record]) -> Result<(), CommitError> {
+        let mut told = false;
+        loop {
+            let problem = match self.journal.commit(records) {
+                Err(problem @ (CommitError::Full(_) | CommitError::Retry(_))) => problem,
+                result => {
+                    if told {
+                        info!("the journal is written again");
+                        self.stuck.send_replace(false);
+                    }
+                    return result;
+                }
+            };
+            if matches!(problem, CommitError::Full(_)) && self.reserve.give_up() {
+                let reason = format!(
+                    "the disk of the journal is full: nothing starts until {} MiB are free there",
+                    FREE_BYTES_MIN >> 20
+                );
+                warn!(
+                    "{reason}; its reserve of {} MiB is given up, so that what happens is recorded",
+                    RESERVE_BYTES >> 20
+                );
+                self.fall_short(reason);
+                continue;
+            }
+            if !told {
+                error!("{problem}");
+                self.stuck.send_replace(true);
+                told = true;
+            }
+            thread::sleep(RETRY_AFTER);
+        }
+    }
+
+    fn is_short(&self) -> bool {
+        self.shortage.borrow().is_some()
+    }
+
+    fn fall_short(&mut self, reason: String) {
+        self.mend_at = clock::monotonic() + RETRY_AFTER;
+        self.shortage.send_replace(Some(reason));
+    }
+
+    /// Makes the reserve again, if there is room for it.
+    fn mend(&mut self) {
+        self.mend_at = clock::monotonic() + RETRY_AFTER;
+        if self.reserve.make_again().is_ok() {
+            info!("there is room for the journal again: what waited for it starts");
+            self.shortage.send_replace(None);
+        }
     }
 }

@@ -38,15 +38,18 @@ const KNOWN: &[(&str, Kind, &[u32])] = &[
     ("journal.db-wal", Kind::File, &[]),
     ("journal.db-shm", Kind::File, &[]),
     ("daemon.lock", Kind::File, &[0o600]),
+    ("reserve", Kind::File, &[0o600]),
     ("definitions", Kind::Folder, &[0o700]),
     ("socket", Kind::Folder, &[0o700, 0o750]),
     // Whoever comes through its folder may use it.
     ("socket/batchd.sock", Kind::Socket, &[0o666]),
     ("workspaces", Kind::Folder, &[0o711]),
+    // The state folder may be a disk of its own.
+    ("lost+found", Kind::Folder, &[]),
 ];
 
-/// Copies that the daemon keeps before it brings a journal up to date.
-const COPY: &str = "journal.db.version-";
+/// Copies that the daemon keeps: before it brings a journal up to date, and of one that was removed under it.
+const COPIES: [&str; 2] = ["journal.db.version-", "journal.db.saved-"];
 
 /// Checks one entry; `owner` is the owner of the state folder. With `moving`, a daemon may be at work.
 pub fn check(entry: &Entry, owner: u32, moving: bool) -> Vec<Violation> {
@@ -57,7 +60,9 @@ pub fn check(entry: &Entry, owner: u32, moving: bool) -> Vec<Violation> {
         (Some((_, kind, modes)), _) => Some((*kind, modes)),
         (None, Some(("definitions", name))) if is_hash(name) => Some((Kind::Folder, &[])),
         (None, Some(("workspaces", name))) => return workspace(entry, name, moving),
-        (None, None) if entry.path.strip_prefix(COPY).is_some_and(is_number) => Some((Kind::File, &[])),
+        (None, None) if COPIES.iter().any(|copy| entry.path.strip_prefix(copy).is_some_and(is_number)) => {
+            Some((Kind::File, &[]))
+        }
         (None, _) => None,
     };
     let shown = format!("state/{}", entry.path);

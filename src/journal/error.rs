@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
 use crate::model::id::RunId;
 
@@ -61,7 +61,7 @@ pub enum OpenError {
     },
     /// It is a journal, but what is in it can't be right.
     #[error(
-        "{path} is damaged ({what}): restore it, with its `-wal` file, from a backup, or move both away to begin a new journal, in which numbers begin again at 1"
+        "{path} is damaged ({what}): restore it, with its `-wal` file, from a backup, or write a new one from the run folders with `batchd doctor --rebuild` (docs/operating.md says how)"
     )]
     Damaged {
         /// The file.
@@ -109,6 +109,14 @@ pub enum OpenError {
         /// What said so.
         what: String,
     },
+    /// There is no room for it, or for what SQLite keeps beside it.
+    #[error("{path} can't be opened, for its disk is full ({what}): make room there, and start the daemon again")]
+    NoRoom {
+        /// The file.
+        path: PathBuf,
+        /// What said so.
+        what: String,
+    },
     /// Anything else that the file system or SQLite says.
     #[error("{path} can't be opened: {what}")]
     Other {
@@ -124,6 +132,7 @@ impl OpenError {
     pub(super) fn of(path: &std::path::Path, error: &rusqlite::Error) -> Self {
         let (path, what) = (path.to_owned(), error.to_string());
         match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::NoRoom { path, what },
             Some(ErrorCode::NotADatabase) => Self::NotAJournal { path, what },
             Some(ErrorCode::DatabaseCorrupt) => Self::Damaged { path, what },
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Self::ReadOnly { path, what },
@@ -134,19 +143,37 @@ impl OpenError {
         }
     }
 
+    /// As [`Self::of`]; `errno` is what the system said to SQLite, if it is the system's fault.
+    pub(super) fn of_system(path: &std::path::Path, error: &rusqlite::Error, errno: i32) -> Self {
+        match (error.sqlite_error_code(), errno) {
+            (Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure), libc::ENOSPC | libc::EDQUOT | libc::EROFS) => {
+                Self::io(path, "write it", &std::io::Error::from_raw_os_error(errno))
+            }
+            (_, _) => Self::of(path, error),
+        }
+    }
+
     /// What the file system says of `path`.
     pub(super) fn io(path: &std::path::Path, doing: &str, error: &std::io::Error) -> Self {
-        Self::Other { path: path.to_owned(), what: format!("{doing}: {error}") }
+        let (path, what) = (path.to_owned(), format!("{doing}: {error}"));
+        match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Self::NoRoom { path, what },
+            Some(libc::EROFS) => Self::ReadOnly { path, what },
+            Some(_) | None => Self::Other { path, what },
+        }
     }
 }
 
 /// Why records were not committed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// Nothing was written: the disk is full, or another program holds the journal. The same records are to be committed
-    /// again before anything else is handled.
+    /// Nothing was written: the disk is full. The same records are to be committed again before anything else is handled.
+    #[error("the journal can't be written now ({0}): make room on its disk; batchd tries again each second")]
+    Full(String),
+    /// Nothing was written: another program holds the journal, its disk is mounted read-only, or the system is short of
+    /// something else. As [`Self::Full`].
     #[error(
-        "the journal can't be written now ({0}): make room on its disk, or end the program that locks it; batchd tries again"
+        "the journal can't be written now ({0}): end the program that locks it, or mend what the system says; batchd tries again each second"
     )]
     Retry(String),
     /// Whether it was written is not known, or what is there can't be trusted. The daemon exits, and the next one recovers.
@@ -154,6 +181,16 @@ pub enum CommitError {
         "the journal can't be relied on ({0}): look at the disk and at the kernel's log; the next daemon recovers what was committed"
     )]
     Fatal(String),
+    /// Its file is not at its place any more: what is written goes to a file that nobody will find. The daemon exits.
+    #[error(
+        "the journal {path} was removed or replaced under the daemon, which ends before it does anything more: {saved}"
+    )]
+    Gone {
+        /// Where it was.
+        path: PathBuf,
+        /// What became of what it held, and what to do.
+        saved: String,
+    },
     /// The records break a rule of the journal: a mistake of batchd. Nothing was written.
     #[error("the journal refuses a record of {run}: {rule}; this is a mistake in batchd, please report it")]
     Violation {
@@ -164,22 +201,39 @@ pub enum CommitError {
     },
 }
 
-impl From<rusqlite::Error> for CommitError {
-    /// Only what SQLite promises to have left undone may be tried again. An IO error may come after the commit reached the
-    /// disk, and after a failed fsync the kernel may have dropped what it could not write: trying again would "succeed".
-    fn from(error: rusqlite::Error) -> Self {
+impl CommitError {
+    /// Sorts what SQLite says; `errno` is what the system said to it, if it is the system's fault.
+    ///
+    /// Only what was refused may be tried again. After a failed fsync the kernel may have dropped what it could not write, so
+    /// trying again would "succeed"; and of another IO error nobody knows what it left. If a commit that was refused is on
+    /// the disk all the same, the same records are written over it, or a daemon that is killed meanwhile finds them: nothing
+    /// was done because of them.
+    pub(super) fn of(error: &rusqlite::Error, errno: i32) -> Self {
+        let system = || std::io::Error::from_raw_os_error(errno).to_string();
+        // SQLite's own number says which call failed.
+        let code = error.sqlite_error().map_or(0, |error| error.extended_code);
+        let of_fsync = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC].contains(&code);
         match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull) => {
+            Some(ErrorCode::DiskFull) => Self::Full(error.to_string()),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::OutOfMemory) => {
                 Self::Retry(error.to_string())
             }
-            _ => Self::Fatal(error.to_string()),
+            Some(ErrorCode::SystemIoFailure) if code == ffi::SQLITE_IOERR_NOMEM => Self::Retry(error.to_string()),
+            Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) if !of_fsync => match errno {
+                libc::ENOSPC | libc::EDQUOT => Self::Full(system()),
+                libc::EROFS | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN => Self::Retry(system()),
+                _ => Self::Fatal(format!("{error} {code}: {}", system())),
+            },
+            _ => Self::Fatal(format!("{error} {code}")),
         }
     }
 }
 
 /// Why the journal could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("{path} can't be read ({source}): if it is damaged, restore it, with its `-wal` file, from a backup")]
+#[error(
+    "{path} can't be read ({source}): if it is damaged, restore it, with its `-wal` file, from a backup, or write a new one from the run folders with `batchd doctor --rebuild` (docs/operating.md says how)"
+)]
 pub struct QueryError {
     path: PathBuf,
     source: rusqlite::Error,
@@ -189,5 +243,39 @@ impl QueryError {
     /// What SQLite says of `path`.
     pub(super) fn new(path: &std::path::Path, source: rusqlite::Error) -> Self {
         Self { path: path.to_owned(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_may_be_tried_again() {
+        let kind = |code, errno| {
+            let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            match CommitError::of(&error, errno) {
+                CommitError::Full(_) => "full",
+                CommitError::Retry(_) => "retry",
+                CommitError::Fatal(_) => "fatal",
+                CommitError::Gone { .. } | CommitError::Violation { .. } => "another",
+            }
+        };
+        let check = |code, errno, expected| assert_eq!(kind(code, errno), expected, "{code} {errno}");
+        check(ffi::SQLITE_FULL, 0, "full");
+        check(ffi::SQLITE_BUSY, 0, "retry");
+        check(ffi::SQLITE_NOMEM, 0, "retry");
+        check(ffi::SQLITE_IOERR_NOMEM, libc::EIO, "retry");
+        // G5: SQLite knows a full disk, and no quota.
+        check(ffi::SQLITE_IOERR_WRITE, libc::EDQUOT, "full");
+        check(ffi::SQLITE_IOERR_SHMSIZE, libc::ENOSPC, "full");
+        check(ffi::SQLITE_IOERR_WRITE, libc::EROFS, "retry");
+        check(ffi::SQLITE_CANTOPEN, libc::EMFILE, "retry");
+        // E3, E4: nobody knows what is on the disk.
+        check(ffi::SQLITE_IOERR_WRITE, libc::EIO, "fatal");
+        check(ffi::SQLITE_IOERR_FSYNC, libc::EIO, "fatal");
+        check(ffi::SQLITE_IOERR_FSYNC, libc::ENOSPC, "fatal");
+        check(ffi::SQLITE_CORRUPT, 0, "fatal");
+        check(ffi::SQLITE_READONLY, 0, "fatal");
     }
 }

@@ -32,6 +32,8 @@ use crate::model::id::JournalId;
 pub struct Journal {
     connection: Connection,
     path: PathBuf,
+    /// The file that was opened: device and number.
+    file: (u64, u64),
     id: JournalId,
     /// As in the table `meta`: greater than every queue position in the journal.
     queue_position_next: u64,

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::error::OpenError;
 use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
+use super::write::{file_at, system_error};
 use super::{Journal, TRANSACTIONS_OF_OPENING, migrate};
 use crate::model::id::JournalId;
 
@@ -57,19 +59,22 @@ impl Journal {
             let id = random_name().map_err(|error| OpenError::io(path, "get random bytes for its name", &error))?;
             create(path, &id)?;
         }
+        check_own_name(path)?;
         let connection = open_existing(path)?;
         let found = version_of(&connection, path)?;
         if found > VERSION {
             return Err(OpenError::Newer { path: path.to_owned(), found, known: VERSION });
         }
-        set_up(&connection).map_err(|error| OpenError::of(path, &error))?;
+        let failed = |error| OpenError::of_system(path, &error, system_error(&connection));
+        set_up(&connection).map_err(failed)?;
         migrate::migrate(&connection, path, MIGRATIONS)?;
-        let (id, queue_position_next) = read_meta(&connection).map_err(|error| OpenError::of(path, &error))?;
+        let (id, queue_position_next) = read_meta(&connection).map_err(failed)?;
         let sql = "UPDATE meta SET value = value + 1 WHERE key = 'opening' RETURNING value";
-        let opening: u64 =
-            connection.query_row(sql, [], |row| row.get(0)).map_err(|error| OpenError::of(path, &error))?;
+        let opening: u64 = connection.query_row(sql, [], |row| row.get(0)).map_err(failed)?;
         let transaction = opening * TRANSACTIONS_OF_OPENING;
-        Ok(Self { connection, path: path.to_owned(), id, queue_position_next, transaction })
+        let gone = || OpenError::io(path, "look at it", &ErrorKind::NotFound.into());
+        let file = file_at(path).ok_or_else(gone)?;
+        Ok(Self { connection, path: path.to_owned(), file, id, queue_position_next, transaction })
     }
 }
 
@@ -106,6 +111,20 @@ pub(super) fn version_of(connection: &Connection, path: &Path) -> Result<u32, Op
             Err(OpenError::NotAJournal { path: path.to_owned(), what })
         }
     }
+}
+
+/// By a link, two daemons with a lock each could come to one journal; and SQLite keeps what belongs to a file beside the
+/// name by which it was opened.
+fn check_own_name(path: &Path) -> Result<(), OpenError> {
+    let metadata = fs::symlink_metadata(path).map_err(|error| OpenError::io(path, "look at it", &error))?;
+    let what = if metadata.is_symlink() {
+        "it is a symbolic link: put the file itself there, or say with `--state` where it is"
+    } else if metadata.is_file() && metadata.nlink() > 1 {
+        "it has a second name (a hard link), by which it could be opened twice: remove that, or put a copy here"
+    } else {
+        return Ok(());
+    };
+    Err(OpenError::Other { path: path.to_owned(), what: what.to_owned() })
 }
 
 fn check_library() -> Result<(), OpenError> {

@@ -1,10 +1,15 @@
 //! Commits records: each the whole of its row, all of one call in one transaction.
 
-use rusqlite::{Connection, Error, ErrorCode, Result, TransactionBehavior, params};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rusqlite::{Connection, Error, ErrorCode, Result, TransactionBehavior, ffi, params};
 
 use super::error::CommitError;
+use super::open::beside;
 use super::row::{self, COLUMNS, UPSERT, run_from_row};
 use super::{Journal, row::to_json};
+use crate::model::id::RunId;
 use crate::model::record::{BatchFacts, EdgeFacts, InForce, PeriodChange, Record};
 use crate::model::run::Run;
 
@@ -14,6 +19,9 @@ const RULE_CHANGE: &str =
 
 /// The design's invariant 5.
 const RULE_OCCURRENCE: &str = "its occurrence has been decided by another run";
+
+/// Behind the journal's name and before a number: a copy of one that was removed under its daemon.
+const SAVED: &str = ".saved-";
 
 impl Journal {
     /// Writes `records`, in their order, all or none; when it returns they are on the disk.
@@ -33,6 +41,27 @@ impl Journal {
         if records.is_empty() {
             return Ok(());
         }
+        if file_at(&self.path) != Some(self.file) {
+            return Err(CommitError::Gone { path: self.path.clone(), saved: self.save() });
+        }
+        self.transact(records, number).map_err(|failure| match failure {
+            Failure::Violation { run, rule } => CommitError::Violation { run, rule },
+            Failure::Sqlite(error) => CommitError::of(&error, system_error(&self.connection)),
+        })
+    }
+
+    /// Saves all that it holds beside the place where it was, and says where.
+    fn save(&self) -> String {
+        let copy = beside(&self.path, &format!("{SAVED}{}", self.transaction));
+        match self.connection.execute("VACUUM INTO ?", [copy.to_string_lossy()]) {
+            Ok(_) => format!("all that was in it is in {}, which can take its place", copy.display()),
+            Err(error) => {
+                format!("it can't be saved ({error}): restore it from a backup, or with `batchd doctor --rebuild`")
+            }
+        }
+    }
+
+    fn transact(&mut self, records: &[Record], number: Option<u64>) -> std::result::Result<(), Failure> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for record in records {
             write(&transaction, record, number)?;
@@ -48,7 +77,31 @@ impl Journal {
     }
 }
 
-fn write(connection: &Connection, record: &Record, number: Option<u64>) -> std::result::Result<(), CommitError> {
+/// The file at a path: its device and its number there.
+pub(super) fn file_at(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// Why a transaction failed.
+enum Failure {
+    Violation { run: RunId, rule: &'static str },
+    Sqlite(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+/// What the system said to SQLite when the last call failed that it let fail: errno(3).
+pub(super) fn system_error(connection: &Connection) -> i32 {
+    // SAFETY: the handle is open as long as the connection, and the call only reads a number from it.
+    unsafe { ffi::sqlite3_system_errno(connection.handle()) }
+}
+
+fn write(connection: &Connection, record: &Record, number: Option<u64>) -> std::result::Result<(), Failure> {
     match record {
         Record::Run(run) => return write_run(connection, run, number),
         Record::Batch(facts) => write_batch(connection, facts)?,
@@ -70,8 +123,8 @@ fn write(connection: &Connection, record: &Record, number: Option<u64>) -> std::
     Ok(())
 }
 
-fn write_run(connection: &Connection, run: &Run, number: Option<u64>) -> std::result::Result<(), CommitError> {
-    let violation = |rule| CommitError::Violation { run: run.id.clone(), rule };
+fn write_run(connection: &Connection, run: &Run, number: Option<u64>) -> std::result::Result<(), Failure> {
+    let violation = |rule| Failure::Violation { run: run.id.clone(), rule };
     match row::upsert(&mut *connection.prepare_cached(&UPSERT)?, run, number) {
         Ok(true) => Ok(()),
         Ok(false) if stored(connection, run)? == *run => Ok(()),

@@ -98,6 +98,21 @@ pub enum Report {
     },
 }
 
+impl Report {
+    /// Whether nothing more is to be told of the run.
+    pub fn is_end(&self) -> bool {
+        match self {
+            Self::Started { .. } | Self::Waiting { .. } => false,
+            Self::Exited { .. }
+            | Self::CouldNotRun { .. }
+            | Self::InputIncomplete { .. }
+            | Self::Lost { .. }
+            | Self::FolderTaken
+            | Self::StoppedBeforeStart { .. } => true,
+        }
+    }
+}
+
 /// What made a script end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

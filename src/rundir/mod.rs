@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, linkat, mkdirat, openat, renameat, unlinkat};
 
-use crate::model::id::Token;
+use crate::model::id::{RunId, Token};
 
 pub mod crash;
 pub mod records;
@@ -77,6 +77,12 @@ impl RunDir {
         records::read(self.folder.as_fd(), token)
     }
 
+    /// `run.json` of the folder `path`, whose token is not known but by itself; none if it is not there, or not this run's.
+    pub fn run_record(path: &Path, run: &RunId) -> Option<RunRecord> {
+        let folder = Self::open(path).ok()?;
+        records::read_any(folder.as_fd()).filter(|record: &RunRecord| record.token.run == *run)
+    }
+
     /// Puts a record in place, whole, over an older one.
     pub fn write<R: Record>(&self, record: &R) -> io::Result<()> {
         self.write_beside(R::FILE, &records::encode(record))
@@ -85,14 +91,21 @@ impl RunDir {
     /// Puts the claim in place if none is there. False: another was first.
     pub fn claim(&self, claim: &Claim) -> io::Result<bool> {
         let beside = format!("{}.{}", Claim::FILE, std::process::id());
-        self.write_file(&beside, &records::encode(claim))?;
-        let linked = linkat(&self.folder, &beside, &self.folder, Claim::FILE, AtFlags::empty());
-        unlinkat(&self.folder, &beside, AtFlags::empty())?;
+        let linked = self
+            .write_file(&beside, &records::encode(claim))
+            .and_then(|()| Ok(linkat(&self.folder, &beside, &self.folder, Claim::FILE, AtFlags::empty())?));
+        let removed = unlinkat(&self.folder, &beside, AtFlags::empty());
         match linked {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::EXIST) => Ok(false),
-            Err(error) => Err(error.into()),
+            Ok(()) => removed.map(|()| true).map_err(Into::into),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            // There was no room for it, most likely: what is half written takes none, and this is what there is to say.
+            Err(error) => Err(error),
         }
+    }
+
+    /// Takes back that the script was let go: it never became its interpreter, and another attempt is to be made.
+    pub fn take_back_start(&self) -> io::Result<()> {
+        Ok(unlinkat(&self.folder, Started::FILE, AtFlags::empty())?)
     }
 
     /// Whose this folder is, by `run.json`, else by the claim. One with neither is ours only if it holds no trace of a
@@ -140,7 +153,13 @@ impl RunDir {
     }
 
     /// Moves everything but the lock into a new `aside.<n>`. The caller holds the lock.
+    ///
+    /// An older one goes if no script had been let go in it: a run that waits for room would take more with each attempt.
     pub fn set_aside(&self, _held: &Lock) -> io::Result<()> {
+        let started = self.started_aside()?;
+        for name in self.names()?.iter().filter(|name| name.starts_with(ASIDE) && !started.contains(name)) {
+            remove_aside(self.folder.as_fd(), name)?;
+        }
         let names = self.names()?;
         let aside = (1..=ASIDE_MAX).map(|n| format!("{ASIDE}{n}")).find(|name| !names.contains(name));
         let aside =
@@ -342,9 +361,12 @@ mod tests {
         run.claim(&claim(1)).unwrap();
         run.set_aside(&run.lock().unwrap().unwrap()).unwrap();
         assert_eq!(names(&run), ["aside.1", "lock"]);
+        run.create_log(Started::FILE).unwrap();
+        run.set_aside(&run.lock().unwrap().unwrap()).unwrap();
+        assert_eq!(names(&run), ["aside.1", "lock"], "nothing had begun in the one before");
         run.write(&run_record()).unwrap();
         run.set_aside(&run.lock().unwrap().unwrap()).unwrap();
-        assert_eq!(names(&run), ["aside.1", "aside.2", "lock"]);
+        assert_eq!(names(&run), ["aside.1", "aside.2", "lock"], "something may have begun in this one");
         run.write(&run_record()).unwrap();
         run.claim(&claim(1)).unwrap();
         run.settle().unwrap();

@@ -205,6 +205,18 @@ pub(super) fn encode<R: Record>(record: &R) -> Vec<u8> {
 
 /// Reads a record below `folder`; `None` if it is not there.
 pub(super) fn read<R: Record>(folder: BorrowedFd<'_>, token: &Token) -> Result<Option<R>, Damage> {
+    content_of::<R>(folder)?.map(|bytes| decode(&bytes, token)).transpose()
+}
+
+/// Reads a record below `folder` with whatever token it has; none if it is not there, or not to be believed.
+pub(super) fn read_any<R: Record>(folder: BorrowedFd<'_>) -> Option<R> {
+    let bytes = content_of::<R>(folder).ok()??;
+    let token = serde_json::from_slice::<R>(&bytes).ok()?.head().1.clone();
+    decode(&bytes, &token).ok()
+}
+
+/// The bytes at the place of a record; `None` if there is nothing.
+fn content_of<R: Record>(folder: BorrowedFd<'_>) -> Result<Option<Vec<u8>>, Damage> {
     // Not blocking: somebody may have put a FIFO there.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(folder, R::FILE, flags, Mode::empty()) {
@@ -226,7 +238,8 @@ pub(super) fn read<R: Record>(folder: BorrowedFd<'_>, token: &Token) -> Result<O
             count => filled += count,
         }
     }
-    decode(&bytes[..filled], token).map(Some)
+    bytes.truncate(filled);
+    Ok(Some(bytes))
 }
 
 fn decode<R: Record>(bytes: &[u8], token: &Token) -> Result<R, Damage> {

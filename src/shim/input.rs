@@ -198,7 +198,11 @@ fn regular(file: OwnedFd) -> io::Result<OwnedFd> {
 }
 
 fn copy_all(from: &mut File, to: &mut File) -> Result<(), Refusal> {
-    io::copy(from, to).map(drop).map_err(|e| Refusal::io("copying an input", e))
+    io::copy(from, to).map(drop).map_err(|error| {
+        // Half an input is of no use to anybody, and a disk that it has filled is in everybody's way.
+        let _ = to.set_len(0);
+        Refusal::io("copying an input", error)
+    })
 }
 
 fn text(path: &Path) -> String {

@@ -23,6 +23,7 @@ mod input;
 pub mod order;
 mod pump;
 mod script;
+pub mod shortage;
 pub mod sys;
 pub mod tree;
 pub mod user;
@@ -30,7 +31,8 @@ mod watch;
 
 use order::{Notice, Order};
 use pump::Pump;
-use script::Script;
+use script::{Failure, Script};
+use shortage::{is_shortage, said};
 use user::User;
 use watch::{Watch, Watched};
 
@@ -49,22 +51,6 @@ enum Refusal {
     Trouble(String),
     /// It ends like this, without the script.
     End(Ending),
-}
-
-/// Whether the system was short of something: such an error passes.
-fn is_shortage(error: &io::Error) -> bool {
-    const SHORTAGES: [i32; 9] = [
-        libc::ENOSPC,
-        libc::EDQUOT,
-        libc::ENOMEM,
-        libc::EMFILE,
-        libc::ENFILE,
-        libc::EAGAIN,
-        libc::EINTR,
-        libc::EIO,
-        libc::EROFS,
-    ];
-    error.raw_os_error().is_some_and(|errno| SHORTAGES.contains(&errno))
 }
 
 impl Refusal {
@@ -89,7 +75,7 @@ impl Refusal {
 
     /// An error of the system: a shortage passes, anything else is there the next time too.
     fn io(doing: &str, error: io::Error) -> Self {
-        let reason = format!("{doing}: {error}");
+        let reason = format!("{doing}: {}", said(&error));
         if is_shortage(&error) { Self::Trouble(reason) } else { Self::could_not_run(reason) }
     }
 }
@@ -171,7 +157,7 @@ impl Shim<'_> {
             }
             Ok(false) => Err(Refusal::NotOurs),
             // Nothing is lost yet: whatever it was, another shim can try.
-            Err(error) => Err(Refusal::Trouble(format!("writing the claim: {error}"))),
+            Err(error) => Err(Refusal::Trouble(format!("writing the claim: {}", said(&error)))),
         }
     }
 
@@ -208,10 +194,20 @@ impl Shim<'_> {
         let watch = Watch::new(self.run, execution, signals, pump, waiting.pid, waiting.control);
         let end = match watch.until_gone(|| self.notify(false)) {
             Watched::Exited(end) => (Some(started_at), end),
-            Watched::NotExecuted(failure) => (None, Ending::CouldNotRun { reason: script.explain(failure) }),
+            Watched::NotExecuted(failure) => (None, self.not_executed(&script, failure)?),
         };
         crash_point(CrashPoint::ShimTreeGone);
         Ok(end)
+    }
+
+    /// The script's process never became its interpreter. If the system was short of something, it was never let go either.
+    fn not_executed(&self, script: &Script<'_>, failure: Failure) -> Result<Ending, Refusal> {
+        let reason = script.explain(failure);
+        // A daemon that has looked in between, and has seen it start, will take it for lost: the safe side.
+        if is_shortage(&failure.error()) && self.run.take_back_start().is_ok() {
+            return Err(Refusal::Trouble(reason));
+        }
+        Ok(Ending::CouldNotRun { reason })
     }
 
     /// The user whose rights the script is to have. None: the shim's own.

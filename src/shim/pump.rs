@@ -29,6 +29,8 @@ pub(super) struct Pump {
     channels: [Channel; 2],
     times: Writer,
     times_file: Option<OwnedFd>,
+    /// What could not be written to it yet; it is bounded as the file is.
+    times_unwritten: Vec<u8>,
     times_due: Option<Monotonic>,
 }
 
@@ -75,6 +77,7 @@ impl Pump {
             channels: [channel(Stream::Stdout, STDOUT, stdout)?, channel(Stream::Stderr, STDERR, stderr)?],
             times: Writer::new(now()),
             times_file: None,
+            times_unwritten: Vec::new(),
             times_due: None,
         })
     }
@@ -149,18 +152,23 @@ impl Pump {
         [0, 1].map(|index| (self.channels[index].kept, self.channels[index].dropped))
     }
 
-    /// Appends the times that were gathered. What can't be written is given up: they serve only for show.
+    /// Appends the times that were gathered. What can't be written is kept for the next time, since what comes later counts
+    /// from it; at the end it is given up: they serve only for show.
     fn flush_times(&mut self, run: &RunDir) {
         self.times_due = None;
-        if !self.times.is_pending() {
+        if self.times.is_pending() {
+            self.times_unwritten.extend(self.times.take());
+        }
+        if self.times_unwritten.is_empty() {
             return;
         }
-        let bytes = self.times.take();
         if self.times_file.is_none() {
             self.times_file = run.create_log(TIMES).ok();
         }
-        if let Some(file) = &self.times_file {
-            let _ = rustix::io::write(file, &bytes);
+        if let Some(file) = &self.times_file
+            && let Ok(count) = rustix::io::write(file, &self.times_unwritten)
+        {
+            self.times_unwritten.drain(..count);
         }
     }
 }

@@ -48,8 +48,37 @@ enum Step {
     Exec,
 }
 
-/// The bytes in which a process says why it failed: a step and an error number.
-pub(super) const FAILURE_BYTES: usize = 5;
+/// Why a process did not become its script, as it tells it: a step and an error number.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Failure([u8; Failure::BYTES]);
+
+impl Failure {
+    /// On the way from the process to the shim.
+    pub(super) const BYTES: usize = 5;
+
+    fn new(step: Step, error: &io::Error) -> Self {
+        let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
+        let mut bytes = [step as u8; Self::BYTES];
+        bytes[1..].copy_from_slice(&errno.to_le_bytes());
+        Self(bytes)
+    }
+
+    /// Of what was received.
+    pub(super) fn received(bytes: [u8; Self::BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    fn step(self) -> Step {
+        let later = [Step::User, Step::Folder, Step::Exec];
+        later.into_iter().find(|step| *step as u8 == self.0[0]).unwrap_or(Step::Prepare)
+    }
+
+    /// What the system said.
+    pub(super) fn error(self) -> io::Error {
+        let [_, errno @ ..] = self.0;
+        io::Error::from_raw_os_error(i32::from_le_bytes(errno))
+    }
+}
 
 impl<'a> Script<'a> {
     /// Puts together what exec needs.
@@ -90,22 +119,17 @@ impl<'a> Script<'a> {
             Forked::Child => {
                 drop(control);
                 let (step, error) = self.become_script(&its_control, [&stdin, &stdout_in, &stderr_in]);
-                let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
-                let mut failure = [step as u8; FAILURE_BYTES];
-                failure[1..].copy_from_slice(&errno.to_le_bytes());
                 // If the shim is gone, nobody is left to tell.
-                let _ = rustix::io::write(&its_control, &failure);
+                let _ = rustix::io::write(&its_control, &Failure::new(step, &error).0);
                 sys::exit_now(127)
             }
         }
     }
 
     /// Says what a failure means, and what to do.
-    pub(super) fn explain(&self, failure: [u8; FAILURE_BYTES]) -> String {
-        let [step, errno @ ..] = failure;
-        let error = io::Error::from_raw_os_error(i32::from_le_bytes(errno));
-        let step = [Step::User, Step::Folder, Step::Exec].into_iter().find(|one| *one as u8 == step);
-        match step.unwrap_or(Step::Prepare) {
+    pub(super) fn explain(&self, failure: Failure) -> String {
+        let error = failure.error();
+        match failure.step() {
             Step::Prepare => format!("the script's process could not be prepared: {error}"),
             Step::User => format!("the rights of `user` could not be taken: {error}; run the daemon as root"),
             Step::Folder => format!(

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use super::clock::Monotonic;
 use super::pump::Pump;
-use super::script::FAILURE_BYTES;
+use super::script::Failure;
 use super::sys::{self, Children};
 use super::tree::signal_descendants;
 use crate::model::definition::Execution;
@@ -32,7 +32,7 @@ pub(super) enum Watched {
     /// It ran and ended: an [`Ending::Exited`].
     Exited(Ending),
     /// It never became its interpreter: what its process said about that.
-    NotExecuted([u8; FAILURE_BYTES]),
+    NotExecuted(Failure),
 }
 
 /// A script that has been let go.
@@ -44,7 +44,7 @@ pub(super) struct Watch<'a> {
     pid: i32,
     /// Open until the script's process has become its interpreter.
     control: Option<OwnedFd>,
-    not_executed: Option<[u8; FAILURE_BYTES]>,
+    not_executed: Option<Failure>,
     timeout_at: Option<Monotonic>,
     cause: ExitCause,
     /// Set while a polite request to end is under way: when it stops being polite.
@@ -143,10 +143,10 @@ impl<'a> Watch<'a> {
     /// The end of the control stream means that the exec worked; a message there, that it did not.
     fn take_control(&mut self, executed: &impl Fn()) {
         let Some(control) = &self.control else { return };
-        let mut failure = [0; FAILURE_BYTES];
+        let mut failure = [0; Failure::BYTES];
         match rustix::net::recv(control, &mut failure[..], rustix::net::RecvFlags::DONTWAIT) {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
-            Ok((_, count)) if count == failure.len() => self.not_executed = Some(failure),
+            Ok((_, count)) if count == failure.len() => self.not_executed = Some(Failure::received(failure)),
             // A failure is written in one piece: anything else is the end.
             Ok(_) | Err(_) => executed(),
         }

@@ -68,10 +68,14 @@ pub fn put_all(state: &Path, definitions: &[(DefinitionHash, &Files)]) -> Result
         .map(|(hash, files)| (folder.join(format!("{UNFINISHED}{hash}")), definition_path(state, *hash), *files))
         .collect();
     let sync_each = missing.len() <= SYNCED_ALONE_MAX;
-    for (beside, _, files) in &missing {
-        remove(beside)?;
-        write_folder(beside, files, sync_each)?;
+    let beside = || missing.iter().map(|(beside, _, _)| beside);
+    beside().try_for_each(|beside| remove(beside))?;
+    let written = missing.iter().try_for_each(|(beside, _, files)| write_folder(beside, files, sync_each));
+    if written.is_err() {
+        // The disk is full, most likely: what is of no use takes no room on it. That it can't be removed is no news.
+        beside().for_each(|beside| drop(remove(beside)));
     }
+    written?;
     let open_folder = File::open(&folder).map_err(cannot("open", &folder))?;
     if !sync_each {
         rustix::fs::syncfs(&open_folder).map_err(cannot("sync the file system of", &folder))?;
@@ -82,6 +86,11 @@ pub fn put_all(state: &Path, definitions: &[(DefinitionHash, &Files)]) -> Result
     // Also when nothing was missing: an earlier daemon may have died between its renames and this.
     open_folder.sync_all().map_err(cannot("sync", &folder))?;
     Ok(())
+}
+
+/// Whether there are any, or ever were: the folder is made with the first and never removed.
+pub fn any(state: &Path) -> bool {
+    state.join(DEFINITIONS).exists()
 }
 
 /// Removes what an earlier daemon began and did not finish. For the start of a daemon.

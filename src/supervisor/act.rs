@@ -13,6 +13,7 @@ use crate::model::time::Instant;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::{Claim, Ending, ExitRecord, Started, VERSION};
 use crate::rundir::{Lock, Owner, RunDir};
+use crate::shim::shortage::said;
 use crate::shim::{clock, tree};
 
 impl Server {
@@ -21,13 +22,16 @@ impl Server {
         if self.runs.get(run).is_some_and(|entry| entry.stop) {
             return self.prevent(run);
         }
+        if let Some(reason) = self.shortage() {
+            return self.wait(run, reason);
+        }
         match RunDir::create(&self.folder(run)) {
             Ok(folder) => {
                 crash_point(CrashPoint::DaemonFolderMade);
                 self.ask_for_shim(run, &folder);
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.look(run),
-            Err(error) => self.wait(run, format!("the run folder can't be made: {error}")),
+            Err(error) => self.wait(run, format!("the run folder can't be made: {}", said(&error))),
         }
     }
 
@@ -42,7 +46,7 @@ impl Server {
         });
         match found {
             Ok((finding, probed, lock)) => self.act(run, finding, probed, lock),
-            Err(error) => self.wait(run, format!("the run folder can't be read: {error}")),
+            Err(error) => self.wait(run, format!("the run folder can't be looked at: {}", said(&error))),
         }
     }
 
@@ -117,9 +121,13 @@ impl Server {
     /// No user code ran: takes what is there aside, and asks for a shim, at once or after a wait.
     fn begin_anew(&mut self, run: &RunId, found: Option<(RunDir, Lock)>) {
         let trouble = found.as_ref().and_then(|(folder, _)| folder.trouble());
+        let shortage = self.shortage();
         let Some(entry) = self.runs.get_mut(run) else { return };
         if entry.stop {
             return self.prevent(run);
+        }
+        if let Some(reason) = shortage {
+            return self.wait(run, reason);
         }
         let at_once = trouble.is_none() && !entry.repeated;
         if !at_once && !entry.waited {
@@ -134,7 +142,7 @@ impl Server {
                 drop(lock);
                 self.ask_for_shim(run, &folder);
             }
-            Err(error) => self.wait(run, format!("the run folder can't be begun anew: {error}")),
+            Err(error) => self.wait(run, format!("the run folder can't be begun anew: {}", said(&error))),
         }
     }
 
@@ -151,7 +159,7 @@ impl Server {
             }
         };
         if let Err(error) = folder.write(&order::run_record(&entry.launch, &order)) {
-            return self.wait(run, format!("run.json can't be written: {error}"));
+            return self.wait(run, format!("run.json can't be written: {}", said(&error)));
         }
         crash_point(CrashPoint::DaemonRunWritten);
         self.forget_order(before);
@@ -209,7 +217,7 @@ impl Server {
             Ok(true) => self.report_end(run, Report::StoppedBeforeStart { at: clock::now() }),
             // A shim's: if it lives it is told to end, and else the table knows more.
             Ok(false) => self.look(run),
-            Err(error) => self.wait(run, format!("it can't be stopped: {error}")),
+            Err(error) => self.wait(run, format!("it can't be stopped: {}", said(&error))),
         }
     }
 

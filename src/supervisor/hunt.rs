@@ -6,12 +6,18 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use crate::rundir::records::ProcessIdentity;
 use crate::shim::tree;
+
+/// How long to wait for a thread that can't be had: the host is short of processes, and that takes others' ends to mend.
+const THREAD_RETRY: Duration = Duration::from_secs(1);
 
 /// Whose processes are looked for.
 #[derive(Clone, Debug)]
@@ -31,7 +37,10 @@ pub(super) async fn until_gone(quarry: Quarry, kill: bool) {
     loop {
         let wanted = quarry.clone();
         // Reading the environment of every process takes milliseconds: not on the daemon's own thread.
-        let Ok(found) = tokio::task::spawn_blocking(move || wanted.find()).await else { return };
+        let Some(found) = on_a_thread(move || wanted.find()).await else {
+            sleep(THREAD_RETRY).await;
+            continue;
+        };
         if found.is_empty() {
             return;
         }
@@ -46,6 +55,14 @@ pub(super) async fn until_gone(quarry: Quarry, kill: bool) {
             }
         }
     }
+}
+
+/// Runs this on a thread of its own. None: the system has no thread for it now (the runtime would panic then).
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, result) = oneshot::channel();
+    let run = move || drop(done.send(work()));
+    std::thread::Builder::new().name("hunt".to_owned()).spawn(run).ok()?;
+    result.await.ok()
 }
 
 impl Quarry {

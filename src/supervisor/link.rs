@@ -30,8 +30,9 @@ impl Link {
         command.arg(launcher::VERB).env_clear().stdin(theirs).stdout(Stdio::from(notices.try_clone()?));
         // Tests name a point; nothing else of our environment is for a launcher.
         command.envs(std::env::var_os(CRASH_POINT).map(|value| (CRASH_POINT, value)));
-        let process = command.spawn()?;
+        // Before there is a process: one that nobody has a link to would stay behind as a zombie.
         let socket = super::watched(ours, Interest::READABLE | Interest::WRITABLE)?;
+        let process = command.spawn()?;
         Ok(Self { process, socket, unsent: VecDeque::new() })
     }
 

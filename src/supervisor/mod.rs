@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
 use crate::model::id::RunId;
 use crate::model::launch::{Launch, Report};
@@ -65,10 +66,15 @@ enum Request {
 
 impl Local {
     /// Begins to serve, on the current tokio runtime, until this and all clones of it are dropped; then the launcher ends,
-    /// and the shims go on. An error if the pipe for notices can't be made.
-    pub fn start(around: Surroundings, reports: UnboundedSender<(RunId, Report)>) -> io::Result<Self> {
+    /// and the shims go on. As long as there is a `shortage`, for the reason that it says, nothing is begun. An error if the
+    /// pipe for notices can't be made.
+    pub fn start(
+        around: Surroundings,
+        reports: UnboundedSender<(RunId, Report)>,
+        shortage: watch::Receiver<Option<String>>,
+    ) -> io::Result<Self> {
         let (requests, receiver): (_, UnboundedReceiver<Request>) = unbounded_channel();
-        let server = serve::Server::new(around, reports)?;
+        let server = serve::Server::new(around, reports, shortage)?;
         tokio::spawn(server.serve(receiver));
         Ok(Self { requests })
     }

@@ -10,6 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, warn};
@@ -24,12 +25,15 @@ use crate::model::launch::Report;
 use crate::rundir::RunDir;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::shim::order::Notice;
+use crate::shim::shortage;
 
 /// The most requests that a launcher has not answered: their answers carry descriptors, and only so many of these may be
 /// in flight (unix(7)).
 const UNANSWERED_MAX: usize = 64;
 /// A launcher that died is replaced no sooner than this after it was started: something is wrong with the host.
 const LAUNCHER_RESTART: Duration = Duration::from_secs(1);
+/// When a folder is tidied again that could not be: nothing waits for it.
+const SETTLE_AGAIN: Duration = Duration::from_secs(60);
 /// Notices taken from the pipe at once.
 const NOTICES_MAX: usize = 64;
 
@@ -51,6 +55,8 @@ pub(super) struct Server {
     notices_in: OwnedFd,
     /// What waits for something to happen to a run.
     waits: JoinSet<Wake>,
+    /// Why nothing may be begun now; none: it may.
+    shortage: watch::Receiver<Option<String>>,
 }
 
 /// What a waiting task tells the server.
@@ -60,10 +66,23 @@ pub(super) enum Wake {
     Look(RunId),
     /// Nothing of the run is left; it is lost for this reason.
     Hunted(RunId, String),
+    /// Try again to tidy the run's folder.
+    Settle(RunId),
+}
+
+/// Which attempt to tidy a folder it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settling {
+    First,
+    Again,
 }
 
 impl Server {
-    pub(super) fn new(around: Surroundings, reports: UnboundedSender<(RunId, Report)>) -> io::Result<Self> {
+    pub(super) fn new(
+        around: Surroundings,
+        reports: UnboundedSender<(RunId, Report)>,
+        shortage: watch::Receiver<Option<String>>,
+    ) -> io::Result<Self> {
         let (notices, notices_in) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(Self {
             around,
@@ -78,6 +97,7 @@ impl Server {
             notices: super::watched(notices, Interest::READABLE)?,
             notices_in,
             waits: JoinSet::new(),
+            shortage,
         })
     }
 
@@ -93,6 +113,7 @@ impl Server {
                 Some(waited) = self.waits.join_next() => match waited {
                     Ok(Wake::Look(run)) => self.look(&run),
                     Ok(Wake::Hunted(run, reason)) => self.report_lost(&run, reason),
+                    Ok(Wake::Settle(run)) => self.settle(run, Settling::Again),
                     // Its run has something else to wait for.
                     Err(error) if error.is_cancelled() => {}
                     // Nobody would look at its run again: the daemon ends with this, and the next one finds the run.
@@ -104,6 +125,7 @@ impl Server {
                 },
                 notices = next_notices(&self.notices) => self.take_notices(&notices),
                 () = sleep_until(restart_at), if restart => self.start_launcher(),
+                Ok(()) = self.shortage.changed() => self.look_at_waiting(),
             }
         }
     }
@@ -122,13 +144,29 @@ impl Server {
             }
             Request::Stop(run) => self.stop(&run),
             Request::Collect(run) => {
-                let settled = RunDir::open(&self.folder(&run)).and_then(|folder| folder.settle());
-                // One that never had a folder, or whose folder somebody removed, has nothing to tidy.
-                if let Err(error) = settled.or_else(unless_gone) {
-                    warn!(%run, %error, "the run folder could not be tidied; remove `lock` and `claim` by hand if they disturb");
-                }
+                self.settle(run, Settling::First);
                 crash_point(CrashPoint::DaemonSettled);
             }
+        }
+    }
+
+    /// Tidies a run's folder. If the system is short of something now, that is tried again, and said once.
+    fn settle(&mut self, run: RunId, settling: Settling) {
+        let Err(error) = RunDir::open(&self.folder(&run)).and_then(|folder| folder.settle()) else { return };
+        // One that was stopped before it began has no folder.
+        if error.kind() == io::ErrorKind::NotFound {
+            return;
+        }
+        let passes = shortage::is_shortage(&error);
+        if settling == Settling::First || !passes {
+            let then = if passes { "it is tried again" } else { "remove `lock` and `claim` by hand if they disturb" };
+            warn!(%run, "the run folder could not be tidied: {}; {then}", shortage::said(&error));
+        }
+        if passes {
+            self.waits.spawn(async move {
+                sleep(SETTLE_AGAIN).await;
+                Wake::Settle(run)
+            });
         }
     }
 
@@ -140,7 +178,7 @@ impl Server {
         match answer.shim {
             Ok(Some(shim)) => self.look_when_ended(&run, shim),
             Ok(None) => self.look(&run),
-            Err(error) => self.wait(&run, format!("no process can be forked: {error}")),
+            Err(error) => self.wait(&run, format!("no process can be forked: {}", shortage::said(&error))),
         }
     }
 
@@ -185,9 +223,34 @@ impl Server {
         self.link_started = Some(Instant::now());
         match Link::start(&self.around, &self.notices_in) {
             Ok(link) => self.link = Some(link),
-            Err(error) => error!(%error, "no launcher can be started; it is tried again every second"),
+            Err(error) => self.put_off(&format!("no launcher can be started: {}", shortage::said(&error))),
         }
         self.send_orders();
+    }
+
+    /// There is no launcher for what is unsent: these runs wait, each for its own time, and then ask again.
+    fn put_off(&mut self, reason: &str) {
+        for (serial, _) in std::mem::take(&mut self.unsent) {
+            if let Some(run) = self.serials.get(&serial).cloned() {
+                self.wait(&run, reason.to_owned());
+            }
+        }
+    }
+
+    /// Nothing is short any more, or something else is: those that wait need not wait for their time.
+    fn look_at_waiting(&mut self) {
+        if self.shortage().is_some() {
+            return;
+        }
+        let waiting = self.runs.iter().filter(|(_, entry)| entry.waited).map(|(run, _)| run.clone());
+        for run in waiting.collect::<Vec<_>>() {
+            self.look(&run);
+        }
+    }
+
+    /// Why nothing may be begun now; none: it may.
+    pub(super) fn shortage(&self) -> Option<String> {
+        self.shortage.borrow().clone()
     }
 
     /// The launcher has died. What it did with the requests that it has not answered, only the run folders can say.
@@ -252,10 +315,6 @@ impl Server {
     }
 }
 
-fn unless_gone(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
-}
-
 /// The next answer; for ever pending without a launcher.
 async fn next_answer(link: &mut Option<Link>) -> Option<Answer> {
     match link {
@@ -292,7 +351,7 @@ mod tests {
         };
         let (reports, mut told) = tokio::sync::mpsc::unbounded_channel();
         let (_requests, receiver) = tokio::sync::mpsc::unbounded_channel();
-        let mut server = Server::new(around, reports).unwrap();
+        let mut server = Server::new(around, reports, watch::channel(None).1).unwrap();
         server.waits.spawn(dies());
         server.serve(receiver).await;
         assert!(told.recv().await.is_none(), "who waits for reports learns of it");

@@ -16,6 +16,7 @@ use batchd::rundir::RunDir;
 use batchd::supervisor::{Local, Place, Surroundings, clean_environment};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
 
 /// No test waits longer for a report: then something hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -75,7 +76,7 @@ impl World {
             environment: clean_environment(variable),
             program: self.program.clone(),
         };
-        self.local = Some(Local::start(around, sender).unwrap());
+        self.local = Some(Local::start(around, sender, watch::channel(None).1).unwrap());
         self.reports = reports;
     }
 

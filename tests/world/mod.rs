@@ -270,6 +270,14 @@ impl World {
         self.daemon = Some(Daemon::spawn(command));
     }
 
+    /// Starts a daemon with the rights of another user, who has a copy of the program in the world's folder.
+    pub fn spawn_as(&mut self, uid: u32) {
+        use std::os::unix::process::CommandExt as _;
+        let mut command = self.command(self.path("batchd"));
+        command.args(["daemon", "--log-format", "json"]).env("RUST_LOG", "batchd=debug").uid(uid).gid(uid);
+        self.daemon = Some(Daemon::spawn(command));
+    }
+
     /// Starts a daemon by another program, which is to become it: `program ARGUMENTS… batchd daemon …`.
     pub fn spawn_under(&mut self, program: &str, arguments: &[String]) {
         let mut command = self.command(program);

@@ -35,7 +35,7 @@ fn a_full_disk_is_to_be_tried_again() {
     let runs: Vec<Record> = (1..200).map(|number| record(&run(&format!("a.{number}")))).collect();
     for _ in 0..2 {
         let error = journal.commit(&runs).unwrap_err();
-        assert!(matches!(error, CommitError::Retry(_)), "{error}");
+        assert!(matches!(error, CommitError::Full(_)), "{error}");
         let empty = Recovered::empty(journal.id().clone());
         assert_eq!(journal.recover().unwrap(), empty, "nothing of it was written");
     }

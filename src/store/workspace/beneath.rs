@@ -100,6 +100,13 @@ impl Staging {
     }
 }
 
+/// If something failed (the disk is full), what was made in it takes no room. It is gone already if all went well.
+impl Drop for Staging {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
 /// The foreign folder.
 pub(super) struct Beneath<'a> {
     /// For messages.

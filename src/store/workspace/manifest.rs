@@ -77,7 +77,12 @@ impl Manifest {
         let path = path(workspaces, name);
         let beside = PathBuf::from(format!("{}{UNFINISHED}{}", path.display(), rustix::process::getpid()));
         let bytes = serde_json::to_vec(self).map_err(cannot("write", &beside))?;
-        fs::write(&beside, bytes).map_err(cannot("write", &beside))?;
+        let written = fs::write(&beside, bytes).map_err(cannot("write", &beside));
+        if written.is_err() {
+            // The next process has another number, and would write another one beside it.
+            let _ = fs::remove_file(&beside);
+        }
+        written?;
         fs::rename(&beside, &path).map_err(cannot("rename", &beside))
     }
 

@@ -1,0 +1,193 @@
+//! Journals that are gone, old, damaged, held by somebody else, or not to be opened at all.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rusqlite::Connection;
+use rustix::process::Signal;
+
+use crate::world::{World, exits};
+
+/// A world in which `quick.1` has run, without a daemon.
+fn with_past() -> World {
+    let mut world = World::new();
+    world.batch("quick", "", "echo quick");
+    run_once(&mut world);
+    world
+}
+
+/// A daemon comes, runs `quick`, and goes; the run's id.
+fn run_once(world: &mut World) -> String {
+    world.start();
+    let run = world.batchd(&["start", "quick"]).expect(0).line().to_owned();
+    world.end(&run);
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    run
+}
+
+fn journal(world: &World) -> PathBuf {
+    world.path("state/journal.db")
+}
+
+/// A daemon does not begin, says all of this, and makes no journal where there is none.
+#[track_caller]
+fn assert_refused(world: &mut World, words: &[&str]) {
+    let before = journal(world).exists();
+    world.spawn(&[], &[]);
+    words.iter().for_each(|word| drop(world.daemon().says(0, word)));
+    assert_eq!(world.daemon_ends(), 1);
+    assert_eq!(journal(world).exists(), before);
+}
+
+/// All that the journal has, in one file: what was committed last may stand in its `-wal` file only.
+fn whole(world: &World) -> Vec<u8> {
+    let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+    Connection::open(journal(world)).unwrap().query_row(checkpoint, [], |_| Ok(())).unwrap();
+    fs::read(journal(world)).unwrap()
+}
+
+#[test]
+fn e6_a_journal_that_is_gone_is_not_begun_anew() {
+    let mut world = with_past();
+    let kept = whole(&world);
+    fs::remove_file(journal(&world)).unwrap();
+    assert_refused(&mut world, &["is gone", "the folder of quick.1", "doctor --rebuild", "move "]);
+    // Without run folders there is still what it named.
+    fs::rename(world.path("runs"), world.path("elsewhere")).unwrap();
+    assert_refused(&mut world, &["is gone", "has definitions that it named"]);
+    fs::rename(world.path("state"), world.path("old-state")).unwrap();
+    assert_eq!(run_once(&mut world), "quick.1", "moved away, they are no obstacle");
+    fs::remove_dir_all(world.path("state")).unwrap();
+    fs::remove_dir_all(world.path("runs")).unwrap();
+    fs::rename(world.path("old-state"), world.path("state")).unwrap();
+    fs::rename(world.path("elsewhere"), world.path("runs")).unwrap();
+    fs::write(journal(&world), kept).unwrap();
+    assert_eq!(run_once(&mut world), "quick.2");
+}
+
+#[test]
+fn e6_a_journal_that_goes_under_its_daemon_is_saved() {
+    let mut world = with_past();
+    world.start();
+    world.bash("rm state/journal.db*");
+    assert_ne!(world.batchd(&["start", "quick"]).code, 0);
+    world.daemon().says(0, "was removed or replaced under the daemon");
+    assert_eq!(world.daemon_ends(), 1);
+    assert!(!world.path("runs/quick.2").exists(), "nothing was done that is not recorded");
+    assert_refused(&mut world, &["is gone"]);
+    world.bash("mv state/journal.db.saved-* state/journal.db");
+    assert_eq!(run_once(&mut world), "quick.2");
+    world.batchd(&["doctor"]).expect(0);
+}
+
+#[test]
+fn e6_a_journal_without_its_last_commits_is_not_gone_on_with() {
+    let mut world = with_past();
+    whole(&world);
+    world.start();
+    assert_eq!(world.batchd(&["start", "quick"]).expect(0).line(), "quick.2");
+    world.end("quick.2");
+    assert_eq!(world.end_daemon(Signal::KILL), -9);
+    world.bash("rm state/journal.db-*");
+    assert_refused(&mut world, &["the folder of quick.2", "has lost what was written last"]);
+}
+
+#[test]
+fn e8_an_older_copy_runs_nothing_again() {
+    let mut world = with_past();
+    world.batch("other", "", "echo other");
+    world.start();
+    world.batchd(&["disable", "other", "--reason", "a long weekend"]).expect(0);
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    let older = whole(&world);
+    assert_eq!(run_once(&mut world), "quick.2");
+    world.bash("rm state/journal.db*");
+    fs::write(journal(&world), older).unwrap();
+    assert_refused(&mut world, &["the folder of quick.2", "restored from an older copy", "doctor --rebuild"]);
+    // What the copy still knew, and no folder does.
+    fs::remove_dir_all(world.path("runs/quick.1")).unwrap();
+    world.batchd(&["doctor", "--rebuild", "new.db"]).expect(0);
+    world.bash("rm state/journal.db* && mv new.db state/journal.db");
+    let run = run_once(&mut world);
+    let number: u64 = run.strip_prefix("quick.").unwrap().parse().unwrap();
+    assert!(number > 2, "no number comes back: {run}");
+    let known: Vec<String> = world.runs().iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(known, ["quick.1", "quick.2", &run]);
+    assert!(world.batchd(&["list"]).expect(0).out.contains("a long weekend"));
+}
+
+#[test]
+fn e8_what_waited_in_an_older_copy_does_not_begin_again() {
+    let mut world = World::new();
+    let (up, go) = (world.pipe("up"), world.pipe("go"));
+    world.batch("slow", "overlap = 'queue'", "echo up > $W/up\nread -r word < $W/go");
+    world.start();
+    world.batchd(&["start", "slow"]).expect(0);
+    up.hear();
+    world.batchd(&["start", "slow", "--queue"]).expect(0);
+    // Made while the first run is under way and the second waits.
+    let copy = format!("VACUUM INTO '{}'", world.path("copy.db").display());
+    Connection::open(journal(&world)).unwrap().execute_batch(&copy).unwrap();
+    for _ in 0..2 {
+        go.tell();
+    }
+    up.hear();
+    assert_eq!(world.end("slow.2")["outcome"], "succeeded");
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    world.bash("rm state/journal.db* && cp copy.db state/journal.db");
+    world.batchd(&["doctor", "--rebuild", "new.db"]).expect(0);
+    world.bash("rm state/journal.db* && mv new.db state/journal.db");
+    let ends: Vec<String> = world.runs().iter().map(|run| format!("{} {}", run["id"], run["outcome"])).collect();
+    assert_eq!(ends, [r#""slow.1" "succeeded""#, r#""slow.2" "succeeded""#]);
+    world.batchd(&["doctor"]).expect(0);
+}
+
+#[test]
+fn e7_a_damaged_journal_is_refused_with_a_way_back() {
+    let mut world = with_past();
+    let mut bytes = whole(&world);
+    bytes[4096..].fill(0);
+    fs::write(journal(&world), bytes).unwrap();
+    assert_refused(&mut world, &["doctor --rebuild", "backup"]);
+    world.bash("rm -f state/journal.db-*");
+    fs::write(journal(&world), "no database at all").unwrap();
+    assert_refused(&mut world, &["is not a journal of batchd"]);
+}
+
+#[test]
+fn e9_a_journal_that_somebody_holds_is_waited_for() {
+    let mut world = with_past();
+    world.start();
+    let holder = Connection::open(journal(&world)).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut command = world.command(env!("CARGO_BIN_EXE_batchd"));
+    let mut start = command.args(["start", "quick"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let line = world.daemon().says(0, "the journal can't be written now");
+    assert!(line.to_string().contains("end the program that locks it"), "{line}");
+    holder.execute_batch("ROLLBACK").unwrap();
+    world.daemon().says(0, "the journal is written again");
+    assert!(exits(&start, crate::world::PATIENCE) && start.wait().unwrap().success());
+    assert_eq!(world.end("quick.2")["outcome"], "succeeded");
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    world.spawn(&[], &[]);
+    world.daemon().says(0, "is locked by another program");
+    assert_eq!(world.daemon_ends(), 1);
+}
+
+#[test]
+fn e12_a_journal_of_a_newer_batchd_is_refused() {
+    let mut world = with_past();
+    Connection::open(journal(&world)).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert_refused(&mut world, &["was written by a newer batchd", "start that batchd, or restore a copy"]);
+}
+
+#[test]
+fn e16_a_journal_behind_a_link_is_refused() {
+    let mut world = with_past();
+    fs::hard_link(journal(&world), world.path("second.db")).unwrap();
+    assert_refused(&mut world, &["hard link"]);
+    fs::remove_file(journal(&world)).unwrap();
+    std::os::unix::fs::symlink(world.path("second.db"), journal(&world)).unwrap();
+    assert_refused(&mut world, &["symbolic link"]);
+}
