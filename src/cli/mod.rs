@@ -28,6 +28,7 @@ mod show;
 mod start;
 mod stop;
 mod table;
+mod who;
 
 use std::io::Write as _;
 

@@ -35,6 +35,7 @@ mod admit;
 pub mod book;
 mod chain;
 mod due;
+mod prospects;
 mod reload;
 mod request;
 #[cfg(test)]
@@ -42,7 +43,6 @@ mod tests;
 
 use book::Book;
 pub use due::{COUNTED_MAX, ROWS_AT_ONCE_MAX};
-pub use request::what_follows;
 
 /// An occurrence that is decided within this time of `due_at` is on time, whatever `catch_up` says: a loaded host, or a
 /// daemon that was restarted, is no reason to treat it as missed.
@@ -76,7 +76,7 @@ pub enum Event {
         by: String,
         /// What.
         request: Request,
-        /// For a rerun: every run of its chain, from the journal. Else empty.
+        /// From the journal, for a rerun: every run of its chain and of its upstreams'; for a stop: the run. Else empty.
         history: Vec<Run>,
     },
     /// The answer to [`Effect::ReadAhead`].
