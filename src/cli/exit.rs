@@ -43,8 +43,8 @@ Exit codes
     N      the script's own exit code, also if it is another one of `success_exit_codes` than 0
     128+N  signal N ended the script
     124    the run's `timeout` ended it
-    125    it did not succeed and has no exit code that says so: cancelled, lost, aborted, skipped, missed, it could
-           not be run, or the script exited with 0 and `success_exit_codes` lacks 0
+    125    it did not succeed, and no code says so: cancelled, lost, aborted, skipped, missed, it could
+           not be run, or the script exited with 0, which `success_exit_codes` lacks
 
 So a run that did not succeed never exits with 0.
 
