@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Scheduler;
+use super::chain::outcome_phrase;
 use crate::model::graph::{Join, Node};
 use crate::model::id::{BatchName, RunId};
 use crate::model::request::Prospects;
@@ -109,8 +110,8 @@ impl Scheduler {
                     None => return Prospect::Absent(format!("its upstream {upstream} is not in this chain")),
                     Some(run) if run.end().is_none() || run.succeeded() => {}
                     Some(run) => {
-                        let how = run.outcome().map_or("", Outcome::word);
-                        unsuccessful.get_or_insert_with(|| format!("its upstream {} did not succeed: {how}", run.id));
+                        let how = outcome_phrase(run.outcome().map_or("has not ended", Outcome::word));
+                        unsuccessful.get_or_insert_with(|| format!("its upstream {} {how}", run.id));
                     }
                 },
             }
