@@ -47,7 +47,7 @@ fn names_that_are_not_known() {
     complains(&world, &["stop", "nightly"], 2, &["`nightly` is a batch", "no run of nightly waits or is running"]);
     world.batchd(&["start", "nightly"]).expect(0);
     up.hear();
-    complains(&world, &["stop", "nightly"], 2, &["`batchd stop nightly.1`", "nightly.1 (running)"]);
+    complains(&world, &["stop", "nightly"], 2, &["`batchd stop nightly.1`", "of nightly there are nightly.1 ("]);
     go.tell();
     world.end("nightly.1");
     complains(&world, &["stop", "nightly.1"], 1, &["nightly.1 has ended: succeeded", "batchd show nightly.1"]);
