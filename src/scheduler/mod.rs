@@ -14,7 +14,8 @@
 //! 6. Slots and busy are counted from live runs: the views in [`book`] are made from the runs by one function.
 //!
 //! The parts: [`book`] holds the runs and changes them; `due` decides occurrences; `chain` decides what follows an end;
-//! `admit` decides overlap and who gets a slot; `reload` swaps the graph; `request` answers operators.
+//! `admit` decides overlap and who gets a slot; `reload` swaps the graph; `request` answers operators,
+//! and `prospects` tells them what will follow.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
