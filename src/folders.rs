@@ -20,7 +20,7 @@ use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, Files};
 use crate::model::id::BatchName;
 use crate::model::schedule::Schedule;
 use crate::model::time::Instant;
-use crate::store::read::{BatchesDir, Fingerprint, ReadError};
+use crate::store::read::{BatchesDir, Fingerprint, Listing, ReadError};
 use crate::store::trust::Trust;
 use crate::store::unpack;
 use crate::zones::Zones;
@@ -117,6 +117,18 @@ impl Surroundings {
     pub fn schedule(&self, definition: &Definition) -> std::result::Result<(Option<Arc<Schedule>>, bool), Diagnosis> {
         schedule(&self.zones, definition)
     }
+}
+
+/// A `batches.d` without any batch, where there were some: perhaps a file system that is not mounted, and nobody's will.
+pub fn suddenly_empty(batches: &Path, listing: &Listing) -> Diagnostic {
+    let hint = match listing.is_bare {
+        true => {
+            "is it mounted? if all batches are to go, put any file into it (a README will do), then `batchd reload`"
+        }
+        false => "if that is meant, `batchd reload` removes all batches",
+    };
+    let what = "it is suddenly empty; what was in it stays in force";
+    Diagnostic::of_file(None, batches.display().to_string(), what).with_hint(hint)
 }
 
 /// This program, even if its file has been replaced meanwhile.

@@ -341,7 +341,7 @@ mod tests {
         let mut door = Door::open();
         let state = door.state();
         let asked = tokio::spawn(async move { Client::connect(&state).await.unwrap().act(&enable()).await.unwrap() });
-        let done = Reply::Done { text: "report is enabled".to_owned() };
+        let done = Reply::Enabled { batch: "report".parse().unwrap(), enabled: true, was_disabled: None };
         let (request, by) = door.answer(done.clone()).await;
         assert_eq!(request, enable());
         assert_eq!(by, format!("uid {}", rustix::process::getuid().as_raw()));

@@ -58,9 +58,14 @@ pub struct Report {
     pub periods_unproven: u64,
 }
 
+/// Whether a daemon works with this state folder. It is not disturbed.
+pub fn daemon_lives(state: &Path) -> bool {
+    disk::is_locked(&state.join("daemon.lock"))
+}
+
 /// Looks at everything. `now` is when.
 pub fn examine(places: &Places<'_>, zones: &Zones, now: Instant) -> Result<Report> {
-    let daemon = disk::is_locked(&places.state.join("daemon.lock"));
+    let daemon = daemon_lives(places.state);
     let mut report = Report { daemon, ..Report::default() };
     let audit = match Audit::open(places.journal) {
         Ok(audit) => audit,

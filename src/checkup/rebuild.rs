@@ -64,7 +64,7 @@ struct Known {
 
 /// Writes a new journal at `file`. Refuses while a daemon or a run lives, and if anything is at `file`.
 pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt> {
-    if disk::is_locked(&places.state.join("daemon.lock")) {
+    if super::daemon_lives(places.state) {
         bail!("a daemon works with {}: end it first; its runs go on", places.state.display());
     }
     let known = survey(places.runs)?;

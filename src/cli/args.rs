@@ -71,7 +71,7 @@ pub enum Verb {
 pub enum Target {
     /// This run.
     Run(RunId),
-    /// This batch's latest run that started.
+    /// This batch's latest run that was begun.
     Batch(BatchName),
 }
 

@@ -31,6 +31,9 @@ pub struct CheckArgs {
     pub json: Json,
 }
 
+/// What a folder of batches is called unless somebody chose otherwise. No batch can be called so.
+const BATCHES: &str = "batches.d";
+
 /// For programs.
 #[derive(Serialize)]
 struct Checked<'c> {
@@ -45,6 +48,11 @@ pub(super) fn run(args: &CheckArgs, context: &mut Context) -> Result<Exit> {
     if folder.join("batch.toml").is_file() {
         let what = format!("{} is a batch, not a folder of batches", folder.display());
         return Err(Complaint::usage(what, "check the folder that it lies in: batches may refer to one another"));
+    }
+    let below = folder.join(BATCHES);
+    if below.is_dir() {
+        let what = format!("{} is not a folder of batches: that is {}", folder.display(), below.display());
+        return Err(Complaint::usage(what, format!("`batchd check {}`", below.display())));
     }
     let fitted = disk::fit(context, &folder, &BTreeMap::new(), args.insecure_permissions)?;
     let batches = fitted.graph.len();

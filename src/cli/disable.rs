@@ -14,7 +14,8 @@ use crate::model::time::parse_duration;
 
 /// Lets nothing start a batch, until `enable` or for a time
 ///
-/// What falls due meanwhile is `skipped`, a row each, and never caught up. A run that has begun goes on.
+/// What falls due meanwhile is `skipped`, a row each, and never caught up. What is there already is not touched: a run that has begun
+/// goes on, one that waits starts when its turn comes, and one that fails is retried; `batchd stop` ends those.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:

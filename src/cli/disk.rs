@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 
 use super::Context;
-use crate::folders::{Folders, Surroundings};
+use crate::folders::{Folders, Surroundings, suddenly_empty};
 use crate::load::Fitted;
 use crate::model::definition::Definition;
 use crate::model::id::BatchName;
@@ -28,6 +28,9 @@ pub(super) fn fit(
     let dir = BatchesDir::open(folder)?;
     diagnostics.extend(dir.check_parents(&around.trust)?);
     let listing = dir.list()?;
+    if listing.batches.is_empty() && !previous.is_empty() {
+        diagnostics.push(suddenly_empty(folder, &listing));
+    }
     diagnostics.extend(listing.diagnostics);
     let mut folders = Folders::default();
     let mut tries = 0;

@@ -125,7 +125,25 @@ fn summary(report: &Report) -> String {
         0 => String::new(),
         count => format!(", {count} not, as their time-zone data has changed since"),
     };
-    format!(
-        "{found}: {rows} rows{old}, {folders} run folders{gone}; occurrences counted again in {periods_proven} periods{unproven}{live}"
-    )
+    let (rows, folders) = (counted(*rows, "row"), counted(*folders, "run folder"));
+    let periods = counted(*periods_proven, "period");
+    format!("{found}: {rows}{old}, {folders}{gone}; occurrences counted again in {periods}{unproven}{live}")
+}
+
+fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_counts() {
+        let report = |rows, folders, periods_proven| Report { rows, folders, periods_proven, ..Report::default() };
+        let one = "all holds: 1 row, 1 run folder; occurrences counted again in 1 period";
+        assert_eq!(summary(&report(1, 1, 1)), one);
+        let more = "all holds: 2 rows, 0 run folders; occurrences counted again in 3 periods";
+        assert_eq!(summary(&report(2, 0, 3)), more);
+    }
 }

@@ -40,10 +40,13 @@ Exit codes
 
 `start --wait` and `rerun --wait` follow the run to its last attempt and then exit with
 
-    N      the script's own exit code
+    N      the script's own exit code, also if it is another one of `success_exit_codes` than 0
     128+N  signal N ended the script
     124    the run's `timeout` ended it
-    125    it has no exit code: cancelled, lost, aborted, skipped, missed, or it could not be run
+    125    it did not succeed, and no code says so: cancelled, lost, aborted, skipped, missed, it could
+           not be run, or the script exited with 0, which `success_exit_codes` lacks
+
+So a run that did not succeed never exits with 0.
 
 A reader that closes the pipe early (`batchd runs | head`) is no error.";
 
@@ -66,8 +69,13 @@ impl Exit {
     pub fn of_run(run: &RunView) -> Self {
         match (run.outcome, run.exit_code, run.signal) {
             (Some(Outcome::TimedOut), _, _) => Self::TimedOut,
-            (Some(Outcome::Succeeded | Outcome::Failed), Some(code), _) => Self::Script(code),
-            (Some(Outcome::Succeeded | Outcome::Failed), None, Some(signal)) => Self::Signal(signal),
+            (Some(Outcome::Succeeded), Some(code), _) => Self::Script(code),
+            // Repaired by hand, `rerun --only-downstream`.
+            (Some(Outcome::Succeeded), None, _) => Self::Success,
+            // Behind `start --wait &&` goes what needs its success: a 0 that is none of `success_exit_codes` is no 0 here.
+            (Some(Outcome::Failed), Some(0), _) => Self::OtherOutcome,
+            (Some(Outcome::Failed), Some(code), _) => Self::Script(code),
+            (Some(Outcome::Failed), None, Some(signal)) => Self::Signal(signal),
             // A cancelled script has an exit code too, but not one that says how its work went.
             (_, _, _) => Self::OtherOutcome,
         }
@@ -157,7 +165,9 @@ mod tests {
         };
         check(Outcome::Succeeded, Some(0), None, 0);
         check(Outcome::Succeeded, Some(3), None, 3);
+        check(Outcome::Succeeded, None, None, 0);
         check(Outcome::Failed, Some(7), None, 7);
+        check(Outcome::Failed, Some(0), None, 125);
         check(Outcome::Failed, None, Some(9), 137);
         check(Outcome::Failed, None, None, 125);
         check(Outcome::TimedOut, None, Some(15), 124);

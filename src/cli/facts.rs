@@ -2,6 +2,7 @@
 //! the disk where there is no journal yet. No daemon is asked.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,14 +13,16 @@ use super::args::Target;
 use super::exit::Complaint;
 use super::{disk, waits};
 use crate::api::RunView;
+use crate::checkup;
 use crate::journal::OpenError;
-use crate::journal::query::Reader;
+use crate::journal::query::{Filter, Reader};
 use crate::load;
 use crate::model::cron::Expression;
 use crate::model::definition::Definition;
 use crate::model::graph::{Entry, Graph};
 use crate::model::id::{BatchName, RunId, Token};
 use crate::model::record::{BatchFacts, Disabled};
+use crate::model::request::Request;
 use crate::model::run::Run;
 use crate::model::schedule::Schedule;
 use crate::model::settings::Limits;
@@ -99,6 +102,18 @@ impl Facts {
         self.batches.get(name).ok_or_else(|| no_batch(name, self.batches.keys()))
     }
 
+    /// An error if there neither is nor was a batch of this name.
+    pub(super) fn known(&self, name: &BatchName) -> Result<()> {
+        if self.has_or_had(name) { Ok(()) } else { Err(no_batch(name, self.batches.keys())) }
+    }
+
+    /// Whether a batch of this name is in force, or has left a run.
+    fn has_or_had(&self, name: &BatchName) -> bool {
+        let of_batch = Filter { batch: Some(name.clone()), ..Filter::default() };
+        let run = || self.journal.as_ref().and_then(|journal| journal.runs(&of_batch, None, 1).ok());
+        self.batches.contains_key(name) || run().is_some_and(|page| !page.runs.is_empty())
+    }
+
     /// The graph in force.
     pub(super) fn graph(&self, zones: &Zones) -> Result<Graph> {
         let entry = |fact: &BatchFact| {
@@ -132,9 +147,7 @@ pub(super) fn open_journal(context: &Context) -> Result<Option<Reader>> {
 pub(super) fn run(context: &Context, id: &RunId) -> Result<Run> {
     let journal = open_journal(context)?;
     let run = journal.map(|journal| journal.run(id)).transpose()?.flatten();
-    run.ok_or_else(|| {
-        Complaint::usage(format!("there is no run {id}"), format!("`batchd runs {}` lists the runs", id.batch))
-    })
+    run.ok_or_else(|| no_run(context, id))
 }
 
 /// The run that is meant.
@@ -144,7 +157,7 @@ pub(super) fn target(context: &Context, target: &Target) -> Result<Run> {
         Target::Batch(batch) => batch,
     };
     let journal = open_journal(context)?;
-    if let Some(run) = journal.map(|journal| journal.latest_started(batch)).transpose()?.flatten() {
+    if let Some(run) = journal.map(|journal| journal.latest_begun(batch)).transpose()?.flatten() {
         return Ok(run);
     }
     Facts::read(context)?.batch(batch)?;
@@ -217,11 +230,52 @@ pub(super) fn zone_of(definition: &Definition, zones: &Zones) -> Result<Arc<Zone
     }
 }
 
+/// Says on stderr if no daemon runs: what the journal has under way, or waiting, is then as the last one saw it.
+pub(super) fn tell_of_daemon(context: &Context, shows_live: bool) -> Result<()> {
+    let state = &context.paths.state;
+    if !checkup::daemon_lives(state) {
+        let live = if shows_live { "what is shown as running may have ended; " } else { "" };
+        writeln!(std::io::stderr(), "no daemon runs on {}; {live}start one with `batchd daemon`", state.display())?;
+    }
+    Ok(())
+}
+
+/// What the daemon does not know, as reading verbs say it; none if it is known here, or nothing can be read.
+pub(super) fn unknown(context: &Context, request: &Request) -> Option<anyhow::Error> {
+    match request {
+        Request::Start { batch, .. } | Request::Enable { batch } | Request::Disable { batch, .. } => {
+            Facts::read(context).ok()?.batch(batch).err()
+        }
+        Request::Stop { run, .. } | Request::Rerun { run, .. } => {
+            let is_there = open_journal(context).ok()??.run(run).ok()?.is_some();
+            (!is_there).then(|| no_run(context, run))
+        }
+        Request::StopAll { .. } => None,
+    }
+}
+
+/// There is no such run; perhaps one of another batch is meant.
+fn no_run(context: &Context, id: &RunId) -> anyhow::Error {
+    let lists = format!("`batchd runs {}` lists the runs", id.batch);
+    let hint = match Facts::read(context) {
+        Ok(facts) if !facts.has_or_had(&id.batch) => {
+            let names = facts.batches.keys().map(BatchName::as_str);
+            let near = load::nearest(id.batch.as_str(), names).map(|near| format!("did you mean `{near}`?"));
+            format!("there is no batch `{}`; {}", id.batch, near.as_deref().unwrap_or(LIST_SHOWS))
+        }
+        Ok(_) | Err(_) => lists,
+    };
+    Complaint::usage(format!("there is no run {id}"), hint)
+}
+
+/// Where all names stand.
+const LIST_SHOWS: &str = "`batchd list` shows all batches";
+
 /// There is no such batch; perhaps one of `known` is meant.
 pub(super) fn no_batch<'n>(name: &BatchName, known: impl Iterator<Item = &'n BatchName>) -> anyhow::Error {
     let hint = match load::nearest(name.as_str(), known.map(BatchName::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => "`batchd list` shows all batches".to_owned(),
+        None => LIST_SHOWS.to_owned(),
     };
     Complaint::usage(format!("there is no batch `{name}`"), hint)
 }

@@ -11,8 +11,9 @@ use super::args::Json;
 use super::exit::Exit;
 use super::facts::{self, BatchFact, Facts};
 use super::table::{Cell, Style, Table};
-use super::{Context, check, disk, moment, runs, waits};
+use super::{Context, check, disk, moment, runs, waits, who};
 use crate::api::RunView;
+use crate::checkup;
 use crate::load::Fitted;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::id::BatchName;
@@ -25,7 +26,7 @@ use crate::model::zone::Zone;
 /// Shows all batches in force: how they are, how their last run was, when they are due; and what is wrong on the disk
 ///
 /// A batch with a run that has not begun says what that waits for; `batchd show` has more. Times are shown in your zone. Needs no
-/// daemon: the journal says what is in force.
+/// daemon, and says so if none runs: the journal says what is in force.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -85,9 +86,11 @@ pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
     let row = |(name, fact)| row(name, fact, live_of(name), fitted.as_ref(), context);
     let rows: Vec<Row<'_>> = facts.batches.iter().map(row).collect();
     if args.json.json {
-        context.screen.json(&serde_json::json!({ "batches": rows, "diagnostics": diagnostics }))?;
+        let daemon = checkup::daemon_lives(&context.paths.state);
+        context.screen.json(&serde_json::json!({ "batches": rows, "diagnostics": diagnostics, "daemon": daemon }))?;
         return Ok(Exit::Success);
     }
+    let shows_live = rows.iter().any(|row| !row.live.is_empty());
     let local = context.zones.system().zone.clone();
     let if_empty = format!("no batch is in force; definitions go to {}", context.paths.batches.display());
     let table = table(&rows, context.now, &local);
@@ -96,6 +99,8 @@ pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
         writeln!(context.screen, "\nwhat is wrong on the disk:\n")?;
         check::show(context, &diagnostics)?;
     }
+    context.screen.flush()?;
+    facts::tell_of_daemon(context, shows_live)?;
     Ok(Exit::Success)
 }
 
@@ -198,7 +203,12 @@ fn remark(row: &Row<'_>, now: Instant, zone: &Zone) -> String {
     if let Some(disabled) = row.disabled {
         let until = disabled.until.map(|until| format!(" until {}", moment::civil(until, zone)));
         let why = disabled.reason.as_ref().map(|reason| format!(": {reason}"));
-        remarks.push(format!("disabled by {}{}{}", disabled.by, until.unwrap_or_default(), why.unwrap_or_default()));
+        remarks.push(format!(
+            "disabled by {}{}{}",
+            who::named(&disabled.by),
+            until.unwrap_or_default(),
+            why.unwrap_or_default()
+        ));
     }
     let waiting = row.live.iter().find_map(|run| Some((&run.id, run.waits_for.as_ref()?)));
     remarks.extend(waiting.map(|(id, it)| format!("{id} waits for {}", waits::text(it, now, zone))));

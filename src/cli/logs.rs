@@ -4,7 +4,7 @@ mod interleave;
 mod print;
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -17,13 +17,18 @@ use self::interleave::{Piece, pieces};
 use self::print::Printer;
 use super::args::Target;
 use super::exit::{Complaint, Exit};
-use super::{Context, facts};
-use crate::model::run::{Run, StateWord};
+use super::{Context, facts, show};
+use crate::api::RunView;
+use crate::checkup;
+use crate::journal::query::Reader;
+use crate::model::run::{Run, StateWord, Trigger};
 use crate::rundir::times::{self, TIMES_BYTES_MAX};
 use crate::rundir::{STDERR, STDOUT, TIMES, records::ExitRecord, records::Record as _};
 
 /// How much of a log is in memory at once.
 const CHUNK_BYTES: usize = 64 * 1024;
+
+const WATCH_ENDED: &str = "the watch on the logs has ended";
 
 /// Prints what a run wrote, stdout and stderr as they came
 ///
@@ -33,14 +38,14 @@ const CHUNK_BYTES: usize = 64 * 1024;
 #[command(after_long_help = "\
 Examples:
   batchd logs report.42
-  batchd logs report                   its latest run that started
-  batchd logs -f report                follow it until it ends
+  batchd logs report                   its latest run that was begun
+  batchd logs -f report                follow it to the end of its last attempt
   batchd logs report.42 --stderr --timestamps")]
 pub struct LogsArgs {
-    /// A run, or a batch for its latest run that started
+    /// A run, or a batch for its latest run that was begun
     #[arg(value_name = "RUN|BATCH")]
     pub target: Target,
-    /// Go on as it comes, and end with the run
+    /// Go on as it comes, and end with the run; of a batch, with its last attempt
     #[arg(short, long)]
     pub follow: bool,
     /// Only stdout
@@ -63,35 +68,69 @@ pub(super) fn run(args: &LogsArgs, context: &mut Context) -> Result<Exit> {
     let wanted = [!args.stderr, !args.stdout];
     let mut tail = Tail { folder, wanted, shown: [0; 2], printer };
     if args.follow {
-        return follow(&run, &mut tail, context);
+        let of_batch = matches!(args.target, Target::Batch(_));
+        return follow(run, &mut tail, of_batch, context);
     }
-    if !facts::is_there(&tail.folder)? {
-        return Err(nothing_there(&run, &tail.folder));
+    if facts::is_there(&tail.folder)? {
+        tail.show(true, &mut context.screen)?;
+        if tail.has_shown() || run.started_at.is_some() || run.end().is_none() {
+            return Ok(Exit::Success);
+        }
     }
-    tail.show(true, &mut context.screen)?;
-    Ok(Exit::Success)
+    Err(nothing_there(&run, &tail.folder))
 }
 
 fn nothing_there(run: &Run, folder: &Path) -> anyhow::Error {
     let hint = format!("`batchd show {}` says more", run.id);
     let what = match (run.state.word(), run.started_at, run.outcome()) {
         (StateWord::Ended, Some(_), _) => format!("the folder {} has been removed", folder.display()),
-        (StateWord::Ended, None, Some(outcome)) => format!("{} wrote nothing: it was {outcome}", run.id),
+        (StateWord::Ended, None, Some(_)) => {
+            format!("there is no output, since no script ran: {}", show::ending(&RunView::from(run)))
+        }
         (state, _, _) => format!("{} has written nothing yet: it is {state}", run.id),
     };
     Complaint::failure(what, hint)
 }
 
-/// Shows what comes until the run has ended.
-fn follow(run: &Run, tail: &mut Tail, context: &mut Context) -> Result<Exit> {
-    let Some(journal) = facts::open_journal(context)? else { return Err(nothing_there(run, &tail.folder)) };
+/// Shows what comes until the run has ended; with `to_last`, until its last attempt has.
+fn follow(mut run: Run, tail: &mut Tail, to_last: bool, context: &mut Context) -> Result<Exit> {
+    let Some(journal) = facts::open_journal(context)? else { return Err(nothing_there(&run, &tail.folder)) };
     let (mut watcher, events) = watch()?;
     // The journal tells the end of a run that leaves no exit record. Who may not watch its folder does without.
-    let _ = watcher.watch(&context.paths.state, RecursiveMode::NonRecursive);
+    let sees_journal = watcher.watch(&context.paths.state, RecursiveMode::NonRecursive).is_ok();
+    loop {
+        follow_attempt(&run, tail, &journal, (&mut watcher, &events), context)?;
+        // Nobody tells of the next attempt where no daemon commits it, or nobody sees that it does.
+        let waits = to_last && sees_journal && checkup::daemon_lives(&context.paths.state);
+        while waits && journal.run(&run.id)?.is_some_and(|row| row.end().is_none()) {
+            events.recv().context(WATCH_ENDED)?;
+        }
+        let ended = journal.run(&run.id)?.unwrap_or(run);
+        let is_next = |next: &Run| next.trigger == Trigger::Retry && next.previous.as_ref() == Some(&ended.id);
+        let Some(next) = journal.chain(&ended.id)?.into_iter().find(|next| to_last && is_next(next)) else {
+            if ended.started_at.is_none() && ended.end().is_some() && !tail.has_shown() {
+                return Err(nothing_there(&ended, &tail.folder));
+            }
+            return Ok(Exit::Success);
+        };
+        writeln!(io::stderr(), "{}; {} is its next attempt", show::ending(&RunView::from(&ended)), next.id)?;
+        tail.turn_to(facts::folder(context, &next)?);
+        run = next;
+    }
+}
+
+/// Shows what comes until this run has ended.
+fn follow_attempt(
+    run: &Run,
+    tail: &mut Tail,
+    journal: &Reader,
+    (watcher, events): (&mut RecommendedWatcher, &Receiver<()>),
+    context: &mut Context,
+) -> Result<()> {
     let mut is_watched = false;
     loop {
         if !is_watched {
-            is_watched = watch_folder(&mut watcher, &tail.folder)?;
+            is_watched = watch_folder(watcher, &tail.folder)?;
         }
         // Asked before the look at the logs: what an ended run wrote is all there.
         let row = journal.run(&run.id)?;
@@ -100,14 +139,14 @@ fn follow(run: &Run, tail: &mut Tail, context: &mut Context) -> Result<Exit> {
         if facts::is_there(&tail.folder)? {
             tail.show(is_over, &mut context.screen)?;
             context.screen.flush()?;
-        } else if is_over {
-            return Err(nothing_there(row.as_ref().unwrap_or(run), &tail.folder));
+        } else if let Some(row) = row.filter(|row| row.end().is_some() && row.started_at.is_some()) {
+            return Err(nothing_there(&row, &tail.folder));
         }
         if is_over {
-            return Ok(Exit::Success);
+            return Ok(());
         }
         // The watcher lives, so its end of the channel does.
-        events.recv().context("the watch on the logs has ended")?;
+        events.recv().context(WATCH_ENDED)?;
     }
 }
 
@@ -145,6 +184,17 @@ struct Tail {
 }
 
 impl Tail {
+    /// Whether there was anything to show.
+    fn has_shown(&self) -> bool {
+        self.shown != [0; 2]
+    }
+
+    /// Goes on with the logs in another folder.
+    fn turn_to(&mut self, folder: PathBuf) {
+        self.folder = folder;
+        self.shown = [0; 2];
+    }
+
     /// Shows what is new, in the order in which it came. While the run goes on, what the times do not tell yet is left for later;
     /// they are at most a tenth of a second behind.
     fn show(&mut self, is_over: bool, out: &mut impl std::io::Write) -> Result<()> {

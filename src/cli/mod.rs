@@ -29,6 +29,7 @@ mod start;
 mod stop;
 mod table;
 mod waits;
+mod who;
 
 use std::io::Write as _;
 

@@ -1,7 +1,7 @@
 //! `batchd next`.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::args::Json;
 use super::exit::{Complaint, Exit};
-use super::facts::{self, BatchFact, Facts};
+use super::facts::{self, BatchFact, Facts, Times};
 use super::table::{Cell, Style, Table};
 use super::{Context, moment};
 use crate::model::cron::Expression;
@@ -23,7 +23,8 @@ use crate::model::zone::Zone;
 
 /// Shows what will start when, in each batch's zone, and what a change of the clocks does to it
 ///
-/// Without a batch, all of them together. With `--cron`, an expression is tried out without any batch.
+/// Without a batch, all of them together. Of a batch without a schedule it says what it starts after, and when the chain
+/// begins that leads to it. With `--cron`, an expression is tried out without any batch.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -87,7 +88,15 @@ struct Source<'s> {
 pub(super) fn run(args: &NextArgs, context: &mut Context) -> Result<Exit> {
     let starts = match (&args.cron, &args.batch) {
         (Some(text), _) => of_expression(text, args, context)?,
-        (None, batch) => of_batches(batch.as_ref(), args, context)?,
+        (None, batch) => {
+            let facts = Facts::read(context)?;
+            if let Some(name) = batch
+                && let Some(origin) = Origin::of(name, &facts, args, context)?
+            {
+                return show_origin(name, &origin, args.json, context);
+            }
+            of_batches(&facts, batch.as_ref(), args, context)?
+        }
     };
     if args.json.json {
         context.screen.json(&serde_json::json!({ "starts": starts }))?;
@@ -146,8 +155,7 @@ fn of_expression(text: &str, args: &NextArgs, context: &Context) -> Result<Vec<S
     Ok(merge(vec![source], args.number as usize))
 }
 
-fn of_batches(batch: Option<&BatchName>, args: &NextArgs, context: &Context) -> Result<Vec<Start>> {
-    let facts = Facts::read(context)?;
+fn of_batches(facts: &Facts, batch: Option<&BatchName>, args: &NextArgs, context: &Context) -> Result<Vec<Start>> {
     if let Some(name) = batch {
         explain(name, facts.batch(name)?)?;
     }
@@ -159,36 +167,134 @@ fn of_batches(batch: Option<&BatchName>, args: &NextArgs, context: &Context) -> 
             schedules.push((name, fact, after(args, context, &zone)?, schedule));
         }
     }
-    let sources = schedules.iter().map(|(name, fact, after, schedule)| Source {
+    let sources = schedules.iter().map(|(name, fact, after, schedule)| source(name, fact, schedule, *after));
+    Ok(merge(sources.collect(), args.number as usize))
+}
+
+fn source<'s>(name: &'s BatchName, fact: &'s BatchFact, schedule: &'s Schedule, after: Instant) -> Source<'s> {
+    Source {
         batch: Some(name),
         zone: schedule.zone(),
         offset: jitter_offset(name, fact.definition.jitter),
         is_off: Box::new(|at| {
             !fact.definition.enabled || fact.disabled().is_some_and(|disabled| disabled.holds_at(at))
         }),
-        occurrences: Box::new(schedule.upcoming(*after)),
-    });
-    Ok(merge(sources.collect(), args.number as usize))
+        occurrences: Box::new(schedule.upcoming(after)),
+    }
 }
 
-/// Says on stderr why a batch has no times, if it has none.
+/// Says on stderr why a batch with a schedule has no times, if it has none.
 fn explain(name: &BatchName, fact: &BatchFact) -> Result<()> {
-    let definition = &fact.definition;
-    let list = |names: &[BatchName]| names.iter().map(BatchName::as_str).collect::<Vec<_>>().join(", ");
     let mut err = std::io::stderr();
     if fact.held {
         writeln!(err, "{name} is held: its definition does not fit the others; `batchd list` says why")?;
-    } else if !definition.after.is_empty() {
-        writeln!(err, "{name} starts after {}", list(&definition.after))?;
-    } else if definition.cron.is_empty() {
-        writeln!(
-            err,
-            "{name} has no schedule: `batchd start {name}` starts it, or a batch that names it in `on_error`"
-        )?;
-    } else if definition.cron.iter().any(|text| text == "@reboot") {
+    } else if fact.definition.cron.iter().any(|text| text == "@reboot") {
         writeln!(err, "{name} starts after each boot of the host")?;
     }
     Ok(())
+}
+
+/// What starts a batch that has no schedule.
+#[derive(Debug, Serialize)]
+struct Origin {
+    /// It starts when these have ended.
+    after: Vec<BatchName>,
+    /// It starts when one of these has failed.
+    on_error_of: Vec<BatchName>,
+    /// Where the chains begin that lead to it.
+    begins_with: Vec<Beginning>,
+}
+
+/// A batch where chains begin.
+#[derive(Debug, Serialize)]
+struct Beginning {
+    batch: BatchName,
+    /// None: it has no schedule either.
+    next: Option<Start>,
+    /// It starts after each boot of the host.
+    reboot: bool,
+}
+
+impl Origin {
+    /// None of a batch that has a schedule, or is held.
+    fn of(name: &BatchName, facts: &Facts, args: &NextArgs, context: &Context) -> Result<Option<Self>> {
+        let fact = facts.batch(name)?;
+        if fact.held || !fact.definition.cron.is_empty() {
+            return Ok(None);
+        }
+        let beginning = |name: BatchName| {
+            let fact = facts.batch(&name)?;
+            let Times { schedule, reboot } = facts::times_of(&fact.definition, &context.zones)?;
+            let next = match schedule {
+                Some(schedule) => {
+                    let after = after(args, context, schedule.zone())?;
+                    merge(vec![source(&name, fact, &schedule, after)], 1).pop()
+                }
+                None => None,
+            };
+            Ok(Beginning { batch: name, next, reboot })
+        };
+        let begins_with = beginnings(facts, name).into_iter().map(beginning).collect::<Result<Vec<_>>>()?;
+        let (after, on_error_of) = (fact.definition.after.clone(), failing_to(facts, name));
+        Ok(Some(Self { after, on_error_of, begins_with }))
+    }
+}
+
+/// The batches whose `on_error` names this one.
+fn failing_to(facts: &Facts, name: &BatchName) -> Vec<BatchName> {
+    let names_it = |fact: &BatchFact| !fact.held && fact.definition.on_error.contains(name);
+    facts.batches.iter().filter(|(_, fact)| names_it(fact)).map(|(name, _)| name.clone()).collect()
+}
+
+/// The batches before this one that nothing is before.
+fn beginnings(facts: &Facts, name: &BatchName) -> BTreeSet<BatchName> {
+    let (mut seen, mut found, mut open) = (BTreeSet::new(), BTreeSet::new(), vec![name.clone()]);
+    while let Some(one) = open.pop() {
+        let Some(fact) = facts.batches.get(&one).filter(|_| seen.insert(one.clone())) else { continue };
+        let before = match fact.definition.after.as_slice() {
+            _ if fact.held => Vec::new(),
+            [] => failing_to(facts, &one),
+            after => after.to_vec(),
+        };
+        if before.is_empty() && one != *name {
+            found.insert(one);
+        }
+        open.extend(before);
+    }
+    found
+}
+
+fn show_origin(name: &BatchName, origin: &Origin, json: Json, context: &mut Context) -> Result<Exit> {
+    let out = &mut context.screen;
+    if json.json {
+        let Origin { after, on_error_of, begins_with } = origin;
+        out.json(&serde_json::json!({
+            "starts": [], "after": after, "on_error_of": on_error_of, "begins_with": begins_with,
+        }))?;
+        return Ok(Exit::Success);
+    }
+    let list = |names: &[BatchName], word: &str| names.iter().map(BatchName::as_str).collect::<Vec<_>>().join(word);
+    match (origin.after.as_slice(), origin.on_error_of.as_slice()) {
+        ([], []) => writeln!(out, "{name} has no schedule: `batchd start {name}` starts it")?,
+        ([], failing) => writeln!(out, "{name} starts when {} has failed", list(failing, " or "))?,
+        (after, _) => writeln!(out, "{name} starts after {}", list(after, ", "))?,
+    }
+    for Beginning { batch, next, reboot } in &origin.begins_with {
+        match next {
+            Some(start) => {
+                let at = moment::full(start.start_at, &start.zone);
+                let ahead = moment::span(start.start_at.since(context.now));
+                let remark = remark(start);
+                let remark = if remark.is_empty() { remark } else { format!("; {remark}") };
+                writeln!(out, "its chain begins with {batch}, next at {at} (in {ahead}){remark}")?;
+            }
+            None if *reboot => writeln!(out, "its chain begins with {batch}, after each boot of the host")?,
+            None => {
+                writeln!(out, "its chain begins with {batch}, which has no times: `batchd start {batch}` starts it")?
+            }
+        }
+    }
+    Ok(Exit::Success)
 }
 
 /// The first `number` starts of all sources together, in order of time; of the same instant, in the order of the sources.
@@ -264,7 +370,7 @@ mod tests {
         Schedule::new(vec![cron], zone.clone())
     }
 
-    fn source<'s>(batch: &'s BatchName, schedule: &'s Schedule, from: &str, offset_s: u64) -> Source<'s> {
+    fn source_from<'s>(batch: &'s BatchName, schedule: &'s Schedule, from: &str, offset_s: u64) -> Source<'s> {
         Source {
             batch: Some(batch),
             zone: schedule.zone(),
@@ -281,7 +387,7 @@ mod tests {
         let (a, b) = (BatchName::new("a").unwrap(), BatchName::new("b").unwrap());
         let (hourly, nightly) = (schedule("0 * * * *", &zone), schedule("30 2 * * *", &zone));
         let from = "2026-03-28T23:30:00Z";
-        let starts = merge(vec![source(&a, &hourly, from, 60), source(&b, &nightly, from, 0)], 4);
+        let starts = merge(vec![source_from(&a, &hourly, from, 60), source_from(&b, &nightly, from, 0)], 4);
         let shown: Vec<String> = starts
             .iter()
             .map(|start| format!("{} {} {}", start.batch.as_ref().unwrap(), start.start_at_local, remark(start)))

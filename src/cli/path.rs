@@ -23,7 +23,7 @@ Examples:
   ls \"$(batchd path --workspace report)\"
   diff -r \"$(batchd path --definition report)\" batches.d/report")]
 pub struct PathArgs {
-    /// A run, or a batch for its latest run that started
+    /// A run, or a batch for its latest run that was begun
     #[arg(value_name = "RUN|BATCH", required_unless_present_any = ["workspace", "definition"])]
     pub target: Option<Target>,
     /// Where the batch's script runs and may leave files

@@ -11,7 +11,8 @@ use crate::model::request::{Request, RerunMode};
 
 /// Runs a batch again in the chain of an earlier run, with that run's inputs, and prints the new run's id
 ///
-/// It runs the definition that is in force now. What follows it and has not succeeded in this chain is then decided again.
+/// It runs the definition that is in force now. What follows it and has not succeeded in this chain is then decided again. What will
+/// follow, and what will not, is said on stderr.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -31,6 +32,9 @@ pub struct RerunArgs {
     /// It counts as succeeded without running; what has not succeeded behind it is decided again
     #[arg(long, group = "mode")]
     pub only_downstream: bool,
+    /// Even if the batch is disabled
+    #[arg(long)]
+    pub force: bool,
     /// Follow it to the end of its last attempt and exit as it does
     #[arg(long)]
     pub wait: bool,
@@ -46,5 +50,6 @@ pub(super) fn run(args: &RerunArgs, context: &mut Context) -> Result<Exit> {
         (_, _, true) => RerunMode::OnlyDownstream,
         (false, false, false) => RerunMode::Unsucceeded,
     };
-    operate::make_run(context, args.json, &Request::Rerun { run: args.run.clone(), mode }, args.wait)
+    let request = Request::Rerun { run: args.run.clone(), mode, force: args.force };
+    operate::make_run(context, args.json, &request, args.wait)
 }

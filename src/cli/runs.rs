@@ -9,9 +9,9 @@ use super::args::Json;
 use super::exit::{Complaint, Exit};
 use super::facts::Facts;
 use super::table::{Cell, Style, Table};
-use super::{Context, facts, moment, waits};
+use super::{Context, facts, moment, waits, who};
 use crate::api::RunView;
-use crate::journal::query::{Filter, Page, PageMark, Reader};
+use crate::journal::query::{Filter, Page, PageMark};
 use crate::model::id::{BatchName, RunId};
 use crate::model::run::{Outcome, StateWord, Trigger};
 use crate::model::time::Instant;
@@ -41,7 +41,7 @@ pub struct RunsArgs {
     /// Only runs that have come this far
     #[arg(long)]
     pub run_state: Option<StateWord>,
-    /// Only runs of this chain
+    /// Only runs of the chain that this run belongs to
     #[arg(long, value_name = "RUN")]
     pub chain: Option<RunId>,
     /// Only runs that were queued at this instant or later
@@ -70,7 +70,7 @@ pub(super) fn run(args: &RunsArgs, context: &mut Context) -> Result<Exit> {
     };
     let filter = Filter {
         batch: args.batch.clone(),
-        chain: args.chain.clone(),
+        chain: args.chain.as_ref().map(|run| facts::run(context, run)).transpose()?.map(|run| run.chain),
         outcome: args.outcome,
         trigger: args.trigger,
         state: args.run_state,
@@ -83,34 +83,29 @@ pub(super) fn run(args: &RunsArgs, context: &mut Context) -> Result<Exit> {
         None => Page { runs: Vec::new(), next: None },
     };
     if let (Some(batch), true) = (&args.batch, page.runs.is_empty()) {
-        known(context, journal.as_ref(), batch)?;
+        // No runs is an answer only of a batch that could have some.
+        Facts::read(context)?.known(batch)?;
     }
     let views = match &journal {
         Some(journal) => waits::views(journal, &page.runs, now)?,
         None => Vec::new(),
     };
     let next = page.next.map(|mark| mark.to_string());
+    let shows_live = views.iter().any(|run| run.outcome.is_none());
     if args.json.json {
         context.screen.json(&serde_json::json!({ "runs": views, "next": next }))?;
-        return Ok(Exit::Success);
+    } else {
+        let if_empty = if journal.is_some() { "no such runs" } else { "nothing has run yet: there is no journal" };
+        context.screen.table(&table(&views, now, &local), if_empty)?;
     }
-    let if_empty = if journal.is_some() { "no such runs" } else { "nothing has run yet: there is no journal" };
-    context.screen.table(&table(&views, now, &local), if_empty)?;
-    if let Some(mark) = next {
-        context.screen.flush()?;
+    context.screen.flush()?;
+    if let Some(mark) = next.filter(|_| !args.json.json) {
         writeln!(io::stderr(), "there are more: the same command with --after {mark}")?;
     }
-    Ok(Exit::Success)
-}
-
-/// An error if there neither is nor was a batch of this name: no runs is an answer only of a batch that could have some.
-fn known(context: &Context, journal: Option<&Reader>, batch: &BatchName) -> Result<()> {
-    let of_batch = Filter { batch: Some(batch.clone()), ..Filter::default() };
-    let has_run = journal.map(|journal| journal.runs(&of_batch, None, 1)).transpose()?;
-    if has_run.is_none_or(|page| page.runs.is_empty()) {
-        Facts::read(context)?.batch(batch)?;
+    if shows_live {
+        facts::tell_of_daemon(context, true)?;
     }
-    Ok(())
+    Ok(Exit::Success)
 }
 
 /// Runs as rows.
@@ -119,7 +114,8 @@ pub(super) fn table(runs: &[RunView], now: Instant, zone: &Zone) -> Table {
     for run in runs {
         let moment = |at: Option<Instant>| at.map(|at| moment::civil(at, zone)).unwrap_or_default();
         let waits_for = run.waits_for.as_ref().map(|it| format!("waits for {}", waits::text(it, now, zone)));
-        let why = run.reason.clone().or(waits_for).or_else(|| run.remark.clone()).unwrap_or_default();
+        let reason = run.reason.as_deref().map(who::named);
+        let why = reason.or(waits_for).or_else(|| run.remark.clone()).unwrap_or_default();
         table.row([
             Cell::plain(run.id.to_string()),
             how(run),

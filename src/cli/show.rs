@@ -8,7 +8,7 @@ use clap::Args;
 use super::args::{Json, Target};
 use super::exit::Exit;
 use super::table::Cell;
-use super::{Context, facts, moment, runs, waits};
+use super::{Context, facts, moment, runs, waits, who};
 use crate::api::RunView;
 use crate::model::id::RunId;
 use crate::model::run::{Exit as Measured, Input, Range};
@@ -25,10 +25,10 @@ use crate::model::zone::Zone;
 #[command(after_long_help = "\
 Examples:
   batchd show report.42
-  batchd show report                   its latest run that started
+  batchd show report                   its latest run that was begun
   batchd show report.42 --json | jq .exit_code")]
 pub struct ShowArgs {
-    /// A run, or a batch for its latest run that started
+    /// A run, or a batch for its latest run that was begun
     #[arg(value_name = "RUN|BATCH")]
     pub target: Target,
     #[command(flatten)]
@@ -42,7 +42,8 @@ pub(super) fn run(args: &ShowArgs, context: &mut Context) -> Result<Exit> {
     let view = chain.iter().find(|view| view.id == run.id).cloned().unwrap_or_else(|| RunView::from(&run));
     if args.json.json {
         context.screen.json(&view)?;
-        return Ok(Exit::Success);
+        context.screen.flush()?;
+        return told(context, run.end().is_none());
     }
     let zone = match facts::zone_of_run(context, &run) {
         Some(zone) => zone,
@@ -60,6 +61,15 @@ pub(super) fn run(args: &ShowArgs, context: &mut Context) -> Result<Exit> {
         writeln!(context.screen, "\nits chain:")?;
         context.screen.table(&table, "")?;
     }
+    context.screen.flush()?;
+    told(context, run.end().is_none() || chain.iter().any(|run| run.outcome.is_none()))
+}
+
+/// What was shown as live is so only if a daemon lives.
+fn told(context: &Context, shows_live: bool) -> Result<Exit> {
+    if shows_live {
+        facts::tell_of_daemon(context, true)?;
+    }
     Ok(Exit::Success)
 }
 
@@ -67,7 +77,7 @@ pub(super) fn run(args: &ShowArgs, context: &mut Context) -> Result<Exit> {
 pub(super) fn ending(run: &RunView) -> String {
     let how = run.outcome.map_or("has not ended", |outcome| outcome.word());
     let took = run.duration_ms.map(|ms| format!(" after {}", moment::span(std::time::Duration::from_millis(ms))));
-    let why = run.reason.as_ref().map(|reason| format!(": {reason}"));
+    let why = run.reason.as_deref().map(|reason| format!(": {}", who::named(reason)));
     format!("{} {how}{}{}", run.id, took.unwrap_or_default(), why.unwrap_or_default())
 }
 
@@ -79,11 +89,12 @@ fn lines(run: &RunView, now: Instant, zone: &Zone) -> Vec<(&'static str, String)
     let took = run.started_at.map(|at| moment::span(run.ended_at.unwrap_or(now).since(at)));
     let how = run.outcome.map_or(run.state.word(), |outcome| outcome.word()).to_owned();
     let attempt = (run.attempt > 1).then(|| run.attempt.to_string());
-    let stop = run.stop.as_ref().map(|stop| format!("{} at {}: {}", stop.by, moment(stop.at), stop.reason));
+    let stop =
+        run.stop.as_ref().map(|stop| format!("{} at {}: {}", who::named(&stop.by), moment(stop.at), stop.reason));
     let facts = [
         ("run", Some(run.id.to_string())),
         ("how", Some(how)),
-        ("why", run.reason.clone()),
+        ("why", run.reason.as_deref().map(who::named)),
         ("waits for", run.waits_for.as_ref().map(|it| waits::text(it, now, zone))),
         ("remark", run.remark.clone().filter(|_| run.waits_for.is_none())),
         ("trigger", Some(run.trigger.to_string())),

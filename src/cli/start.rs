@@ -9,6 +9,7 @@ use clap::Args;
 use super::args::Json;
 use super::exit::{Complaint, Exit};
 use super::{Context, operate};
+use crate::model::definition::{VariableFault, variable_fault};
 use crate::model::id::{BatchName, RunId};
 use crate::model::request::Request;
 use crate::model::run::{Follow, Given, Input};
@@ -90,15 +91,15 @@ fn input(text: &str) -> Result<Input> {
 /// Reads `NAME=VALUE`.
 fn variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
-    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-    let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if !first || !rest {
-        return Err(format!("`{name}` is no name of a variable: letters, digits and `_`, no digit first"));
+    match variable_fault(name) {
+        None => Ok((name.to_owned(), value.to_owned())),
+        Some(VariableFault::NoName) => {
+            Err(format!("`{name}` is no name of a variable: letters, digits and `_`, no digit first"))
+        }
+        Some(VariableFault::Reserved) => {
+            Err(format!("`{name}` is reserved: names that begin with `BATCHD_` are given by batchd itself"))
+        }
     }
-    if name.starts_with("BATCHD_") {
-        return Err(format!("`{name}` is reserved: names that begin with `BATCHD_` are given by batchd itself"));
-    }
-    Ok((name.to_owned(), value.to_owned()))
 }
 
 #[cfg(test)]

@@ -204,11 +204,10 @@ impl Daemon {
         }
         let history = match &request {
             Request::Rerun { run, .. } => self.history_of(run)?,
-            Request::Start { .. }
-            | Request::Stop { .. }
-            | Request::StopAll { .. }
-            | Request::Enable { .. }
-            | Request::Disable { .. } => Vec::new(),
+            Request::Stop { run, .. } => self.reader.run(run)?.into_iter().collect(),
+            Request::Start { .. } | Request::StopAll { .. } | Request::Enable { .. } | Request::Disable { .. } => {
+                Vec::new()
+            }
         };
         info!(by, "asked: {request}");
         self.request_last += 1;
@@ -276,7 +275,7 @@ impl Daemon {
                 act => acts.push(act),
             }
         }
-        records.iter().for_each(tell::record);
+        tell::records(&records);
         if acts.is_empty() {
             if !records.is_empty() {
                 self.held.append(&mut records);

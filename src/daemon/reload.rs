@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::api::Reloaded;
 use crate::clock::{self, Monotonic};
-use crate::folders::{Folders, Looked, Surroundings};
+use crate::folders::{Folders, Looked, Surroundings, suddenly_empty};
 use crate::model::definition::Definition;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::files::Files;
@@ -280,16 +280,12 @@ impl Loader {
         let is_empty = listing.batches.is_empty() && !self.in_force.is_empty();
         // Nothing at all, not even a `.git`, is more likely a mount that is missing than anybody's wish.
         if is_empty && (listing.is_bare || absent == Absent::RemovedLater) {
-            let what = "it is suddenly empty; what was in it stays in force";
-            let hint = match listing.is_bare {
-                true => {
-                    "is it mounted? if all batches are to go, put any file into it (a README will do), then `batchd reload`"
-                }
-                false => "if that is meant, `batchd reload` removes all batches",
-            };
-            return self.raise(Diagnostic::of_file(None, self.batches.display().to_string(), what).with_hint(hint));
+            return self.raise(suddenly_empty(&self.batches, &listing));
         }
         let was_alarm = self.alarm.take().is_some();
+        if was_alarm {
+            info!("{}: the alarm is over, what is in it counts again", self.batches.display());
+        }
         let mut changed = was_alarm;
         // Hints that came while nothing could be looked at led nowhere.
         let only = only.filter(|_| !was_alarm).cloned().or_else(|| self.at_rest(&listing, absent));

@@ -6,13 +6,19 @@ use tracing::{debug, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::LogFormat;
-use crate::model::record::Record;
+use crate::model::record::{InForce, Record};
 use crate::model::run::{Outcome, Run, State};
 use crate::model::time::format_duration;
 
+/// What is logged without RUST_LOG. The watch library tells of watches that went with their folders: nobody's affair.
+const FILTER_DEFAULT: &str = "info,notify=warn";
+
+/// So many batches that come into force at once have a line each; more have one line together.
+const IN_FORCE_LINES_MAX: usize = 20;
+
 /// Begins to log to stderr. The level is RUST_LOG's, else `info`.
 pub(super) fn begin(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER_DEFAULT));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // A second call, in a process that has a log already, leaves the first in place.
     let _ = match format {
@@ -21,21 +27,40 @@ pub(super) fn begin(format: LogFormat) {
     };
 }
 
-/// A line for a record, if people want one.
-pub(super) fn record(record: &Record) {
+/// A line for each record of which people want one.
+pub(super) fn records(records: &[Record]) {
+    let good = |in_force: &&InForce| in_force.definition.is_some() && !in_force.held;
+    let in_force = records.iter().filter_map(|record| match record {
+        Record::Definition(in_force) => Some(in_force).filter(good),
+        _ => None,
+    });
+    let count = in_force.count();
+    let is_many = count > IN_FORCE_LINES_MAX;
+    if is_many {
+        info!("{count} new or edited batches are in force");
+    }
+    records.iter().for_each(|one| record(one, is_many));
+}
+
+/// `is_many`: what comes into force has a line already.
+fn record(record: &Record, is_many: bool) {
     match record {
         Record::Run(run) => tell_run(run),
         Record::Event { text, .. } => warn!("{text}"),
-        Record::Definition(in_force) => match &in_force.definition {
-            Some(definition) if in_force.held => {
-                warn!(batch = %in_force.batch, definition = %definition.hash.short(), "held: it starts nothing until it fits");
-            }
-            Some(definition) => {
-                debug!(batch = %in_force.batch, definition = %definition.hash.short(), "in force");
-            }
-            None => info!(batch = %in_force.batch, "removed"),
-        },
+        Record::Definition(in_force) => tell_definition(in_force, is_many),
         Record::Batch(_) | Record::Edge(_) | Record::EdgeRemoved { .. } | Record::Period(_) | Record::Limits(_) => {}
+    }
+}
+
+fn tell_definition(InForce { batch, definition, held }: &InForce, is_many: bool) {
+    let Some(definition) = definition else { return info!(%batch, "removed") };
+    let definition = definition.hash.short();
+    if *held {
+        warn!(%batch, %definition, "held: it starts nothing until it fits");
+    } else if is_many {
+        debug!(%batch, %definition, "in force");
+    } else {
+        info!(%batch, %definition, "in force");
     }
 }
 

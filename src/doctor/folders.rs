@@ -174,8 +174,16 @@ fn log_size(run: &Run, folder: &Folder) -> Vec<Violation> {
     let recorded = [("stdout.log", exit.stdout_bytes), ("stderr.log", exit.stderr_bytes)];
     let wrong = recorded.into_iter().zip(folder.lengths).filter(|((_, recorded), length)| *length != Some(*recorded));
     let violation = |((file, recorded), length): ((&str, u64), Option<u64>)| {
-        let found = length.map_or("there is none".to_owned(), |length| format!("it has {length}"));
-        violation(run, "log-size", file, format!("{file} was written with {recorded} bytes, and {found}"), DAMAGED)
+        let (found, hint) = match length {
+            None => ("there is none".to_owned(), DAMAGED.to_owned()),
+            Some(length) if length > recorded => {
+                let hint =
+                    format!("something was added after the run had ended: its script wrote the first {recorded} bytes");
+                (format!("it has {length}"), hint)
+            }
+            Some(length) => (format!("it has {length}"), DAMAGED.to_owned()),
+        };
+        violation(run, "log-size", file, format!("{file} was written with {recorded} bytes, and {found}"), &hint)
     };
     wrong.map(violation).collect()
 }

@@ -103,9 +103,13 @@ fn workspace(entry: &Entry, name: &str, moving: bool) -> Vec<Violation> {
                 "start the daemon, which removes what a killed shim had begun to write; what stays is not batchd's";
             vec![Violation::new("stray-file", format!("{shown} does not belong there"), hint).file(shown)]
         }
-        Some(kind) if kind != entry.kind || entry.mode & 0o002 != 0 => {
-            let what = format!("{shown} is a {:?} with mode {:04o}", entry.kind, entry.mode);
-            vec![Violation::new("state-mode", what, format!("`chmod o-w {shown}`, or move it away")).file(shown)]
+        Some(kind) if kind != entry.kind => {
+            let what = format!("{shown} is a {:?}, and has to be a {kind:?}", entry.kind);
+            vec![Violation::new("state-mode", what, "move it away").file(shown)]
+        }
+        Some(_) if entry.mode & 0o002 != 0 => {
+            let what = format!("{shown} has mode {:04o}: everybody may write it", entry.mode);
+            vec![Violation::new("state-mode", what, format!("`chmod o-w {shown}`")).file(shown)]
         }
         Some(_) => Vec::new(),
     }
@@ -124,4 +128,27 @@ fn is_hash(name: &str) -> bool {
 
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is printed mends what is complained about.
+    #[test]
+    fn hints() {
+        let check = |path: &str, kind: Kind, mode: u32, expected: Option<&str>| {
+            let entry = Entry { path: path.to_owned(), kind, mode, uid: 7 };
+            let found = super::check(&entry, 7, false);
+            let hints: Vec<&str> = found.iter().map(|violation| violation.hint.as_str()).collect();
+            assert_eq!(hints, expected.into_iter().collect::<Vec<_>>(), "{path} {kind:?} {mode:o}");
+        };
+        check("workspaces/load", Kind::Folder, 0o755, None);
+        check("workspaces/load", Kind::Folder, 0o757, Some("`chmod o-w state/workspaces/load`"));
+        check("workspaces/load", Kind::File, 0o644, Some("move it away"));
+        check("workspaces/.load.json", Kind::File, 0o646, Some("`chmod o-w state/workspaces/.load.json`"));
+        check("journal.db", Kind::Folder, 0o755, Some("move it away"));
+        check("daemon.lock", Kind::File, 0o644, Some("`chmod 600 state/daemon.lock`"));
+        check("workspaces", Kind::Folder, 0o755, Some("`chmod 711 state/workspaces`"));
+    }
 }

@@ -154,9 +154,9 @@ impl Reader {
         self.ask(|connection| chain(connection, run))
     }
 
-    /// The run of a batch with the highest number whose script was started, or is just being started.
-    pub fn latest_started(&self, batch: &BatchName) -> std::result::Result<Option<Run>, QueryError> {
-        self.ask(|connection| latest(connection, batch, "AND (started_at IS NOT NULL OR state = 'starting')"))
+    /// The run of a batch with the highest number that was begun: its script runs or ran, or could not be run.
+    pub fn latest_begun(&self, batch: &BatchName) -> std::result::Result<Option<Run>, QueryError> {
+        self.ask(|connection| latest(connection, batch, "AND (starting_at IS NOT NULL OR started_at IS NOT NULL)"))
     }
 
     /// Every batch that the journal knows, removed ones too, by name.

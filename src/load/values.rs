@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use super::Diagnosis;
 use super::reader::{Expected, Wrong};
 use crate::model::id::BatchName;
-use crate::model::time::{format_duration, parse_duration};
+use crate::model::time::{format_duration, meant_duration, parse_duration};
 
 /// The word that stands for the absence of a timeout or a pool, so that a batch can do without the settings' default.
 pub(super) const NONE: &str = "none";
@@ -111,31 +111,17 @@ pub(super) fn factor(most: f64) -> impl Fn(&str, &DeValue<'_>) -> Result<f64, Wr
     }
 }
 
-/// `5 minutes` as batchd writes it: `5m`.
-fn short_units(text: &str) -> String {
-    let word = |word: &str| match word.to_ascii_lowercase().as_str() {
-        "sec" | "secs" | "second" | "seconds" => "s".to_owned(),
-        "min" | "mins" | "minute" | "minutes" => "m".to_owned(),
-        "hr" | "hrs" | "hour" | "hours" => "h".to_owned(),
-        "day" | "days" => "d".to_owned(),
-        _ => word.to_owned(),
-    };
-    text.split_whitespace().map(word).collect()
-}
-
 /// A duration, zero included.
 pub(super) fn duration(key: &str, value: &DeValue<'_>) -> Result<Duration, Wrong> {
     let text = value.as_str().ok_or(Wrong::Type(Expected::Duration))?;
     parse_duration(text).or_else(|error| {
         let (what, hint) = error.split_once("; ").unwrap_or((&error, "a hundred years is the longest"));
-        let digits = text.trim().strip_prefix('-').unwrap_or(text.trim());
-        let hint = match text.trim() {
-            text if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+        let hint = match (text.trim(), meant_duration(text)) {
+            (text, _) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
                 format!("a duration has a unit: `{key} = \"{text}s\"` or `{key} = \"{text}m\"`")
             }
-            _ if text.contains('.') => format!("whole numbers only, in smaller units: `{key} = \"1h30m\"`"),
-            _ if digits.contains(' ') => format!("without the space: `{key} = \"{}\"`", short_units(digits)),
-            _ => hint.to_owned(),
+            (_, Some(meant)) => format!("a whole number and its unit: `{key} = \"{meant}\"`"),
+            (_, None) => hint.to_owned(),
         };
         wrong(format!("`{key}`: {what}"), hint)
     })

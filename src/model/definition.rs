@@ -166,6 +166,24 @@ impl RetryPolicy {
     }
 }
 
+/// Why a script can't be given a variable of this name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VariableFault {
+    /// A shell takes other names for none: letters, digits and `_`, no digit first.
+    NoName,
+    /// batchd itself gives those that begin so.
+    Reserved,
+}
+
+/// What is wrong with the name of a variable, in a definition and by hand alike.
+pub fn variable_fault(name: &str) -> Option<VariableFault> {
+    let is_word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if name.is_empty() || !is_word || name.as_bytes()[0].is_ascii_digit() {
+        return Some(VariableFault::NoName);
+    }
+    name.starts_with("BATCHD_").then_some(VariableFault::Reserved)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::id::{BatchName, RunId};
+use super::record::Disabled;
 use super::run::{Follow, Given};
 use super::time::Instant;
 
@@ -47,6 +48,9 @@ pub enum Request {
         run: RunId,
         /// What is decided again after it.
         mode: RerunMode,
+        /// Even if the batch is disabled.
+        #[serde(default)]
+        force: bool,
     },
     /// Take back a `disable`.
     Enable {
@@ -103,10 +107,9 @@ pub enum Reply {
         run: RunId,
         /// It waits because its batch is busy.
         waits: bool,
-        /// What will follow it in its chain, if it succeeds, in the order in which it can start.
-        follows: Vec<BatchName>,
-        /// What comes after it in the graph but will not start, with the reason.
-        does_not_follow: Vec<(BatchName, String)>,
+        /// What comes after it.
+        #[serde(flatten)]
+        prospects: Prospects,
     },
     /// A run was made, and skipped at once: too many of its batch wait already.
     Skipped {
@@ -120,10 +123,23 @@ pub enum Reply {
         /// They.
         runs: Vec<RunId>,
     },
-    /// Nothing more to say.
-    Done {
-        /// One sentence.
-        text: String,
+    /// A batch is disabled from now on.
+    Disabled {
+        /// It.
+        batch: BatchName,
+        /// Until when, why, by whom.
+        disabled: Disabled,
+        /// Its runs that have not ended: nothing of this touches them.
+        goes_on: Vec<RunId>,
+    },
+    /// An operator's `disable` of a batch is taken back, if there was one.
+    Enabled {
+        /// It.
+        batch: BatchName,
+        /// Whether its `batch.toml` lets it be enabled.
+        enabled: bool,
+        /// The `disable` that held, or had held, until now.
+        was_disabled: Option<Disabled>,
     },
     /// It was not done.
     Refused {
@@ -134,6 +150,17 @@ pub enum Reply {
         /// What to do.
         hint: Option<String>,
     },
+}
+
+/// What comes after a run that was made, if all succeeds: each in the order in which it can start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Prospects {
+    /// What will follow.
+    pub follows: Vec<BatchName>,
+    /// What will follow once each of these batches, which are in other chains, has ended anew, too.
+    pub follows_once: Vec<(BatchName, Vec<BatchName>)>,
+    /// What comes after it in the graph but will not run, with the reason.
+    pub does_not_follow: Vec<(BatchName, String)>,
 }
 
 /// Why a request was refused.

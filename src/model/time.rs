@@ -116,9 +116,17 @@ pub const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 /// The error says what is wrong and how it is written.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     const FORM: &str = "a duration is a whole number and a unit, such as \"90s\", \"5m\", \"2h\" or \"7d\"";
+    parse_parts(text).map_err(|what| match meant_duration(text) {
+        Some(meant) => format!("`{text}` is not a duration; write \"{meant}\""),
+        None => format!("{what}; {FORM}"),
+    })
+}
+
+/// As [`parse_duration`]; the error says what is wrong.
+fn parse_parts(text: &str) -> Result<Duration, String> {
     let mut rest = text.trim();
     if rest.is_empty() {
-        return Err(format!("an empty duration; {FORM}"));
+        return Err("an empty duration".to_owned());
     }
     let mut total_ms: u64 = 0;
     while !rest.is_empty() {
@@ -126,19 +134,47 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         let letters = rest[digits..].bytes().take_while(u8::is_ascii_alphabetic).count();
         let (number, unit) = (&rest[..digits], &rest[digits..digits + letters]);
         if digits == 0 {
-            return Err(format!("`{text}` is not a duration; {FORM}"));
+            return Err(format!("`{text}` is not a duration"));
         }
         if unit.is_empty() {
-            return Err(format!("`{text}` has no unit; {FORM}"));
+            return Err(format!("`{text}` has no unit"));
         }
         let unit_ms = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, ms)| *ms);
-        let unit_ms = unit_ms.ok_or_else(|| format!("`{unit}` is not a unit of time; {FORM}"))?;
+        let unit_ms = unit_ms.ok_or_else(|| format!("`{unit}` is not a unit of time"))?;
         let part = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_ms));
         total_ms = part.and_then(|ms| total_ms.checked_add(ms)).ok_or_else(|| format!("`{text}` is too long"))?;
         rest = &rest[digits + letters..];
     }
     let total = Duration::from_millis(total_ms);
     if total > DURATION_MAX { Err(format!("`{text}` is more than a hundred years")) } else { Ok(total) }
+}
+
+/// What somebody meant who writes units as words, numbers with a fraction, or spaces: `1.5m` is `90s`, `5 minutes` is `5m`.
+pub fn meant_duration(text: &str) -> Option<String> {
+    const WORDS: [(&[&str], &str); 5] = [
+        (&["day", "days"], "d"),
+        (&["hr", "hrs", "hour", "hours"], "h"),
+        (&["min", "mins", "minute", "minutes"], "m"),
+        (&["sec", "secs", "second", "seconds"], "s"),
+        (&["msec", "msecs", "millisecond", "milliseconds"], "ms"),
+    ];
+    let mut rest = text.trim();
+    let mut total_ms = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
+        let behind = rest[digits..].trim_start();
+        let letters = behind.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let word = behind[..letters].to_ascii_lowercase();
+        let unit =
+            WORDS.iter().find(|(words, _)| words.contains(&word.as_str())).map_or(word.as_str(), |(_, unit)| unit);
+        let (_, unit_ms) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        total_ms += rest[..digits].parse::<f64>().ok()? * *unit_ms as f64;
+        rest = behind[letters..].trim_start();
+    }
+    let within = total_ms >= 1.0 && total_ms.fract() == 0.0 && total_ms <= DURATION_MAX.as_millis() as f64;
+    let ms = total_ms as u64;
+    let (name, unit_ms) = UNITS.iter().find(|(_, unit_ms)| within && ms.is_multiple_of(*unit_ms))?;
+    Some(format!("{}{name}", ms / unit_ms))
 }
 
 /// Writes a duration as [`parse_duration`] reads it, in its largest units: `1h30m`, `90ms`, `0s`.
@@ -208,6 +244,23 @@ mod tests {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
         }
         assert_eq!(format_duration(Duration::from_secs(5400)), "1h30m");
+    }
+
+    #[test]
+    fn durations_that_are_meant() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(meant_duration(text).as_deref(), expected, "{text}");
+            assert!(expected.is_none_or(|meant| parse_duration(meant).is_ok()), "{text}");
+        };
+        check("1.5m", Some("90s"));
+        check("5 minutes", Some("5m"));
+        check("1 hour 30 min", Some("90m"));
+        check("1.5 Days", Some("36h"));
+        check("0.5s", Some("500ms"));
+        for not in ["", "soon", "5", "m", "1.2.3s", "5 weeks", "0.0001ms", "0s", "200000d", "-5m"] {
+            check(not, None);
+        }
+        assert!(parse_duration("1.5m").unwrap_err().ends_with("; write \"90s\""));
     }
 
     #[test]

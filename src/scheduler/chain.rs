@@ -320,7 +320,7 @@ pub(super) struct PassOf {
 }
 
 /// An outcome's word as it reads behind a name.
-fn outcome_phrase(word: &str) -> String {
+pub(super) fn outcome_phrase(word: &str) -> String {
     match word {
         "succeeded" | "failed" => word.to_owned(),
         "timed_out" => "timed out".to_owned(),

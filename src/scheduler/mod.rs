@@ -14,8 +14,8 @@
 //! 6. Slots and busy are counted from live runs: the views in [`book`] are made from the runs by one function.
 //!
 //! The parts: [`book`] holds the runs and changes them; `due` decides occurrences; `chain` decides what follows an end;
-//! `admit` decides overlap and who gets a slot; `reload` swaps the graph; `request` answers operators;
-//! `waits` says why a run has not begun.
+//! `admit` decides overlap and who gets a slot; `reload` swaps the graph; `request` answers operators, and `prospects` tells
+//! them what will follow; `waits` says why a run has not begun.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -37,6 +37,7 @@ mod ahead;
 pub mod book;
 mod chain;
 mod due;
+mod prospects;
 mod reload;
 mod request;
 #[cfg(test)]
@@ -46,7 +47,6 @@ mod waits;
 use ahead::Ahead;
 use book::Book;
 pub use due::{COUNTED_MAX, ROWS_AT_ONCE_MAX};
-pub use request::what_follows;
 
 /// An occurrence that is decided within this time of `due_at` is on time, whatever `catch_up` says: a loaded host, or a
 /// daemon that was restarted, is no reason to treat it as missed.
@@ -80,7 +80,7 @@ pub enum Event {
         by: String,
         /// What.
         request: Request,
-        /// For a rerun: every run of its chain, from the journal. Else empty.
+        /// From the journal, for a rerun: every run of its chain and of its upstreams'; for a stop: the run. Else empty.
         history: Vec<Run>,
     },
     /// The answer to [`Effect::ReadAhead`].

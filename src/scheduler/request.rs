@@ -1,15 +1,13 @@
 //! What operators ask for, and the answer.
 
-use std::collections::BTreeSet;
-
 use super::Scheduler;
 use super::book::Counts;
-use super::chain::PassOf;
+use super::prospects::Asked;
 use crate::model::definition::Overlap;
-use crate::model::graph::{Graph, Join, Node};
+use crate::model::graph::Node;
 use crate::model::id::{BatchName, RunId};
 use crate::model::record::Disabled;
-use crate::model::request::{Refusal, Reply, Request, RerunMode};
+use crate::model::request::{Prospects, Refusal, Reply, Request, RerunMode};
 use crate::model::run::{End, Follow, Given, Outcome, Run, StopRequest, Trigger};
 use crate::model::time::Instant;
 
@@ -23,9 +21,9 @@ impl Scheduler {
             Request::Start { batch, follow, given, queue, force } => {
                 self.start_by_hand(now, &batch, follow, given, By { queue, force })
             }
-            Request::Stop { run, reason } => self.stop(now, &run, &stop_request(now, by, reason)),
+            Request::Stop { run, reason } => self.stop(now, &run, &stop_request(now, by, reason), &history),
             Request::StopAll { reason } => Ok(self.stop_all(now, &stop_request(now, by, reason))),
-            Request::Rerun { run, mode } => self.rerun(now, by, &run, mode, history),
+            Request::Rerun { run, mode, force } => self.rerun(now, by, &run, Again { mode, force }, history),
             Request::Enable { batch } => self.enable(&batch),
             Request::Disable { batch, until, reason } => {
                 self.disable(&batch, Disabled { until, reason, by: by.to_owned(), at: now })
@@ -38,7 +36,7 @@ impl Scheduler {
         let node = self.in_force(name)?.clone();
         let definition = node.definition();
         if let Some(reason) = self.says_no(now, name, &node).filter(|_| !by.force) {
-            let hint = format!("`batchd enable {name}`, or `batchd start --force {name}` for this once");
+            let hint = format!("{}, or `batchd start --force {name}` for this once", to_enable(name, &node));
             return Err(refused(Refusal::Disabled, format!("{name} is {reason}"), Some(hint)));
         }
         if definition.use_previous_output && given.input.is_none() {
@@ -59,23 +57,26 @@ impl Scheduler {
         let run = Run { given, ..self.first_run(now, &node, Trigger::Manual, follow) };
         let id = run.id.clone();
         self.admit_patiently(now, run);
-        let (follows, does_not_follow) = what_follows(&self.graph, name, follow);
-        Ok(self.made(id, met.is_some() && waits_for_it, (follows, does_not_follow)))
+        let prospects = self.prospects(now, name, Asked { follow, chain: None });
+        Ok(self.made(id, met.is_some() && waits_for_it, prospects))
     }
 
     /// What became of a run that was asked for.
-    fn made(&self, run: RunId, waits: bool, (follows, does_not_follow): Following) -> Reply {
+    fn made(&self, run: RunId, waits: bool, prospects: Prospects) -> Reply {
         match self.book.get(&run).and_then(Run::end).filter(|end| end.outcome == Outcome::Skipped) {
             Some(End { reason, .. }) => Reply::Skipped { run, reason: reason.clone().unwrap_or_default() },
-            None => Reply::Queued { run, waits, follows, does_not_follow },
+            None => Reply::Queued { run, waits, prospects },
         }
     }
 
-    fn stop(&mut self, now: Instant, id: &RunId, stop: &StopRequest) -> Answer {
+    fn stop(&mut self, now: Instant, id: &RunId, stop: &StopRequest, history: &[Run]) -> Answer {
         let live = self.book.get(id).filter(|run| run.end().is_none()).cloned();
         let Some(run) = live else {
+            let Some(outcome) = history.iter().find(|run| run.id == *id).and_then(Run::outcome) else {
+                return Err(no_run(id));
+            };
             let hint = format!("`batchd show {id}` says how it ended; `batchd runs --run-state running` what runs");
-            return Err(refused(Refusal::State, format!("{id} is not waiting or running"), Some(hint)));
+            return Err(refused(Refusal::State, format!("{id} has ended: {outcome}"), Some(hint)));
         };
         self.stop_run(now, run, stop);
         Ok(Reply::Stopping { runs: vec![id.clone()] })
@@ -100,28 +101,24 @@ impl Scheduler {
         self.end(run, End { outcome: Outcome::Skipped, reason: Some(reason), at: now, exit: None }, Counts::Yes);
     }
 
-    fn rerun(&mut self, now: Instant, by: &str, id: &RunId, mode: RerunMode, history: Vec<Run>) -> Answer {
+    fn rerun(&mut self, now: Instant, by: &str, id: &RunId, again: Again, history: Vec<Run>) -> Answer {
         for run in history {
             self.book.reopen(run);
         }
-        let Some(old) = self.book.get(id).cloned() else {
-            let hint = format!("`batchd runs {}` lists them", id.batch);
-            return Err(refused(Refusal::Unknown, format!("there is no run {id}"), Some(hint)));
-        };
+        let Some(old) = self.book.get(id).cloned() else { return Err(no_run(id)) };
         let node = self.in_force(&id.batch)?.clone();
-        self.may_rerun(now, &node, &old)?;
+        self.may_rerun(now, &node, &old, again.force)?;
         let upstreams = self.inputs_again(&node, &old)?;
-        let follow = match mode {
+        let follow = match again.mode {
             RerunMode::Only => Follow::Nothing,
             RerunMode::Unsucceeded | RerunMode::OnlyDownstream => Follow::Unsucceeded,
             RerunMode::Downstream => Follow::Everything,
         };
         let met = self.met_by(&id.batch).is_some();
-        let pass = PassOf { chain: old.chain.clone(), pass: self.next_pass(&old.chain), follow };
-        let follows = self.reruns_after(&pass, &id.batch);
+        let prospects = self.prospects(now, &id.batch, Asked { follow, chain: Some(&old.chain) });
         let run = Run {
-            chain: pass.chain,
-            pass: pass.pass,
+            chain: old.chain.clone(),
+            pass: self.next_pass(&old.chain),
             previous: Some(old.id.clone()),
             due_at: old.due_at,
             upstreams,
@@ -129,21 +126,21 @@ impl Scheduler {
             ..self.first_run(now, &node, Trigger::Rerun, follow)
         };
         let new = run.id.clone();
-        if mode == RerunMode::OnlyDownstream {
+        if again.mode == RerunMode::OnlyDownstream {
             let reason =
                 format!("counts as succeeded without running: {old} was repaired by hand, says {by}", old = old.id);
             self.end(run, End { outcome: Outcome::Succeeded, reason: Some(reason), at: now, exit: None }, Counts::Yes);
         } else {
             self.admit_patiently(now, run);
         }
-        Ok(self.made(new, met, (follows, Vec::new())))
+        Ok(self.made(new, met, prospects))
     }
 
     /// Whether this run can be repeated now.
-    fn may_rerun(&self, now: Instant, node: &Node, old: &Run) -> Result<(), Reply> {
+    fn may_rerun(&self, now: Instant, node: &Node, old: &Run, force: bool) -> Result<(), Reply> {
         let id = &old.id;
-        if let Some(reason) = self.says_no(now, &id.batch, node) {
-            let hint = format!("`batchd enable {}` first", id.batch);
+        if let Some(reason) = self.says_no(now, &id.batch, node).filter(|_| !force) {
+            let hint = format!("{}, or `batchd rerun --force {id}` for this once", to_enable(&id.batch, node));
             return Err(refused(Refusal::Disabled, format!("{} is {reason}", id.batch), Some(hint)));
         }
         if old.range.is_some() {
@@ -192,40 +189,17 @@ impl Scheduler {
         self.book.chain_of(&old.chain, &id.batch).filter(|run| run.succeeded()).max_by_key(|run| run.id.number)
     }
 
-    /// What a pass will run after `name`, in the order of the graph.
-    fn reruns_after(&self, pass: &PassOf, name: &BatchName) -> Vec<BatchName> {
-        if pass.follow == Follow::Nothing {
-            return Vec::new();
-        }
-        let runs_in_chain = |batch: &BatchName| self.book.chain(&pass.chain).any(|run| run.id.batch == *batch);
-        let follows = follow_from(&self.graph, name, Follow::Chain, &runs_in_chain).0;
-        let succeeded = |batch: &BatchName| self.latest_end(&pass.chain, batch).is_some_and(Run::succeeded);
-        let is_left_out = |batch: &BatchName| pass.follow == Follow::Unsucceeded && succeeded(batch);
-        follows.into_iter().filter(|batch| !is_left_out(batch)).collect()
-    }
-
     fn enable(&mut self, name: &BatchName) -> Answer {
-        self.known(name)?;
-        let was = self.facts_mut(name).disabled.take();
-        let by_definition = self.graph.get(name).is_some_and(|node| !node.definition().enabled);
-        let text = match (was, by_definition) {
-            (_, true) => format!("{name} is still disabled: its batch.toml says enabled = false"),
-            (Some(_), false) => format!("{name} is enabled; what fell due meanwhile stays skipped"),
-            (None, false) => format!("{name} was enabled already"),
-        };
-        Ok(Reply::Done { text })
+        let enabled = self.known(name)?.definition().enabled;
+        let was_disabled = self.facts_mut(name).disabled.take();
+        Ok(Reply::Enabled { batch: name.clone(), enabled, was_disabled })
     }
 
     fn disable(&mut self, name: &BatchName, disabled: Disabled) -> Answer {
         self.known(name)?;
-        let until = disabled.until.map_or(String::new(), |until| format!(" until {until}"));
-        self.facts_mut(name).disabled = Some(disabled);
-        let goes_on: Vec<String> = self.book.live_of(name).map(|run| run.id.to_string()).collect();
-        let goes_on = match goes_on.as_slice() {
-            [] => String::new(),
-            ids => format!("; {} goes on: `batchd stop` ends it", ids.join(", ")),
-        };
-        Ok(Reply::Done { text: format!("{name} is disabled{until}{goes_on}") })
+        self.facts_mut(name).disabled = Some(disabled.clone());
+        let goes_on = self.book.live_of(name).map(|run| run.id.clone()).collect();
+        Ok(Reply::Disabled { batch: name.clone(), disabled, goes_on })
     }
 
     /// The batch, if it is in force and fits.
@@ -253,57 +227,24 @@ struct By {
     force: bool,
 }
 
-/// What follows, and what does not, with the reason; each in the order of the graph.
-type Following = (Vec<BatchName>, Vec<(BatchName, String)>);
-
-/// What follows a run of `name` in its chain if all succeeds, in the order of the graph; and what comes after it in the
-/// graph but does not, with the reason.
-pub fn what_follows(graph: &Graph, name: &BatchName, follow: Follow) -> Following {
-    follow_from(graph, name, follow, &|_| false)
+/// How and whether a run is repeated.
+struct Again {
+    mode: RerunMode,
+    force: bool,
 }
 
-/// As [`what_follows`], in a chain in which the batches for which `runs_in_chain` holds have a run: joins take theirs.
-fn follow_from(
-    graph: &Graph,
-    name: &BatchName,
-    follow: Follow,
-    runs_in_chain: &dyn Fn(&BatchName) -> bool,
-) -> Following {
-    let mut after: Vec<BatchName> = graph.reach(name).into_iter().filter(|batch| batch != name).collect();
-    after.sort_by_key(|batch| graph.get(batch).map_or(0, |node| node.rank));
-    if follow == Follow::Nothing {
-        return (Vec::new(), after.into_iter().map(|batch| (batch, "--only".to_owned())).collect());
+/// What enables a batch: an operator can't take back what its own file says.
+fn to_enable(name: &BatchName, node: &Node) -> String {
+    if node.definition().enabled {
+        format!("`batchd enable {name}`")
+    } else {
+        format!("take the line `enabled = false` out of {name}/batch.toml")
     }
-    let mut follows: BTreeSet<BatchName> = BTreeSet::from([name.clone()]);
-    let (mut yes, mut no) = (Vec::new(), Vec::new());
-    for batch in after {
-        let is_there = |upstream: &BatchName| follows.contains(upstream) || runs_in_chain(upstream);
-        match graph.get(&batch).map(|node| why_not(node, &is_there, follow)) {
-            Some(Some(reason)) => no.push((batch, reason)),
-            Some(None) => {
-                follows.insert(batch.clone());
-                yes.push(batch);
-            }
-            None => {}
-        }
-    }
-    (yes, no)
 }
 
-/// Why a batch does not follow, given which runs are there for it.
-fn why_not(node: &Node, is_there: &dyn Fn(&BatchName) -> bool, follow: Follow) -> Option<String> {
-    let outside = node.upstreams.iter().find(|upstream| !is_there(upstream));
-    match (node.join, outside) {
-        (Join::AcrossChains, _) if follow == Follow::Everything => {
-            Some("it joins several chains: it starts once each of its upstreams has a new end".to_owned())
-        }
-        (Join::AcrossChains, _) => {
-            Some("it joins several chains, and a start by hand does not count for it without --downstream".to_owned())
-        }
-        (Join::WithinChain, Some(upstream)) => Some(format!("its upstream {upstream} is not in this chain")),
-        (Join::None, Some(upstream)) => Some(format!("{upstream}, before it, does not follow")),
-        (Join::WithinChain | Join::None, None) => None,
-    }
+fn no_run(id: &RunId) -> Reply {
+    let hint = format!("`batchd runs {}` lists the runs of {}", id.batch, id.batch);
+    refused(Refusal::Unknown, format!("there is no run {id}"), Some(hint))
 }
 
 fn stop_request(now: Instant, by: &str, reason: Option<String>) -> StopRequest {

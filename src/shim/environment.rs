@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::order::Order;
 use super::user::User;
+use crate::model::definition::{VariableFault, variable_fault};
 
 /// The most bytes of an `env_file`: what execve(2) takes is less.
 const ENV_FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -62,17 +63,12 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)> {
         let at = |what| (index + 1, what);
         let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
         let (key, value) = line.split_once('=').ok_or(at("no `=`; a line is KEY=VALUE"))?;
-        if !is_name(key) {
+        if variable_fault(key) == Some(VariableFault::NoName) {
             return Err(at("the name before `=` is not one of letters, digits and `_` that begins with no digit"));
         }
         variables.push((key.to_owned(), unquote(value.trim()).map_err(at)?));
     }
     Ok(variables)
-}
-
-fn is_name(key: &str) -> bool {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    key.bytes().all(good) && key.bytes().next().is_some_and(|first| !first.is_ascii_digit())
 }
 
 fn unquote(value: &str) -> Result<String, &'static str> {

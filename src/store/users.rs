@@ -16,7 +16,7 @@ pub(super) fn uid_of(name: &str) -> io::Result<Option<u32>> {
 }
 
 /// The name of the user `uid`, if it has one.
-pub(super) fn user_name(uid: u32) -> io::Result<Option<String>> {
+pub fn user_name(uid: u32) -> io::Result<Option<String>> {
     // SAFETY: the callback passes a valid entry, buffer, length and result to getpwuid_r.
     let user = lookup(|entry, buffer, length, found| unsafe { libc::getpwuid_r(uid, entry, buffer, length, found) })?;
     Ok(user.map(|(entry, _buffer): (libc::passwd, _)| {

@@ -191,6 +191,20 @@ fn folders_and_files() {
     faults.check(again, &["leftover", "started-twice"], Some("tick.2"));
 }
 
+/// The host did not go down: somebody wrote to it.
+#[test]
+fn a_log_that_has_grown_is_told_from_one_that_was_cut() {
+    let world = made::world();
+    let length = world.stdout("tick.2").len();
+    world.bash("echo more >> runs/tick.2/stdout.log");
+    let said = world.batchd(&["doctor"]).expect(1).out;
+    assert!(said.contains(&format!("its script wrote the first {length} bytes")), "{said}");
+    assert!(!said.contains("the host went down"), "{said}");
+    world.bash("printf '' > runs/tick.2/stdout.log");
+    let said = world.batchd(&["doctor"]).expect(1).out;
+    assert!(said.contains("the host went down"), "{said}");
+}
+
 #[test]
 fn definitions_and_the_state_folder() {
     let faults = Faults::new();

@@ -232,7 +232,7 @@ fn without_a_daemon() {
 fn mistakes_are_explained() {
     let mut world = world();
     world.start();
-    complains(&world, &["start", "okk"], 2, &["no batch okk"]);
+    complains(&world, &["start", "okk"], 2, &["no batch `okk`", "did you mean `ok`?"]);
     complains(&world, &["show", "ok.99"], 2, &["no run ok.99", "batchd runs ok"]);
     complains(&world, &["logs", "nope"], 2, &["no batch `nope`"]);
     complains(&world, &["next", "--cron", "0 0 30 2 *"], 2, &["never"]);

@@ -3,6 +3,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod acts;
 mod chains;
 mod commands;
 

@@ -1,7 +1,7 @@
 //! Effects as lines of a story.
 
 use batchd::model::record::Record;
-use batchd::model::request::Reply;
+use batchd::model::request::{Prospects, Reply};
 use batchd::model::run::{Run, State, Trigger};
 use batchd::model::time::Instant;
 use batchd::scheduler::Effect;
@@ -158,13 +158,16 @@ fn act(effect: &Effect) -> Option<String> {
 fn reply_text(reply: &Reply) -> String {
     let list = |names: Vec<String>| names.join(", ");
     match reply {
-        Reply::Queued { run, waits, follows, does_not_follow } => {
+        Reply::Queued { run, waits, prospects: Prospects { follows, follows_once, does_not_follow } } => {
             let mut text = format!("{run} queued");
             if *waits {
                 text += ", waits";
             }
             if !follows.is_empty() {
                 text += &format!("; follows {}", list(follows.iter().map(ToString::to_string).collect()));
+            }
+            for (name, others) in follows_once {
+                text += &format!("; {name} once {}", list(others.iter().map(ToString::to_string).collect()));
             }
             for (name, why) in does_not_follow {
                 text += &format!("; not {name}: {why}");
@@ -173,7 +176,19 @@ fn reply_text(reply: &Reply) -> String {
         }
         Reply::Skipped { run, reason } => format!("{run} skipped: {reason}"),
         Reply::Stopping { runs } => format!("stopping {}", list(runs.iter().map(ToString::to_string).collect())),
-        Reply::Done { text } => text.clone(),
+        Reply::Disabled { batch, disabled, goes_on } => {
+            let mut text = format!("{batch} is disabled");
+            if let Some(until) = disabled.until {
+                text += &format!(" until {until}");
+            }
+            if !goes_on.is_empty() {
+                text += &format!("; goes on: {}", list(goes_on.iter().map(ToString::to_string).collect()));
+            }
+            text
+        }
+        Reply::Enabled { batch, enabled: false, .. } => format!("{batch} stays disabled by its file"),
+        Reply::Enabled { batch, was_disabled: Some(_), .. } => format!("{batch} is enabled"),
+        Reply::Enabled { batch, was_disabled: None, .. } => format!("{batch} was enabled already"),
         Reply::Refused { what, .. } => format!("refused: {what}"),
     }
 }

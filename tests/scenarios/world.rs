@@ -214,7 +214,7 @@ impl World {
                     (.., true) => RerunMode::OnlyDownstream,
                     _ => RerunMode::Unsucceeded,
                 };
-                Request::Rerun { run: run(id)?, mode }
+                Request::Rerun { run: run(id)?, mode, force }
             }
             ["enable", name] => Request::Enable { batch: batch(name)? },
             ["disable", name] => Request::Disable { batch: batch(name)?, until: None, reason: None },
@@ -225,6 +225,7 @@ impl World {
         };
         let history = match &request {
             Request::Rerun { run, .. } => self.journal.history(run),
+            Request::Stop { run, .. } => self.journal.runs.get(run).cloned().into_iter().collect(),
             _ => Vec::new(),
         };
         self.handle(Event::Request { id: 1, by: "ann".to_owned(), request, history })

@@ -104,8 +104,8 @@ fn chains_and_attempts() {
         assert_eq!(reader.last_attempt(&id.parse().unwrap()).unwrap().as_ref(), Some(&third));
     }
     assert_eq!(reader.last_attempt(&rerun.id).unwrap(), Some(rerun));
-    assert_eq!(reader.latest_started(&name("a")).unwrap(), Some(started));
-    assert_eq!(reader.latest_started(&name("mail")).unwrap(), None);
+    assert_eq!(reader.latest_begun(&name("a")).unwrap(), Some(started));
+    assert_eq!(reader.latest_begun(&name("mail")).unwrap(), None);
     assert_eq!(reader.run(&"a.18446744073709551615".parse().unwrap()).unwrap(), None);
 }
 

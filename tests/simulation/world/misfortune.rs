@@ -98,7 +98,7 @@ impl World {
             2 if !live.is_empty() => Request::Stop { run: self.rng.pick(&live).clone(), reason: None },
             3 if !runs.is_empty() => {
                 let run = self.rng.pick(&runs[runs.len().saturating_sub(5)..]).clone();
-                Request::Rerun { run, mode: *self.rng.pick(&modes) }
+                Request::Rerun { run, mode: *self.rng.pick(&modes), force: self.rng.chance(30) }
             }
             4 => {
                 let until = self.rng.chance(50).then(|| self.now() + Duration::from_secs(self.rng.below(86_400)));
@@ -111,6 +111,7 @@ impl World {
         self.count("requests");
         let history = match &request {
             Request::Rerun { run, .. } => self.journal.history(run),
+            Request::Stop { run, .. } => self.journal.runs.get(run).cloned().into_iter().collect(),
             _ => Vec::new(),
         };
         self.request_last += 1;
