@@ -12,7 +12,7 @@ use crate::doctor::Violation;
 use crate::doctor::folders::Folder;
 use crate::doctor::state::{self, Entry, Kind};
 use crate::model::id::{DefinitionHash, RunId, Token};
-use crate::rundir::records::{RECORD_BYTES_MAX, Record as _, RunRecord};
+use crate::rundir::records::RunRecord;
 use crate::rundir::{RunDir, STDERR, STDOUT};
 use crate::store::definitions::{self, DefinitionError};
 
@@ -123,15 +123,5 @@ fn entry(path: &Path, name: String) -> Result<Entry> {
 
 /// `run.json` of a folder whose token is not known but by itself; none if it is not there, or is not this run's.
 pub(super) fn run_record(path: &Path, id: &RunId) -> Option<RunRecord> {
-    let file = path.join(RunRecord::FILE);
-    let metadata = fs::symlink_metadata(&file).ok()?;
-    if !metadata.is_file() || metadata.len() > RECORD_BYTES_MAX {
-        return None;
-    }
-    let token = serde_json::from_slice::<RunRecord>(&fs::read(&file).ok()?).ok()?.token;
-    if token.run != *id {
-        return None;
-    }
-    // Once more by the way that everybody goes: version and token are checked there.
-    RunDir::open(path).ok()?.read(&token).ok()?
+    RunDir::open(path).ok()?.told_of(id)
 }

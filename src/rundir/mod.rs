@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, linkat, mkdirat, openat, renameat, unlinkat};
 
-use crate::model::id::Token;
+use crate::model::id::{RunId, Token};
 
 pub mod crash;
 pub mod records;
@@ -75,6 +75,11 @@ impl RunDir {
     /// Reads a record; `None` if it is not there.
     pub fn read<R: Record>(&self, token: &Token) -> Result<Option<R>, Damage> {
         records::read(self.folder.as_fd(), token)
+    }
+
+    /// `run.json`, if it says itself that it is of this run: for one who knows nothing but the folder's name.
+    pub fn told_of(&self, run: &RunId) -> Option<RunRecord> {
+        records::read_of(self.folder.as_fd(), run).ok().flatten()
     }
 
     /// Puts a record in place, whole, over an older one.
@@ -226,7 +231,9 @@ fn owner_by<R>(record: Result<Option<R>, Damage>) -> io::Result<Option<Owner>> {
     match record {
         Ok(record) => Ok(record.map(|_| Owner::Ours)),
         Err(Damage::Unreadable { error, .. }) => Err(error),
-        Err(Damage::Token { .. } | Damage::Content { .. } | Damage::Version { .. }) => Ok(Some(Owner::Foreign)),
+        // One that this program can't read is ours, too: its shim may live, and has to be waited for.
+        Err(Damage::Version { .. }) => Ok(Some(Owner::Ours)),
+        Err(Damage::Token { .. } | Damage::Content { .. }) => Ok(Some(Owner::Foreign)),
     }
 }
 
