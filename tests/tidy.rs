@@ -36,7 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("daemon", &DAEMON_MAY_USE),
 ];
 
-const CLI_MAY_USE: [&str; 15] = [
+const CLI_MAY_USE: [&str; 16] = [
     "model",
     "load",
     "store",
@@ -47,6 +47,7 @@ const CLI_MAY_USE: [&str; 15] = [
     "journal::query",
     "doctor",
     "checkup",
+    "journal::backup",
     // How a journal that can't be opened becomes an exit code and a hint.
     "journal::OpenError",
     "api::client",

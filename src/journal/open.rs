@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::backup::backed_up_at;
 use super::error::OpenError;
 use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
 use super::{Journal, TRANSACTIONS_OF_OPENING, migrate};
@@ -61,6 +62,9 @@ impl Journal {
         let found = version_of(&connection, path)?;
         if found > VERSION {
             return Err(OpenError::Newer { path: path.to_owned(), found, known: VERSION });
+        }
+        if let Some(at) = backed_up_at(&connection).map_err(|error| OpenError::of(path, &error))? {
+            return Err(OpenError::Backup { path: path.to_owned(), at });
         }
         set_up(&connection).map_err(|error| OpenError::of(path, &error))?;
         migrate::migrate(&connection, path, MIGRATIONS)?;
@@ -131,11 +135,11 @@ fn network_file_system(magic: u32) -> Option<&'static str> {
 }
 
 /// The folder that a file lies in.
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn exists(path: &Path) -> Result<bool, OpenError> {
+pub(super) fn exists(path: &Path) -> Result<bool, OpenError> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
