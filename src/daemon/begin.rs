@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::Daemon;
 use super::effects::Definitions;
 use super::inlets::Inlets;
+use super::older::unknown_run;
 use super::reload::{Loader, Message};
 use super::signals::Signal;
 use super::writer::Writer;
@@ -73,6 +74,7 @@ pub(super) async fn begin(
     let journal = Journal::open(&paths.journal())?;
     protect_journal(&paths.journal(), group)?;
     let recovered = journal.recover()?;
+    refuse_older(&paths, &recovered)?;
     let reader = Reader::open(&paths.journal())?;
     let before = Arc::new(graph_before(&around.zones, &recovered, &limits));
     // Watch first, look second: what changes in between is seen twice, and not never.
@@ -207,6 +209,19 @@ fn make_folders(paths: &Paths) -> Result<File> {
             paths.state.display()
         ),
         Err(error) => Err(error).with_context(|| format!("can't lock {}", path.display())),
+    }
+}
+
+/// A journal that has lost runs is no ground to go on from: they would run again.
+fn refuse_older(paths: &Paths, recovered: &Recovered) -> Result<()> {
+    let unknown =
+        unknown_run(&paths.runs, recovered).with_context(|| format!("can't read {}", paths.runs.display()))?;
+    match unknown {
+        None => Ok(()),
+        Some(run) => bail!(
+            "{} is older than the run folders: it does not know {run}, which is its own. Move it away, with what begins with its name, and put it, or a newer backup, in force with `batchd restore FILE`: that sees to what has been done since",
+            paths.journal().display()
+        ),
     }
 }
 

@@ -6,6 +6,8 @@
 mod begin;
 mod effects;
 mod inlets;
+mod manager;
+mod older;
 mod reload;
 mod signals;
 mod tell;
@@ -34,6 +36,7 @@ use crate::supervisor::Local;
 use crate::zones::Zones;
 use effects::Definitions;
 use inlets::{Incoming, Inlets};
+use manager::Manager;
 use reload::{Message, Swap};
 use signals::Signal;
 use writer::Writer;
@@ -53,13 +56,16 @@ pub fn run(args: &DaemonArgs, paths: Paths) -> Result<()> {
     let result = runtime.block_on(async {
         let (signals, told_to_end) = signals::listen()?;
         let (stuck, is_stuck) = watch::channel(false);
+        let manager = Manager::of_environment();
         let work = async {
             let (daemon, inlets) = begin::begin(args, paths, signals, stuck).await?;
-            daemon.serve(inlets).await
+            manager.ready();
+            tokio::spawn(manager.clone().keep_alive(daemon.writer.pulse()));
+            daemon.serve(inlets, &manager).await
         };
         tokio::select! {
             result = work => result,
-            () = told_to_end_while_stuck(told_to_end, is_stuck) => Ok(()),
+            () = told_to_end_while_stuck(told_to_end, is_stuck, &manager) => Ok(()),
         }
     });
     // What is blocked in a system call does not keep the daemon from ending.
@@ -69,8 +75,13 @@ pub fn run(args: &DaemonArgs, paths: Paths) -> Result<()> {
 
 /// Waits until somebody has told the daemon to end and the journal can't be written, so that the loop, which waits for it,
 /// can't do so by itself.
-async fn told_to_end_while_stuck(mut told_to_end: watch::Receiver<bool>, mut is_stuck: watch::Receiver<bool>) {
+async fn told_to_end_while_stuck(
+    mut told_to_end: watch::Receiver<bool>,
+    mut is_stuck: watch::Receiver<bool>,
+    manager: &Manager,
+) {
     if told_to_end.wait_for(|told| *told).await.is_ok() && is_stuck.wait_for(|stuck| *stuck).await.is_ok() {
+        manager.stopping();
         warn!(
             "the daemon ends without its last records: what is not committed was not acted on, the next one decides it again"
         );
@@ -120,7 +131,7 @@ enum Ending {
 
 impl Daemon {
     /// The loop.
-    async fn serve(mut self, mut inlets: Inlets) -> Result<()> {
+    async fn serve(mut self, mut inlets: Inlets, manager: &Manager) -> Result<()> {
         let ending = loop {
             self.alarm.set(self.scheduler.next_wakeup())?;
             let incoming = tokio::select! {
@@ -147,12 +158,13 @@ impl Daemon {
                 }
                 Incoming::Act(act) => self.act(act).await?,
                 Incoming::Swap(swap) => self.swap(swap).await?,
-                Incoming::Signal(Signal::Reload) => self.ask_for_reload(oneshot::channel().0),
+                Incoming::Signal(Signal::Reload) => self.reload_by_signal(manager.clone()),
                 Incoming::Signal(Signal::End) if self.stop_runs => break Ending::StopRuns,
                 Incoming::Signal(Signal::End) => break Ending::LeaveRuns,
                 Incoming::Signal(Signal::Interrupt) => break self.interrupted(&mut inlets.signals).await,
             }
         };
+        manager.stopping();
         if ending == Ending::StopRuns {
             self.stop_all(&mut inlets).await?;
         }
@@ -250,6 +262,19 @@ impl Daemon {
             history.append(&mut self.reader.chain(chain)?);
         }
         Ok(history)
+    }
+
+    /// SIGHUP: whoever sent it is told by the service manager when it is done.
+    fn reload_by_signal(&self, manager: Manager) {
+        manager.reloading();
+        let (done, decided) = oneshot::channel();
+        self.ask_for_reload(done);
+        tokio::spawn(async move {
+            // An error: the daemon ends, and says so itself.
+            if decided.await.is_ok() {
+                manager.ready();
+            }
+        });
     }
 
     fn ask_for_reload(&self, done: oneshot::Sender<Reloaded>) {
