@@ -3,8 +3,10 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod backup;
 mod chains;
 mod commands;
-
 mod lifecycle;
+mod manager;
 mod reload;
+mod shutdown;
