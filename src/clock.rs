@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use rustix::io::Errno;
 use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
+    timerfd_settime,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -30,6 +31,12 @@ pub fn now() -> Instant {
 /// The clock that only goes forward.
 pub fn monotonic() -> Monotonic {
     Monotonic::now()
+}
+
+/// What `CLOCK_MONOTONIC` shows, in microseconds: a service manager compares its own with it.
+pub fn monotonic_us() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1000
 }
 
 /// The name of this boot of the host.

@@ -36,7 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("daemon", &DAEMON_MAY_USE),
 ];
 
-const CLI_MAY_USE: [&str; 16] = [
+const CLI_MAY_USE: [&str; 17] = [
     "model",
     "load",
     "store",
@@ -49,6 +49,7 @@ const CLI_MAY_USE: [&str; 16] = [
     "checkup",
     // Asked why a run waits, so that its rules are written once.
     "scheduler::Scheduler",
+    "journal::backup",
     // How a journal that can't be opened becomes an exit code and a hint.
     "journal::OpenError",
     "api::client",

@@ -288,7 +288,7 @@ fn starts(world: &World) -> Result<Vec<f64>> {
 }
 
 /// Puts runs that ended long ago into a journal.
-fn fill_history(journal: &Connection) -> Result<()> {
+pub(crate) fn fill_history(journal: &Connection) -> Result<()> {
     let sql = "WITH RECURSIVE past (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM past WHERE n < ?1)
         INSERT INTO run (batch, number, chain, trigger, attempt, due_at, queued_at, pass, follow, state, outcome,
             ended_at, exit_code, stdout_bytes, stdout_dropped_bytes, stderr_bytes, stderr_dropped_bytes, cpu_user_ms,
@@ -340,6 +340,6 @@ fn ratio_of(values: &[f64], raw: &[f64]) -> f64 {
     median(&ratios)
 }
 
-fn milliseconds(seconds: f64) -> String {
+pub(crate) fn milliseconds(seconds: f64) -> String {
     format!("{:.1} ms", seconds * 1e3)
 }

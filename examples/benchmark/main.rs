@@ -4,6 +4,7 @@
 //! figure means, and what this machine gave, stands in `docs/benchmark.md`. Every repetition has a fresh folder, and nothing
 //! is deleted: file systems avoid inodes that were freed a moment ago, and that alone makes the same work several times slower.
 
+mod disturbed;
 mod figures;
 mod measure;
 mod raw;
@@ -39,7 +40,7 @@ struct Line {
 /// A figure: its name on the command line, and how it is measured.
 type Figure = (&'static str, fn() -> Result<Vec<Line>>);
 
-const FIGURES: [Figure; 10] = [
+const FIGURES: [Figure; 12] = [
     ("throughput", figures::throughput),
     ("hop", figures::hop),
     ("lateness", figures::lateness),
@@ -49,6 +50,8 @@ const FIGURES: [Figure; 10] = [
     ("edit", figures::edit),
     ("start", figures::start),
     ("output", figures::output),
+    ("stop", disturbed::stop),
+    ("backup", disturbed::backup),
     ("year", year::year),
 ];
 

@@ -94,6 +94,19 @@ impl World {
         Ok(())
     }
 
+    /// Starts a verb of the command line.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Result<Child> {
+        Ok(self.command(arguments)?.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?)
+    }
+
+    /// Waits until a file has so many lines.
+    pub(crate) fn wait_for_lines(&self, name: &str, count: usize) -> Result<()> {
+        let path = self.root.join(name);
+        wait_until("scripts have said that they are up", || {
+            Ok(fs::read_to_string(&path).is_ok_and(|text| text.lines().count() >= count))
+        })
+    }
+
     fn command(&self, arguments: &[&str]) -> Result<Command> {
         let own = std::env::current_exe()?;
         let program = own.ancestors().nth(2).context("no folder above")?.join("batchd");

@@ -5,6 +5,7 @@
 
 mod disk;
 pub mod rebuild;
+pub mod restore;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

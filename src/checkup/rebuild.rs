@@ -22,14 +22,17 @@ use crate::rundir::RunDir;
 use crate::rundir::records::{Ending, ExitRecord, RunRecord};
 
 /// So many rows are committed together: a commit costs an fsync, and a row a few hundred bytes of memory.
-const ROWS_AT_ONCE: usize = 1000;
+pub(super) const ROWS_AT_ONCE: usize = 1000;
 
 /// So many numbers are left out behind the last one that is known: those of runs that never ran have left no trace, and no
 /// number may come back.
-const NUMBERS_LEFT_OUT: u64 = 1000;
+pub(super) const NUMBERS_LEFT_OUT: u64 = 1000;
 
 /// The boot in rows that were rebuilt: nobody knows which it was, and it is not this one.
-const BOOT_UNKNOWN: &str = "unknown: from the run folder";
+pub(super) const BOOT_UNKNOWN: &str = "unknown: from the run folder";
+
+/// What became of the journal, in the reasons of rows that come from folders.
+const LOST: &str = "the journal was lost";
 
 /// What came of it.
 #[derive(Debug)]
@@ -55,11 +58,11 @@ impl fmt::Display for Rebuilt {
 
 /// What the folders say together.
 #[derive(Default)]
-struct Known {
+pub(super) struct Known {
     /// How many folders carry the name of each journal.
     journals: BTreeMap<String, u64>,
     /// The greatest number of each batch that is named anywhere.
-    numbers: BTreeMap<BatchName, u64>,
+    pub(super) numbers: BTreeMap<BatchName, u64>,
 }
 
 /// Writes a new journal at `file`. Refuses while a daemon or a run lives, and if anything is at `file`.
@@ -98,7 +101,7 @@ pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt
             return Ok(());
         }
         position += 1;
-        let Some(run) = row_of(places.runs, name, &id, position)? else {
+        let Some(run) = row_of(places.runs, name, &id, position, LOST)? else {
             rebuilt.foreign += 1;
             return Ok(());
         };
@@ -164,7 +167,7 @@ fn as_kept(run: Run, runs: &Path, journal: &JournalId, now: Instant) -> Option<R
 }
 
 /// Looks at all folders once: which journal, which numbers, and whether a run lives.
-fn survey(runs: &Path) -> Result<Known> {
+pub(super) fn survey(runs: &Path) -> Result<Known> {
     let mut known = Known::default();
     disk::names(runs, |name| {
         let Ok(id) = name.parse::<RunId>() else { return Ok(()) };
@@ -190,14 +193,14 @@ impl Known {
 }
 
 /// The row of a folder; none if it is of another journal, or nobody can tell.
-fn row_of(runs: &Path, name: &str, journal: &JournalId, position: u64) -> Result<Option<Run>> {
+pub(super) fn row_of(runs: &Path, name: &str, journal: &JournalId, position: u64, why: &str) -> Result<Option<Run>> {
     let Ok(id) = name.parse::<RunId>() else { return Ok(None) };
     let path = runs.join(name);
     let Some(record) = RunDir::run_record(&path, &id).filter(|record| record.token.journal == *journal) else {
         return Ok(None);
     };
     let folder = RunDir::open(&path).with_context(|| format!("can't open runs/{name}"))?;
-    let (started_at, end) = end_of(&folder, &record.token);
+    let (started_at, end) = end_of(&folder, &record.token, why);
     Ok(Some(run(record, position, started_at, end)))
 }
 
@@ -232,17 +235,17 @@ fn run(record: RunRecord, position: u64, started_at: Option<Instant>, end: End) 
     }
 }
 
-/// How a run ended, and when its script was let go.
-fn end_of(folder: &RunDir, token: &Token) -> (Option<Instant>, End) {
+/// How a run ended, and when its script was let go. `why` says what became of the journal that knew more.
+pub(super) fn end_of(folder: &RunDir, token: &Token, why: &str) -> (Option<Instant>, End) {
     let not = |outcome, at, reason: String| (None, End { outcome, reason: Some(reason), at, exit: None });
     let record = match folder.read::<ExitRecord>(token) {
         Ok(Some(record)) => record,
         Ok(None) => {
-            let reason = "the journal was lost, and no exit.json says how it ended".to_owned();
+            let reason = format!("{why}, and no exit.json says how it ended");
             return not(Outcome::Lost, token.queued_at, reason);
         }
         Err(damage) => {
-            return not(Outcome::Lost, token.queued_at, format!("the journal was lost, and {damage}"));
+            return not(Outcome::Lost, token.queued_at, format!("{why}, and {damage}"));
         }
     };
     let at = record.ended_at;
@@ -254,10 +257,10 @@ fn end_of(folder: &RunDir, token: &Token) -> (Option<Instant>, End) {
     };
     let (outcome, reason) = match cause {
         ExitCause::Itself if success => (Outcome::Succeeded, None),
-        ExitCause::Itself => (Outcome::Failed, Some("its exit status; the journal that said more was lost")),
-        ExitCause::Timeout => (Outcome::TimedOut, Some("it ran longer than its timeout")),
-        ExitCause::Stop => (Outcome::Cancelled, Some("stopped; the journal that said by whom was lost")),
+        ExitCause::Itself => (Outcome::Failed, Some(format!("its exit status; {why}"))),
+        ExitCause::Timeout => (Outcome::TimedOut, Some("it ran longer than its timeout".to_owned())),
+        ExitCause::Stop => (Outcome::Cancelled, Some(format!("stopped, nobody knows by whom: {why}"))),
     };
-    let end = End { outcome, reason: reason.map(str::to_owned), at, exit: Some(exit) };
+    let end = End { outcome, reason, at, exit: Some(exit) };
     (Some(record.started_at.unwrap_or(at)), end)
 }

@@ -5,7 +5,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    check, daemon, disable, doctor, enable, exit, graph, list, logs, next, path, reload, rerun, runs, show, start, stop,
+    backup, check, daemon, disable, doctor, enable, exit, graph, list, logs, next, path, reload, rerun, restore, runs,
+    show, start, stop,
 };
 use crate::model::id::{BatchName, IdError, RunId};
 use crate::paths::PathFlags;
@@ -35,7 +36,7 @@ Examples:
   batchd start report --wait    run a batch now, and exit as it does
   batchd logs -f report         follow its latest run
 
-Reading verbs (check, list, next, graph, runs, show, logs, path, doctor) need no daemon.
+Reading verbs (check, list, next, graph, runs, show, logs, path, doctor, backup) need no daemon.
 `batchd help exit-codes` says what the exit codes mean.";
 
 /// What can be asked for.
@@ -61,6 +62,8 @@ pub enum Verb {
     Enable(enable::EnableArgs),
     Disable(disable::DisableArgs),
     Doctor(doctor::DoctorArgs),
+    Backup(backup::BackupArgs),
+    Restore(restore::RestoreArgs),
     /// What the exit codes mean
     #[command(long_about = exit::HELP)]
     ExitCodes,

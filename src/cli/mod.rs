@@ -4,6 +4,7 @@
 //! Nothing in here reads a clock or decides anything about a run.
 
 mod args;
+mod backup;
 mod check;
 mod daemon;
 mod disable;
@@ -22,6 +23,7 @@ mod operate;
 mod path;
 mod reload;
 mod rerun;
+mod restore;
 mod runs;
 mod screen;
 mod show;
@@ -81,6 +83,8 @@ pub fn run(cli: Cli, now: Instant, daemon: impl FnOnce(DaemonArgs, Paths) -> Res
         Verb::Enable(args) => enable::run(&args, context),
         Verb::Disable(args) => disable::run(&args, context),
         Verb::Doctor(args) => doctor::run(&args, context),
+        Verb::Backup(args) => backup::run(&args, context),
+        Verb::Restore(args) => restore::run(&args, context),
         Verb::ExitCodes => writeln!(context.screen, "{}", exit::HELP).map(|()| Exit::Success).map_err(Into::into),
         Verb::Daemon(_) => unreachable!("main starts the daemon"),
     }?;

@@ -18,7 +18,8 @@ use crate::store::definitions;
 
 /// What to do about both.
 const REMEDY: &str = "nothing starts over that, since what has run could run again: put the newest `journal.db` there, with \
-    its `-wal` file, or write a new one from the run folders with `batchd doctor --rebuild` (docs/operating.md says how)";
+    its `-wal` file, or a backup with `batchd restore FILE`, or write a new one from the run folders with \
+    `batchd doctor --rebuild FILE` (docs/operating.md says how)";
 
 /// Refuses to begin a new journal where there was one.
 pub(super) fn refuse_without_journal(paths: &Paths) -> Result<()> {

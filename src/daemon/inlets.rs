@@ -29,12 +29,22 @@ pub(super) enum Incoming {
 
 impl Inlets {
     /// The next of whatever comes. An error names the part of the daemon that has died.
+    ///
+    /// A signal goes before all else that has come: when the host goes down, runs end with it, and what is to follow them
+    /// has to wait for the next boot.
     pub(super) async fn next(&mut self) -> Result<Incoming> {
+        let Self { reports, acts, swaps, signals } = self;
+        let others = async {
+            tokio::select! {
+                report = reports.recv() => alive(report, "the supervisor").map(|(run, report)| Incoming::Report(run, report)),
+                act = acts.recv() => alive(act, "the server of the socket").map(Incoming::Act),
+                swap = swaps.recv() => alive(swap, "the thread for reloads").map(Incoming::Swap),
+            }
+        };
         tokio::select! {
-            report = self.reports.recv() => alive(report, "the supervisor").map(|(run, report)| Incoming::Report(run, report)),
-            act = self.acts.recv() => alive(act, "the server of the socket").map(Incoming::Act),
-            swap = self.swaps.recv() => alive(swap, "the thread for reloads").map(Incoming::Swap),
-            signal = self.signals.recv() => alive(signal, "the thread for signals").map(Incoming::Signal),
+            biased;
+            signal = signals.recv() => alive(signal, "the thread for signals").map(Incoming::Signal),
+            other = others => other,
         }
     }
 
@@ -84,5 +94,23 @@ mod tests {
         check("the server of the socket", |ends| ends.1 = None);
         check("the thread for reloads", |ends| ends.2 = None);
         check("the thread for signals", |ends| ends.3 = None);
+    }
+
+    /// Whatever else has come, and however much of it.
+    #[test]
+    fn a_signal_goes_first() {
+        let (reports_end, reports) = mpsc::unbounded_channel();
+        let (_acts_end, acts) = mpsc::channel(1);
+        let (_swaps_end, swaps) = mpsc::unbounded_channel();
+        let (signals_end, signals) = mpsc::unbounded_channel();
+        let mut inlets = Inlets { reports, acts, swaps, signals };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for _ in 0..100 {
+            let reason = "no room".to_owned();
+            reports_end.send(("report.1".parse().unwrap(), Report::Waiting { reason })).unwrap();
+            signals_end.send(Signal::End).unwrap();
+            let first = runtime.block_on(inlets.next()).unwrap();
+            assert!(matches!(first, Incoming::Signal(Signal::End)), "{first:?}");
+        }
     }
 }

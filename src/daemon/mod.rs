@@ -7,6 +7,7 @@ mod ahead;
 mod begin;
 mod effects;
 mod inlets;
+mod manager;
 mod reload;
 mod reserve;
 mod signals;
@@ -37,6 +38,7 @@ use crate::supervisor::Local;
 use crate::zones::Zones;
 use effects::Definitions;
 use inlets::{Incoming, Inlets};
+use manager::Manager;
 use reload::{Message, Swap};
 use signals::Signal;
 use writer::{Uncommitted, Writer};
@@ -55,9 +57,15 @@ pub fn run(args: &DaemonArgs, paths: Paths) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let (signals, told_to_end) = signals::listen()?;
+        let manager = Manager::of_environment();
         match begin::begin(args, paths, signals, told_to_end).await {
-            Ok((daemon, inlets)) => daemon.serve(inlets).await,
+            Ok((daemon, inlets)) => {
+                manager.ready();
+                tokio::spawn(manager.clone().keep_alive(daemon.writer.pulse()));
+                daemon.serve(inlets, &manager).await
+            }
             Err(error) if error.is::<Uncommitted>() => {
+                manager.stopping();
                 warn!("{error}");
                 Ok(())
             }
@@ -109,9 +117,10 @@ enum Ending {
 
 impl Daemon {
     /// Works until it is told to end.
-    async fn serve(mut self, mut inlets: Inlets) -> Result<()> {
-        match self.work(&mut inlets).await {
+    async fn serve(mut self, mut inlets: Inlets, manager: &Manager) -> Result<()> {
+        match self.work(&mut inlets, manager).await {
             Err(error) if error.is::<Uncommitted>() => {
+                manager.stopping();
                 warn!("{error}");
                 if self.stop_runs { self.stop_unrecorded(&mut inlets).await } else { Ok(()) }
             }
@@ -120,7 +129,7 @@ impl Daemon {
     }
 
     /// The loop.
-    async fn work(&mut self, inlets: &mut Inlets) -> Result<()> {
+    async fn work(&mut self, inlets: &mut Inlets, manager: &Manager) -> Result<()> {
         let ending = loop {
             self.alarm.set(self.scheduler.next_wakeup())?;
             let incoming = tokio::select! {
@@ -147,12 +156,13 @@ impl Daemon {
                 }
                 Incoming::Act(act) => self.act(act).await?,
                 Incoming::Swap(swap) => self.swap(swap).await?,
-                Incoming::Signal(Signal::Reload) => self.ask_for_reload(oneshot::channel().0),
+                Incoming::Signal(Signal::Reload) => self.reload_by_signal(manager.clone()),
                 Incoming::Signal(Signal::End) if self.stop_runs => break Ending::StopRuns,
                 Incoming::Signal(Signal::End) => break Ending::LeaveRuns,
                 Incoming::Signal(Signal::Interrupt) => break self.interrupted(&mut inlets.signals).await,
             }
         };
+        manager.stopping();
         if ending == Ending::StopRuns {
             self.stop_all(inlets).await?;
         }
@@ -228,6 +238,19 @@ impl Daemon {
             history.append(&mut self.reader.chain(chain)?);
         }
         Ok(history)
+    }
+
+    /// SIGHUP: whoever sent it is told by the service manager when it is done.
+    fn reload_by_signal(&self, manager: Manager) {
+        manager.reloading();
+        let (done, decided) = oneshot::channel();
+        self.ask_for_reload(done);
+        tokio::spawn(async move {
+            // An error: the daemon ends, and says so itself.
+            if decided.await.is_ok() {
+                manager.ready();
+            }
+        });
     }
 
     fn ask_for_reload(&self, done: oneshot::Sender<Reloaded>) {

@@ -1,5 +1,7 @@
 //! The journal's one writer: a thread, so that sockets and pipes are served while the disk is waited for.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -17,8 +19,13 @@ use crate::model::record::Record;
 /// tells when there is room. Short enough that a start is not late for long, long enough to cost nothing.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Records, and who waits until they are committed.
-type Commit = (Vec<Record>, oneshot::Sender<Result<(), CommitError>>);
+/// What the thread is asked.
+enum Ask {
+    /// To commit records, and who waits until they are committed.
+    Commit(Vec<Record>, oneshot::Sender<Result<(), CommitError>>),
+    /// Whether the journal answers.
+    Pulse,
+}
 
 /// Why nothing may start now, for the want of room for the journal; none: it may.
 pub(super) type Shortage = watch::Sender<Option<String>>;
@@ -30,11 +37,32 @@ pub(super) type Shortage = watch::Sender<Option<String>>;
 )]
 pub(super) struct Uncommitted;
 
-/// The way to the writer. Dropped, it ends the thread when all that was sent is committed.
+/// The way to the writer. Dropped with each [`Pulse`], it ends the thread when all that was sent is committed.
 pub(super) struct Writer {
-    commits: mpsc::Sender<Commit>,
+    asks: mpsc::Sender<Ask>,
+    answers: Arc<AtomicU64>,
     is_stuck: watch::Receiver<bool>,
     told_to_end: watch::Receiver<bool>,
+}
+
+/// Whether the writer lives: for a watchdog.
+pub(super) struct Pulse {
+    asks: mpsc::Sender<Ask>,
+    answers: Arc<AtomicU64>,
+}
+
+impl Pulse {
+    /// How often the journal has answered, whatever it said: a disk that is full is no reason to end a daemon that waits
+    /// for room, and one that does not answer is.
+    pub(super) fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// Has it answer once more. That writes nothing to the disk.
+    pub(super) fn ask(&self) {
+        // The thread has ended: the loop says so.
+        let _ = self.asks.send(Ask::Pulse);
+    }
 }
 
 impl Writer {
@@ -45,18 +73,19 @@ impl Writer {
         shortage: Shortage,
         told_to_end: watch::Receiver<bool>,
     ) -> Result<Self> {
-        let (commits, receiver) = mpsc::channel::<Commit>();
+        let (asks, receiver) = mpsc::channel::<Ask>();
+        let answers = Arc::new(AtomicU64::new(0));
         let (stuck, is_stuck) = watch::channel(false);
-        let mut pen = Pen { journal, reserve, shortage, stuck, mend_at: clock::monotonic() };
+        let mut pen = Pen { journal, reserve, shortage, stuck, mend_at: clock::monotonic(), answers: answers.clone() };
         let serve = move || pen.serve(&receiver);
         thread::Builder::new().name("journal".to_owned()).spawn(serve).context("can't start the journal's thread")?;
-        Ok(Self { commits, is_stuck, told_to_end })
+        Ok(Self { asks, answers, is_stuck, told_to_end })
     }
 
     /// Commits these records in one transaction; an error means that the daemon has to end.
     pub(super) async fn commit(&self, records: Vec<Record>) -> Result<()> {
         let (done, committed) = oneshot::channel();
-        if self.commits.send((records, done)).is_err() {
+        if self.asks.send(Ask::Commit(records, done)).is_err() {
             bail!("the journal's thread has ended");
         }
         tokio::select! {
@@ -65,6 +94,11 @@ impl Writer {
             }
             () = self.given_up() => Err(Uncommitted.into()),
         }
+    }
+
+    /// For a watchdog.
+    pub(super) fn pulse(&self) -> Pulse {
+        Pulse { asks: self.asks.clone(), answers: self.answers.clone() }
     }
 
     /// Waits until somebody has told the daemon to end and the journal can't be written: then nobody waits for it.
@@ -87,19 +121,25 @@ struct Pen {
     stuck: watch::Sender<bool>,
     /// When the reserve is tried again, if it was given up.
     mend_at: Monotonic,
+    /// How often the journal has answered.
+    answers: Arc<AtomicU64>,
 }
 
 impl Pen {
     /// Serves until nobody can send records any more.
-    fn serve(&mut self, commits: &mpsc::Receiver<Commit>) {
+    fn serve(&mut self, asks: &mpsc::Receiver<Ask>) {
         loop {
             let received = if self.is_short() {
-                commits.recv_timeout(self.mend_at.saturating_duration_since(clock::monotonic()))
+                asks.recv_timeout(self.mend_at.saturating_duration_since(clock::monotonic()))
             } else {
-                commits.recv().map_err(Into::into)
+                asks.recv().map_err(Into::into)
             };
             match received {
-                Ok((records, done)) => {
+                Ok(Ask::Pulse) => {
+                    self.journal.pulse();
+                    self.answers.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(Ask::Commit(records, done)) => {
                     let result = self.write(&records);
                     // The daemon is ending if it does not listen; what was sent is committed all the same.
                     let _ = done.send(result);
@@ -114,7 +154,9 @@ impl Pen {
     fn write(&mut self, records: &[Record]) -> Result<(), CommitError> {
         let mut told = false;
         loop {
-            let problem = match self.journal.commit(records) {
+            let committed = self.journal.commit(records);
+            self.answers.fetch_add(1, Ordering::Relaxed);
+            let problem = match committed {
                 Err(problem @ (CommitError::Full(_) | CommitError::Retry(_))) => problem,
                 result => {
                     if told {

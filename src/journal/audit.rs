@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Result, Row as SqlRow};
 
+use super::backup::PROVEN_FROM;
 use super::error::{OpenError, QueryError};
 use super::query::Reader;
 use super::row::{COLUMNS, from_json, run_from_row};
@@ -22,14 +23,19 @@ use crate::model::settings::Limits;
 /// A journal from one moment, open for reading only.
 pub struct Audit {
     reader: Reader,
+    /// The transactions before this one say nothing: the journal was restored from a backup.
+    proven_from: u64,
 }
 
 impl Audit {
     /// Opens the journal at `path`, and holds on to this moment of it.
     pub fn open(path: &Path) -> std::result::Result<Self, OpenError> {
         let reader = Reader::open(path)?;
-        reader.connection().execute_batch("BEGIN").map_err(|error| OpenError::of(path, &error))?;
-        Ok(Self { reader })
+        let error = |error| OpenError::of(path, &error);
+        reader.connection().execute_batch("BEGIN").map_err(error)?;
+        let sql = "SELECT coalesce((SELECT value FROM meta WHERE key = ?), 0)";
+        let proven_from = reader.connection().query_row(sql, [PROVEN_FROM], |row| row.get(0)).map_err(error)?;
+        Ok(Self { reader, proven_from })
     }
 
     /// What SQLite's own checks say, and which guards are missing.
@@ -92,13 +98,13 @@ impl Audit {
     /// Every row of a run, by batch and number.
     pub fn rows(&self, each: impl FnMut(Row)) -> std::result::Result<(), QueryError> {
         let sql = format!("SELECT {}, made_in, started_in, written_in FROM run ORDER BY batch, number", *COLUMNS);
-        self.each(&sql, row, each)
+        self.each(&sql, |row| self.row_of(row), each)
     }
 
     /// Every row of a run, those of a chain together and in the order in which they were made.
     pub fn rows_by_chain(&self, each: impl FnMut(Row)) -> std::result::Result<(), QueryError> {
         let sql = format!("SELECT {}, made_in, started_in, written_in FROM run ORDER BY chain, seq", *COLUMNS);
-        self.each(&sql, row, each)
+        self.each(&sql, |row| self.row_of(row), each)
     }
 
     /// The rows that stand for what the schedule of a batch has yielded, by `due_at`.
@@ -123,7 +129,7 @@ impl Audit {
     }
 
     /// Every start and every end, in the order of their transactions, ends first.
-    pub fn steps(&self, each: impl FnMut(Step)) -> std::result::Result<(), QueryError> {
+    pub fn steps(&self, mut each: impl FnMut(Step)) -> std::result::Result<(), QueryError> {
         let sql = "SELECT started_in AS at, 0 AS ends, batch, number, pool FROM run \
             WHERE started_in IS NOT NULL AND (state <> 'ended' OR started_in < written_in) \
             UNION ALL SELECT written_in, 1, batch, number, pool FROM run \
@@ -133,7 +139,11 @@ impl Audit {
             let run = RunId { batch: row.get(2)?, number: row.get(3)? };
             Ok(Step { transaction: row.get(0)?, ends: row.get(1)?, run, pool: row.get(4)? })
         };
-        self.each(sql, step, each)
+        self.each(sql, step, |step: Step| {
+            if step.transaction >= self.proven_from {
+                each(step)
+            }
+        })
     }
 
     /// The row of this run.
@@ -143,7 +153,10 @@ impl Audit {
         let sql =
             format!("SELECT {}, made_in, started_in, written_in FROM run WHERE batch = ? AND number = ?", *COLUMNS);
         self.ask(|connection| {
-            connection.prepare_cached(&sql)?.query_row(rusqlite::params![id.batch, number], row).optional()
+            connection
+                .prepare_cached(&sql)?
+                .query_row(rusqlite::params![id.batch, number], |row| self.row_of(row))
+                .optional()
         })
     }
 
@@ -153,6 +166,20 @@ impl Audit {
         let sql = "SELECT state = 'ended' FROM run WHERE batch = ? AND number = ?";
         let mut statement = self.reader.connection().prepare_cached(sql).ok()?;
         statement.query_row(rusqlite::params![id.batch, number], |row| row.get(0)).optional().ok()?
+    }
+
+    fn row_of(&self, row: &SqlRow<'_>) -> Result<Row> {
+        let run = run_from_row(row)?;
+        let proven = |column: &str| -> Result<Option<u64>> {
+            let transaction: Option<u64> = row.get(column)?;
+            Ok(transaction.filter(|transaction| *transaction >= self.proven_from))
+        };
+        Ok(Row {
+            run,
+            made_in: proven("made_in")?,
+            started_in: proven("started_in")?,
+            written_in: proven("written_in")?,
+        })
     }
 
     fn each<T>(
@@ -174,16 +201,6 @@ impl Audit {
     fn ask<T>(&self, question: impl FnOnce(&Connection) -> Result<T>) -> std::result::Result<T, QueryError> {
         question(self.reader.connection()).map_err(|error| QueryError::new(self.reader.path(), error))
     }
-}
-
-fn row(row: &SqlRow<'_>) -> Result<Row> {
-    let run = run_from_row(row)?;
-    Ok(Row {
-        run,
-        made_in: row.get("made_in")?,
-        started_in: row.get("started_in")?,
-        written_in: row.get("written_in")?,
-    })
 }
 
 fn occurrence(row: &SqlRow<'_>) -> Result<Occurrence> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rusqlite::{ErrorCode, ffi};
 
 use crate::model::id::RunId;
+use crate::model::time::Instant;
 
 /// Why a journal can't be opened. Each says what is wrong, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,16 @@ pub enum OpenError {
         /// The one that this batchd reads.
         known: u32,
     },
+    /// It is a copy from an earlier moment.
+    #[error(
+        "{path} is a backup, made at {at}: a daemon that began with it would do again what has been done since; move it elsewhere, and put it in force with `batchd restore FILE`"
+    )]
+    Backup {
+        /// The file.
+        path: PathBuf,
+        /// When it was made.
+        at: Instant,
+    },
     /// It is something else.
     #[error("{path} is not a journal of batchd ({what}): move it away, or say with `--state` where the journal is")]
     NotAJournal {
@@ -61,7 +72,7 @@ pub enum OpenError {
     },
     /// It is a journal, but what is in it can't be right.
     #[error(
-        "{path} is damaged ({what}): restore it, with its `-wal` file, from a backup, or write a new one from the run folders with `batchd doctor --rebuild` (docs/operating.md says how)"
+        "{path} is damaged ({what}): put a backup in force with `batchd restore FILE`, or write a new one from the run folders with `batchd doctor --rebuild FILE` (docs/operating.md says how)"
     )]
     Damaged {
         /// The file.

@@ -6,6 +6,7 @@
 //! is the daemon's care (`daemon.lock`); a second one would only find the journal busy.
 
 pub mod audit;
+pub mod backup;
 mod error;
 mod migrate;
 mod open;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::backup::backed_up_at;
 use super::error::OpenError;
 use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
 use super::write::{file_at, system_error};
@@ -66,6 +67,9 @@ impl Journal {
             return Err(OpenError::Newer { path: path.to_owned(), found, known: VERSION });
         }
         let failed = |error| OpenError::of_system(path, &error, system_error(&connection));
+        if let Some(at) = backed_up_at(&connection).map_err(failed)? {
+            return Err(OpenError::Backup { path: path.to_owned(), at });
+        }
         set_up(&connection).map_err(failed)?;
         migrate::migrate(&connection, path, MIGRATIONS)?;
         let (id, queue_position_next) = read_meta(&connection).map_err(failed)?;
@@ -150,11 +154,11 @@ fn network_file_system(magic: u32) -> Option<&'static str> {
 }
 
 /// The folder that a file lies in.
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn exists(path: &Path) -> Result<bool, OpenError> {
+pub(super) fn exists(path: &Path) -> Result<bool, OpenError> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),

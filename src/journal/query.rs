@@ -37,6 +37,8 @@ const DECIDED_AFTER: &str = "SELECT name, due_at, coalesce(range_from, due_at) F
 pub struct Reader {
     connection: Connection,
     path: PathBuf,
+    /// It is read without any locks: see [`Reader::open`].
+    immutable: bool,
 }
 
 /// Which runs are asked for; what is none lets everything through.
@@ -108,8 +110,8 @@ impl Reader {
         if !path.try_exists().map_err(|error| OpenError::io(path, "look for it", &error))? {
             return Err(OpenError::Absent { path: path.to_owned() });
         }
-        let connection = match open_as(path, "mode=ro") {
-            Ok(connection) => connection,
+        let (connection, immutable) = match open_as(path, "mode=ro") {
+            Ok(connection) => (connection, false),
             // Which of the two it is depends on what SQLite may not do first: make a file beside the journal, or write in it.
             Err(error) if matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)) => {
                 if let Some(path) =
@@ -120,7 +122,7 @@ impl Reader {
                 if beside(path, "-wal").exists() {
                     return Err(OpenError::NeedsRecovery { path: path.to_owned() });
                 }
-                open_as(path, "mode=ro&immutable=1").map_err(|error| OpenError::of(path, &error))?
+                (open_as(path, "mode=ro&immutable=1").map_err(|error| OpenError::of(path, &error))?, true)
             }
             Err(error) => return Err(OpenError::of(path, &error)),
         };
@@ -129,7 +131,7 @@ impl Reader {
         match found.cmp(&VERSION) {
             std::cmp::Ordering::Less => Err(OpenError::Older { path, found, known: VERSION }),
             std::cmp::Ordering::Greater => Err(OpenError::Newer { path, found, known: VERSION }),
-            std::cmp::Ordering::Equal => Ok(Self { connection, path }),
+            std::cmp::Ordering::Equal => Ok(Self { connection, path, immutable }),
         }
     }
 
@@ -209,6 +211,11 @@ impl Reader {
         self.ask(|connection| upstream_end(connection, run))
     }
 
+    /// Whether a daemon that starts now would not be noticed.
+    pub(super) fn is_immutable(&self) -> bool {
+        self.immutable
+    }
+
     /// For one who checks the whole of it.
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
@@ -232,7 +239,7 @@ fn is_forbidden(path: &Path) -> bool {
 }
 
 /// Opens `path` with these parameters of SQLite's URI, and reads from it: only then SQLite looks at the file.
-fn open_as(path: &Path, parameters: &str) -> Result<Connection> {
+pub(super) fn open_as(path: &Path, parameters: &str) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(uri(path, parameters), flags)?;
     set_up_any(&connection)?;

@@ -77,10 +77,14 @@ impl RunDir {
         records::read(self.folder.as_fd(), token)
     }
 
-    /// `run.json` of the folder `path`, whose token is not known but by itself; none if it is not there, or not this run's.
+    /// `run.json` of the folder `path`; see [`Self::told_of`].
     pub fn run_record(path: &Path, run: &RunId) -> Option<RunRecord> {
-        let folder = Self::open(path).ok()?;
-        records::read_any(folder.as_fd()).filter(|record: &RunRecord| record.token.run == *run)
+        Self::open(path).ok()?.told_of(run)
+    }
+
+    /// `run.json`, if it says itself that it is of this run: for one who knows nothing but the folder's name.
+    pub fn told_of(&self, run: &RunId) -> Option<RunRecord> {
+        records::read_of(self.folder.as_fd(), run).ok().flatten()
     }
 
     /// Puts a record in place, whole, over an older one.
@@ -245,7 +249,9 @@ fn owner_by<R>(record: Result<Option<R>, Damage>) -> io::Result<Option<Owner>> {
     match record {
         Ok(record) => Ok(record.map(|_| Owner::Ours)),
         Err(Damage::Unreadable { error, .. }) => Err(error),
-        Err(Damage::Token { .. } | Damage::Content { .. } | Damage::Version { .. }) => Ok(Some(Owner::Foreign)),
+        // One that this program can't read is ours, too: its shim may live, and has to be waited for.
+        Err(Damage::Version { .. }) => Ok(Some(Owner::Ours)),
+        Err(Damage::Token { .. } | Damage::Content { .. }) => Ok(Some(Owner::Foreign)),
     }
 }
 

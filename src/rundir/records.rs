@@ -18,6 +18,10 @@ use crate::model::time::Instant;
 /// The version of the records that this program writes; a program also reads the version before its own.
 pub const VERSION: u32 = 1;
 
+/// The oldest version that is read: that of the release before, whose shims outlive an upgrade. There is none before the
+/// first.
+pub const VERSION_READ_MIN: u32 = if VERSION > 1 { VERSION - 1 } else { 1 };
+
 /// The most bytes of a record: what is longer was not written by batchd. (Thousands of names of variables fit.)
 pub const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -25,8 +29,6 @@ pub const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 pub trait Record: Serialize + DeserializeOwned {
     /// Its name.
     const FILE: &'static str;
-    /// Its version and its token.
-    fn head(&self) -> (u32, &Token);
 }
 
 /// `run.json`: what was run. It holds no value of a variable: they may be secrets.
@@ -165,8 +167,10 @@ pub enum Damage {
         /// What is wrong with it.
         what: String,
     },
-    /// Another program wrote it.
-    #[error("{file} is of version {version}; this batchd reads version {VERSION}")]
+    /// Another batchd wrote it: one that is newer, or older than the release before this one.
+    #[error(
+        "{file} was written by another batchd, in version {version}; this one reads {VERSION_READ_MIN} to {VERSION}"
+    )]
     Version {
         /// The file.
         file: &'static str,
@@ -185,10 +189,6 @@ macro_rules! records {
     ($($name:ident => $file:literal),* $(,)?) => {$(
         impl Record for $name {
             const FILE: &'static str = $file;
-
-            fn head(&self) -> (u32, &Token) {
-                (self.version, &self.token)
-            }
         }
     )*};
 }
@@ -205,18 +205,24 @@ pub(super) fn encode<R: Record>(record: &R) -> Vec<u8> {
 
 /// Reads a record below `folder`; `None` if it is not there.
 pub(super) fn read<R: Record>(folder: BorrowedFd<'_>, token: &Token) -> Result<Option<R>, Damage> {
-    content_of::<R>(folder)?.map(|bytes| decode(&bytes, token)).transpose()
+    match bytes::<R>(folder)? {
+        Some(bytes) => decode(&bytes, token).map(Some),
+        None => Ok(None),
+    }
 }
 
-/// Reads a record below `folder` with whatever token it has; none if it is not there, or not to be believed.
-pub(super) fn read_any<R: Record>(folder: BorrowedFd<'_>) -> Option<R> {
-    let bytes = content_of::<R>(folder).ok()??;
-    let token = serde_json::from_slice::<R>(&bytes).ok()?.head().1.clone();
-    decode(&bytes, &token).ok()
+/// Reads the record of a run whose token is not known but by the record itself.
+pub(super) fn read_of<R: Record>(folder: BorrowedFd<'_>, run: &RunId) -> Result<Option<R>, Damage> {
+    let Some(bytes) = bytes::<R>(folder)? else { return Ok(None) };
+    let head: Head = serde_json::from_slice(&bytes).map_err(|error| content::<R>(error.to_string()))?;
+    if head.token.run != *run {
+        return Err(Damage::Token { file: R::FILE });
+    }
+    decode(&bytes, &head.token).map(Some)
 }
 
-/// The bytes at the place of a record; `None` if there is nothing.
-fn content_of<R: Record>(folder: BorrowedFd<'_>) -> Result<Option<Vec<u8>>, Damage> {
+/// What is in the file of a record; `None` if it is not there.
+fn bytes<R: Record>(folder: BorrowedFd<'_>) -> Result<Option<Vec<u8>>, Damage> {
     // Not blocking: somebody may have put a FIFO there.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(folder, R::FILE, flags, Mode::empty()) {
@@ -242,13 +248,23 @@ fn content_of<R: Record>(folder: BorrowedFd<'_>) -> Result<Option<Vec<u8>>, Dama
     Ok(Some(bytes))
 }
 
+/// What stays the same in every version of every record: so whose it is can be told of one that can't be read further.
+#[derive(Deserialize)]
+struct Head {
+    version: u32,
+    token: Token,
+}
+
 fn decode<R: Record>(bytes: &[u8], token: &Token) -> Result<R, Damage> {
-    let record: R = serde_json::from_slice(bytes).map_err(|error| content::<R>(error.to_string()))?;
-    match record.head() {
-        (version, _) if version != VERSION => Err(Damage::Version { file: R::FILE, version }),
-        (_, theirs) if theirs != token => Err(Damage::Token { file: R::FILE }),
-        (_, _) => Ok(record),
+    let not_a_record = |error: serde_json::Error| content::<R>(error.to_string());
+    let head: Head = serde_json::from_slice(bytes).map_err(not_a_record)?;
+    if head.token != *token {
+        return Err(Damage::Token { file: R::FILE });
     }
+    if !(VERSION_READ_MIN..=VERSION).contains(&head.version) {
+        return Err(Damage::Version { file: R::FILE, version: head.version });
+    }
+    serde_json::from_slice(bytes).map_err(not_a_record)
 }
 
 fn content<R: Record>(what: impl Into<String>) -> Damage {
@@ -305,8 +321,31 @@ pub(super) mod tests {
         for cut in 0..bytes.len() - 1 {
             assert!(matches!(decode::<ExitRecord>(&bytes[..cut], &token(1)), Err(Damage::Content { .. })), "{cut}");
         }
-        let newer = ExitRecord { version: VERSION + 1, ..exit_record() };
-        assert!(matches!(decode::<ExitRecord>(&encode(&newer), &token(1)), Err(Damage::Version { .. })));
         assert!(matches!(decode::<Started>(&bytes, &token(1)), Err(Damage::Content { .. })));
+    }
+
+    /// K3: a shim of the release before, and one of a release that nobody knows yet.
+    #[test]
+    fn a_record_of_each_version_has_its_end() {
+        let of = |version: u32| serde_json::to_vec(&ExitRecord { version, ..exit_record() }).unwrap();
+        for version in VERSION_READ_MIN..=VERSION {
+            assert_eq!(decode::<ExitRecord>(&of(version), &token(1)).unwrap().version, version);
+        }
+        assert!(VERSION - VERSION_READ_MIN <= 1, "the release before, and no older one");
+        for version in [0, VERSION + 1, u32::MAX] {
+            let error = decode::<ExitRecord>(&of(version), &token(1)).unwrap_err();
+            assert!(matches!(error, Damage::Version { version: found, .. } if found == version), "{error}");
+        }
+        // What it says beyond its head may have any form: whose it is can be told all the same.
+        let strange = |run: &str| {
+            let token = format!(r#"{{"journal":"j","run":"{run}","queued_at":1}}"#);
+            format!(r#"{{"version":{},"token":{token},"end":[]}}"#, VERSION + 1).into_bytes()
+        };
+        let queued_at = serde_json::to_value(token(1)).unwrap()["queued_at"].clone();
+        assert_eq!(queued_at, 1, "the text above is a token");
+        let ours = decode::<ExitRecord>(&strange("report.42"), &token(1));
+        assert!(matches!(ours, Err(Damage::Version { .. })), "{ours:?}");
+        let theirs = decode::<ExitRecord>(&strange("report.43"), &token(1));
+        assert!(matches!(theirs, Err(Damage::Token { .. })), "{theirs:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! Processes as /proc shows them: who they are, what descends from them, and how to signal exactly them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -11,6 +11,10 @@ use crate::rundir::records::ProcessIdentity;
 
 /// The most bytes of a process's stat: 52 numbers of at most 20 digits, and a name.
 const STAT_BYTES_MAX: usize = 1280;
+
+/// How often those that are new in a tree are stopped before all are killed. Each round finds fewer, unless the tree has room
+/// to grow without an end: then killing has to begin all the same.
+pub const STOP_ROUNDS_MAX: usize = 100;
 
 /// What proc_pid_stat(5) says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,22 +52,41 @@ pub fn open(identity: &ProcessIdentity, boot: &str) -> Option<OwnedFd> {
     (identity.boot == boot && found.start_time == identity.start_time && found.state != b'Z').then_some(handle)
 }
 
-/// Signals every descendant of this process, each through a handle.
-///
-/// Those that are forked meanwhile are missed: the caller repeats it until no child is left.
+/// Signals every descendant of this process. Those that are forked meanwhile are missed.
 pub fn signal_descendants(signal: Signal) {
     let own = std::process::id() as i32;
     let found = descendants(own);
-    for pid in &found {
-        let Some(handle) = Pid::from_raw(*pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
-            continue;
-        };
-        // A descendant may have ended since, and its pid been given to a stranger: what the handle holds has to descend too.
-        let descends = stat(*pid).is_some_and(|stat| stat.parent == own || found.contains(&stat.parent));
-        if descends {
-            // An error means that it has ended, or has more rights than we do: nothing can be done about either.
-            let _ = pidfd_send_signal(&handle, signal);
+    found.iter().for_each(|pid| signal_descendant(*pid, own, &found, signal));
+}
+
+/// Kills every descendant of this process, also of a tree that forks faster than it can be killed: all are stopped first.
+///
+/// A process that has a signal to act on can't fork any more, and one that is stopped keeps its place among those that its
+/// user may have, which a killed one gives free. So when nobody is found who was not stopped before, nobody else can come.
+/// The caller repeats it until no child is left: there may be a rare one that was missed.
+pub fn kill_descendants() {
+    let own = std::process::id() as i32;
+    let mut stopped: BTreeSet<i32> = BTreeSet::new();
+    for _ in 0..STOP_ROUNDS_MAX {
+        let found = descendants(own);
+        let fresh: Vec<i32> = found.iter().copied().filter(|pid| !stopped.contains(pid)).collect();
+        if fresh.is_empty() {
+            break;
         }
+        fresh.iter().for_each(|pid| signal_descendant(*pid, own, &found, Signal::STOP));
+        stopped.extend(fresh);
+    }
+    signal_descendants(Signal::KILL);
+}
+
+/// Signals one of the processes `found` below `own`, through a handle.
+fn signal_descendant(pid: i32, own: i32, found: &[i32], signal: Signal) {
+    let Some(handle) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return };
+    // A descendant may have ended since, and its pid been given to a stranger: what the handle holds has to descend too.
+    let descends = stat(pid).is_some_and(|stat| stat.parent == own || found.contains(&stat.parent));
+    if descends {
+        // An error means that it has ended, or has more rights than we do: nothing can be done about either.
+        let _ = pidfd_send_signal(&handle, signal);
     }
 }
 

@@ -14,7 +14,7 @@ use super::clock::Monotonic;
 use super::pump::Pump;
 use super::script::Failure;
 use super::sys::{self, Children};
-use super::tree::signal_descendants;
+use super::tree::{kill_descendants, signal_descendants};
 use crate::model::definition::Execution;
 use crate::model::launch::ExitCause;
 use crate::model::run::Exit;
@@ -200,7 +200,7 @@ impl<'a> Watch<'a> {
         let abandoned = self.ended.is_some() && self.kill_at.is_none() && drained;
         self.killing |= impatient || abandoned;
         if self.killing {
-            signal_descendants(Signal::KILL);
+            kill_descendants();
         }
     }
 

@@ -4,6 +4,7 @@
 //! or by the token in their environment; and they are held by handles, so that no stranger is ever meant. One that has left
 //! all three (own session, orphaned, emptied environment) is not found: only a cgroup would hold it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub(super) struct Quarry {
 
 /// Returns when no process of the quarry is left. `kill`: ends them; else waits for their own end.
 pub(super) async fn until_gone(quarry: Quarry, kill: bool) {
+    let (mut stopped, mut rounds): (BTreeSet<i32>, usize) = (BTreeSet::new(), 0);
     loop {
         let wanted = quarry.clone();
         // Reading the environment of every process takes milliseconds: not on the daemon's own thread.
@@ -44,11 +46,23 @@ pub(super) async fn until_gone(quarry: Quarry, kill: bool) {
         if found.is_empty() {
             return;
         }
-        for handle in found {
-            if kill {
+        let before = stopped.len();
+        stopped.extend(found.iter().map(|(pid, _)| *pid));
+        rounds += 1;
+        if kill {
+            // As a shim does it: one that is stopped can't fork.
+            let all_stopped = stopped.len() == before || rounds == tree::STOP_ROUNDS_MAX;
+            let signal = if all_stopped { Signal::KILL } else { Signal::STOP };
+            for (_, handle) in &found {
                 // An error means that it has ended, or has more rights than we do: then its own end is waited for.
-                let _ = pidfd_send_signal(&handle, Signal::KILL);
+                let _ = pidfd_send_signal(handle, signal);
             }
+            if !all_stopped {
+                continue;
+            }
+        }
+        (stopped, rounds) = (BTreeSet::new(), 0);
+        for (_, handle) in found {
             // An error (no descriptor left) only makes the next look come earlier.
             if let Ok(handle) = super::watched(handle, Interest::READABLE) {
                 let _ = handle.readable().await;
@@ -66,7 +80,8 @@ async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
 }
 
 impl Quarry {
-    fn find(&self) -> Vec<OwnedFd> {
+    /// Each with its pid.
+    fn find(&self) -> Vec<(i32, OwnedFd)> {
         let descendants = match &self.script {
             Some(script) if tree::open(script, &self.boot).is_some() => {
                 [script.pid].into_iter().chain(tree::descendants(script.pid)).collect()
@@ -75,7 +90,7 @@ impl Quarry {
         };
         let own = std::process::id() as i32;
         let others = tree::all().into_iter().filter(|pid| *pid != own);
-        others.filter_map(|pid| self.hold(pid, descendants.contains(&pid))).collect()
+        others.filter_map(|pid| Some((pid, self.hold(pid, descendants.contains(&pid))?))).collect()
     }
 
     /// A handle on the process, if it belongs to the quarry.

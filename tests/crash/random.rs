@@ -27,22 +27,46 @@ impl Random {
     }
 }
 
-#[test]
-fn a_daemon_that_dies_at_random_under_load() {
+/// A world under load, and the numbers that its test draws.
+fn begun() -> (World, Random) {
     let seed = match std::env::var(SEED) {
         Ok(text) => text.parse().expect("a seed is a number"),
         Err(_) => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64 | 1,
     };
     println!("{SEED}={seed}");
-    let mut random = Random(seed);
-    let mut world = World::new();
+    let world = World::new();
     load::write(&world);
     load::tick(&world, true);
+    (world, Random(seed))
+}
+
+#[test]
+fn a_daemon_that_dies_at_random_under_load() {
+    let (mut world, mut random) = begun();
     for _ in 0..DEATHS {
         world.spawn(&[], &[]);
         // Not to wait for anything: the moment of a death is what is drawn here.
         std::thread::sleep(Duration::from_micros(random.below(LIFE_MAX.as_micros() as u64)));
         assert_eq!(world.end_daemon(Signal::KILL), -9);
+    }
+    let compared = records::compare_at_rest(&mut world);
+    assert_eq!(compared.lost, 0, "{compared:?}");
+    assert!(compared.chains >= 10, "{compared:?}");
+}
+
+/// K1, K7: restarts as a service manager does them, with a signal to the one process: at any moment of its life, and as soon as
+/// it is ready. It never ends what runs, and never says that it failed.
+#[test]
+fn k1_a_daemon_that_is_restarted_at_random_under_load() {
+    let (mut world, mut random) = begun();
+    for restart in 0..DEATHS {
+        world.spawn(&[], &[]);
+        // As soon as it has a log it listens to signals.
+        world.daemon().line("its first line", |_| true);
+        if restart % 2 == 0 {
+            std::thread::sleep(Duration::from_micros(random.below(LIFE_MAX.as_micros() as u64)));
+        }
+        assert_eq!(world.end_daemon(Signal::TERM), 0);
     }
     let compared = records::compare_at_rest(&mut world);
     assert_eq!(compared.lost, 0, "{compared:?}");

@@ -9,17 +9,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::world::{Pipe, World};
 
 /// Says that it is there, waits for a word, and prints what it was told.
-const WAITS: &str = "echo $BATCHD_RUN > $W/up\nread -r word < $W/go\necho $word\n";
+pub(crate) const WAITS: &str = "echo $BATCHD_RUN > $W/up\nread -r word < $W/go\necho $word\n";
 
 /// A world with the batch `slow`, which waits for a word, and `next`, which follows it.
-struct Slow {
-    world: World,
-    up: Pipe,
-    go: Pipe,
+pub(crate) struct Slow {
+    pub(crate) world: World,
+    pub(crate) up: Pipe,
+    pub(crate) go: Pipe,
 }
 
 impl Slow {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = World::new();
         let (up, go) = (world.pipe("up"), world.pipe("go"));
         world.batch("slow", "", WAITS);
@@ -28,7 +28,7 @@ impl Slow {
     }
 
     /// Starts the daemon and the run `slow.1`, which then waits.
-    fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.world.start();
         assert_eq!(self.world.batchd(&["start", "slow"]).expect(0).line(), "slow.1");
         assert_eq!(self.up.hear(), "slow.1");
@@ -36,7 +36,7 @@ impl Slow {
 
     /// Both runs have succeeded, and the second has the first one's output.
     #[track_caller]
-    fn check_end(&self) {
+    pub(crate) fn check_end(&self) {
         self.world.rest();
         let runs = self.world.runs();
         let ends: Vec<(&str, &str)> =

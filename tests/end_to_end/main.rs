@@ -4,8 +4,10 @@
 mod world;
 
 mod acts;
+mod backup;
 mod chains;
 mod commands;
-
 mod lifecycle;
+mod manager;
 mod reload;
+mod shutdown;

@@ -5,7 +5,7 @@ use std::fs;
 use batchd::model::launch::{ExitCause, Launch, Report};
 use batchd::model::run::{State, StopRequest};
 use batchd::rundir::RunDir;
-use batchd::rundir::records::{Claim, ExitRecord, Started};
+use batchd::rundir::records::{Claim, ExitRecord, Started, VERSION, VERSION_READ_MIN};
 use batchd::shim::tree;
 
 use crate::world::{World, boot, is_alive, kill};
@@ -203,6 +203,60 @@ fn damaged_files_are_kept_and_the_run_is_lost() {
         world.find(&as_row(&launch, State::Running));
         assert_lost(world.end(&launch), name);
         assert!(fs::exists(world.file(&launch, "aside.1").join(name)).unwrap());
+    }
+}
+
+/// Rewrites the version of a record, as another batchd would have written it.
+fn of_version(world: &World, launch: &Launch, name: &str, version: u32) {
+    let path = world.file(launch, name);
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    record["version"] = version.into();
+    fs::write(path, serde_json::to_vec(&record).unwrap()).unwrap();
+}
+
+/// K3: after a step back to an older batchd, which can't read what the newer one's shims write.
+#[test]
+fn k3_a_living_run_of_a_newer_batchd_is_left_alone_and_waited_for() {
+    let mut world = World::new();
+    let (launch, _) = running(&mut world);
+    world.drop_supervisor();
+    for name in ["run.json", "claim", "started.json"] {
+        of_version(&world, &launch, name, VERSION + 1);
+    }
+    world.start();
+    for state in [State::Starting, State::Running] {
+        world.find(&as_row(&launch, state));
+        // Waits, whatever it is asked for: nothing that this batchd does reaches it.
+        while let Some(report) = world.tick() {
+            panic!("{report:?}");
+        }
+    }
+    fs::write(world.file(&launch, "io/go"), "").unwrap();
+    // Its end is in a version that can be read.
+    assert!(matches!(world.end(&launch), Report::Exited { success: true, .. }));
+    assert_eq!(world.text(&launch, "stdout.log"), "went\n");
+}
+
+#[test]
+fn k3_the_end_of_a_run_by_a_batchd_of_another_version() {
+    for (version, known) in [(VERSION_READ_MIN, true), (VERSION, true), (VERSION + 1, false), (u32::MAX, false)] {
+        let mut world = World::new();
+        let (launch, _) = world.run("echo out");
+        for name in ["run.json", "exit.json"] {
+            of_version(&world, &launch, name, version);
+        }
+        world.find(&as_row(&launch, State::Running));
+        match world.end(&launch) {
+            Report::Exited { success: true, .. } => assert!(known, "{version}"),
+            Report::Lost { reason, .. } => {
+                assert!(
+                    !known && reason.contains("another batchd") && reason.contains(&version.to_string()),
+                    "{reason}"
+                );
+                assert!(fs::exists(world.file(&launch, "aside.1/exit.json")).unwrap(), "the evidence is kept");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 

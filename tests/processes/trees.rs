@@ -6,8 +6,9 @@ use std::time::Duration;
 use batchd::model::definition::Execution;
 use batchd::model::launch::{ExitCause, Launch, Report};
 use batchd::model::run::Exit;
+use batchd::rundir::records::Claim;
 
-use crate::world::{World, is_alive};
+use crate::world::{World, is_alive, kill};
 
 /// Starts a script, waits until it says (in `io/ready`) that it is ready, stops it, and returns how that ended.
 fn stopped(world: &mut World, script: &str, tweak: impl FnOnce(&mut Execution)) -> (Launch, Exit) {
@@ -33,7 +34,7 @@ fn assert_all_gone(world: &World, launch: &Launch) {
 const READY: &str = "cd \"$BATCHD_RUN_DIR/io\"; ready() { echo yes > ready; }; note() { echo $1 >> pids; };";
 
 #[test]
-fn what_is_left_running_is_ended_and_counted() {
+fn b14_what_is_left_running_is_ended_and_counted() {
     let mut world = World::new();
     let (launch, exit) = world.run(&format!(
         "{READY} sleep 600 >/dev/null 2>&1 & note $!
@@ -46,7 +47,7 @@ fn what_is_left_running_is_ended_and_counted() {
 }
 
 #[test]
-fn a_pipe_held_in_the_background_is_drained_but_not_for_ever() {
+fn b15_a_pipe_held_in_the_background_is_drained_but_not_for_ever() {
     let mut world = World::new();
     let begun = std::time::Instant::now();
     let (launch, exit) = world.run("(sleep 0.3; echo late) & echo early");
@@ -66,7 +67,7 @@ fn a_stop_is_polite_first() {
 }
 
 #[test]
-fn a_stop_is_not_polite_for_ever() {
+fn b13_a_stop_is_not_polite_for_ever() {
     let mut world = World::new();
     let scripts = [
         "trap '' TERM; note $$; ready; while :; do sleep 0.01; done",
@@ -84,14 +85,14 @@ fn a_stop_is_not_polite_for_ever() {
 }
 
 #[test]
-fn one_that_has_stopped_itself_can_still_be_asked() {
+fn b13_one_that_has_stopped_itself_can_still_be_asked() {
     let mut world = World::new();
     let (_, exit) = stopped(&mut world, &format!("{READY} ready; kill -STOP $$; echo went on"), |_| {});
     assert_eq!(exit.signal, Some(15));
 }
 
 #[test]
-fn a_script_that_forks_as_fast_as_it_can_is_ended() {
+fn b13_a_script_that_forks_as_fast_as_it_can_is_ended() {
     let mut world = World::new();
     let script = format!(
         "{READY} trap '' TERM; spread() {{ while :; do (trap '' TERM; sleep 600) & \
@@ -102,6 +103,74 @@ fn a_script_that_forks_as_fast_as_it_can_is_ended() {
     let folder = world.file(&launch, "io");
     let inside = |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder);
     assert_eq!(batchd::shim::tree::all().into_iter().filter(inside).count(), 0);
+}
+
+/// Whoever it is that hides: it has left its session and its group, has another name, no environment and no open file, and
+/// its parent is gone.
+#[test]
+fn b14_one_that_hides_is_ended() {
+    let mut world = World::new();
+    let hides = "(exec -a kworker/0:1 setsid env -i bash -c 'trap \"\" TERM HUP INT; (echo $BASHPID >> pids; \
+        exec <&- >&- 2>&-; while :; do /bin/sleep 600; done) & disown' kworker/0:1 &)";
+    let script =
+        format!("{READY} {hides}; until [[ -s pids ]]; do :; done; note $$; ready; while :; do sleep 0.01; done");
+    let (launch, exit) = stopped(&mut world, &script, |e| e.stop_grace = Duration::from_millis(100));
+    assert_eq!(exit.signal, Some(15), "the script itself is polite");
+    assert!(exit.left_running >= 1, "{exit:?}");
+    assert_all_gone(&world, &launch);
+}
+
+/// Each process forks as fast as it can, ignores TERM, and leaves no zombies, so that each place that is free is taken at once.
+/// What it can't do is have more processes than its user may: when it has them, it says so.
+const BOMB: &str = r#"cd "$BATCHD_RUN_DIR/io"; ulimit -u 150; exec perl -e '
+    $SIG{CHLD} = $SIG{TERM} = $SIG{HUP} = "IGNORE";
+    while (1) { next if defined fork; next if -e "ready"; open my $f, ">", "ready"; print $f "full\n" }'"#;
+
+/// Another user's limit can be set by root only.
+fn bomb_is_skipped() -> bool {
+    let skipped = !rustix::process::geteuid().is_root();
+    if skipped {
+        println!("skipped: another user's limit can be set by root only");
+    }
+    skipped
+}
+
+/// How many processes work in the run's folder.
+fn left_inside(world: &World, launch: &Launch) -> usize {
+    let folder = world.file(launch, "io");
+    let inside = |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder);
+    batchd::shim::tree::all().into_iter().filter(inside).count()
+}
+
+#[test]
+fn b13_a_fork_bomb_within_its_limit_is_ended() {
+    if bomb_is_skipped() {
+        return;
+    }
+    let mut world = World::new();
+    let (launch, exit) = stopped(&mut world, BOMB, |execution| {
+        execution.user = Some("nobody".to_owned());
+        execution.stop_grace = Duration::from_millis(50);
+    });
+    assert_eq!(exit.signal, Some(9), "{exit:?}");
+    assert!(exit.left_running > 50, "{exit:?}");
+    assert_eq!(left_inside(&world, &launch), 0);
+}
+
+/// B6: nobody is its parent any more, and nobody reaps it but the host's first process.
+#[test]
+fn b13_a_fork_bomb_whose_shim_was_killed_is_ended() {
+    if bomb_is_skipped() {
+        return;
+    }
+    let mut world = World::new();
+    let launch = world.plan("orphans", BOMB, |execution, _| execution.user = Some("nobody".to_owned()));
+    world.launch(&launch);
+    world.wait_for(&world.file(&launch, "io/ready"));
+    let claim: Claim = world.folder(&launch).read(&launch.token).unwrap().unwrap();
+    kill(claim.shim.unwrap().pid);
+    assert!(matches!(world.end(&launch), Report::Lost { .. }));
+    assert_eq!(left_inside(&world, &launch), 0);
 }
 
 #[test]

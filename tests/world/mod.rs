@@ -265,8 +265,33 @@ impl World {
     /// Starts a daemon that may not come far.
     pub fn spawn(&mut self, arguments: &[&str], variables: &[(&str, &str)]) {
         let mut command = self.command(env!("CARGO_BIN_EXE_batchd"));
-        command.args(["daemon", "--log-format", "json"]).args(arguments).env("RUST_LOG", "batchd=debug");
         command.envs(variables.iter().copied());
+        self.spawn_by(command, arguments);
+    }
+
+    /// As [`Self::start`], another file of the same program.
+    pub fn start_program(&mut self, program: &Path) -> &Daemon {
+        self.spawn_by(self.command(program), &[]);
+        self.daemon().ready();
+        self.daemon()
+    }
+
+    /// As [`Self::start`], on a host that has another boot: for the daemon and all that it starts.
+    pub fn start_in_boot(&mut self, boot: &str) -> &Daemon {
+        self.write("boot_id", format!("{boot}\n"));
+        let mut command = self.command("unshare");
+        // Who is not root may have a name space for mounts only in one for users.
+        command.args(if rustix::process::geteuid().is_root() { &["-m"][..] } else { &["-rm"] });
+        let exec = "mount --bind \"$W/boot_id\" /proc/sys/kernel/random/boot_id && exec \"$0\" \"$@\"";
+        command.args(["bash", "-ec", exec, env!("CARGO_BIN_EXE_batchd")]);
+        self.spawn_by(command, &[]);
+        self.daemon().ready();
+        self.daemon()
+    }
+
+    /// Starts what becomes a daemon with these arguments behind its own.
+    fn spawn_by(&mut self, mut command: Command, arguments: &[&str]) {
+        command.args(["daemon", "--log-format", "json"]).args(arguments).env("RUST_LOG", "batchd=debug");
         self.daemon = Some(Daemon::spawn(command));
     }
 
@@ -303,6 +328,15 @@ impl World {
     #[track_caller]
     pub fn daemon_ends(&mut self) -> i32 {
         self.daemon.take().expect("there is a daemon").wait()
+    }
+
+    /// Waits for the end of a daemon that does not come far, with this exit code; all that it said.
+    #[track_caller]
+    pub fn daemon_log_at_its_end(&mut self, code: i32) -> String {
+        assert!(!self.daemon().ready_or_ended(), "it works: {}", self.daemon().log_text());
+        let log = self.daemon().log_text();
+        assert_eq!(self.daemon_ends(), code, "{log}");
+        log
     }
 
     /// Waits until no process of this world is left: without a daemon, and with nothing that runs, all end by themselves.
