@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{Places, disk};
 use crate::journal::Journal;
-use crate::model::id::{BatchName, JournalId, RunId, Token};
+use crate::model::id::{BatchName, JournalId, RUN_NUMBER_MAX, RunId, Token};
 use crate::model::launch::ExitCause;
 use crate::model::record::{BatchFacts, Record};
 use crate::model::run::{End, Follow, Given, Outcome, Run, State};
@@ -87,14 +87,25 @@ pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt
         }
         Ok(())
     })?;
-    records.extend(known.numbers.into_iter().map(|(name, number)| {
-        let next_number = number + 1 + NUMBERS_LEFT_OUT;
-        Record::Batch(BatchFacts { name, next_number, cursor: Some(now), reboot_boot: None, disabled: None })
-    }));
+    for (name, number) in known.numbers {
+        let next_number = next_number(&name, number)?;
+        let facts = BatchFacts { name, next_number, cursor: Some(now), reboot_boot: None, disabled: None };
+        records.push(Record::Batch(facts));
+    }
     let text = format!("the journal was rebuilt from run folders: {rebuilt}; what never ran has no rows before {now}");
     records.push(Record::Event { at: now, text });
     journal.import(&records)?;
     Ok(rebuilt)
+}
+
+/// The number of the next run of a batch of which this one is known.
+fn next_number(batch: &BatchName, number: u64) -> Result<u64> {
+    // Neither is beyond `i64`, so their sum is a number.
+    let next = number + 1 + NUMBERS_LEFT_OUT;
+    if next > RUN_NUMBER_MAX {
+        bail!("a folder, or a run.json, names {batch}.{number}, which no batch comes to: move it out of the way first");
+    }
+    Ok(next)
 }
 
 /// Looks at all folders once: which journal, which numbers, and whether a run lives.

@@ -10,7 +10,7 @@ mod disable;
 mod disk;
 mod doctor;
 mod enable;
-mod escape;
+pub mod escape;
 mod exit;
 mod facts;
 mod graph;

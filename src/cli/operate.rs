@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::args::Json;
 use super::exit::{Complaint, Exit};
-use super::{Context, show};
+use super::{Context, screen, show};
 use crate::api::client::Client;
 use crate::api::{Reloaded, RunView};
 use crate::model::id::{BatchName, RunId};
@@ -96,7 +96,7 @@ pub(super) fn make_run(context: &mut Context, json: Json, request: &Request, wai
     if !json.json {
         writeln!(context.screen, "{}", made.run)?;
         context.screen.flush()?;
-        std::io::stderr().write_all(prospects(&made).as_bytes())?;
+        screen::aside(&prospects(&made))?;
     }
     if wait {
         made.end = Some(daemon.wait(&made.run)?);
@@ -104,7 +104,7 @@ pub(super) fn make_run(context: &mut Context, json: Json, request: &Request, wai
     if json.json {
         context.screen.json(&made)?;
     } else if let Some(end) = &made.end {
-        writeln!(std::io::stderr(), "{}", show::ending(end))?;
+        screen::aside(&format!("{}\n", show::ending(end)))?;
     }
     Ok(made.end.as_ref().map_or(Exit::Success, Exit::of_run))
 }

@@ -9,6 +9,7 @@ use clap::Args;
 use super::args::Json;
 use super::exit::{Complaint, Exit};
 use super::{Context, operate};
+use crate::model::definition::check_variable_name;
 use crate::model::id::{BatchName, RunId};
 use crate::model::request::Request;
 use crate::model::run::{Follow, Given, Input};
@@ -95,9 +96,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
     if !first || !rest {
         return Err(format!("`{name}` is no name of a variable: letters, digits and `_`, no digit first"));
     }
-    if name.starts_with("BATCHD_") {
-        return Err(format!("`{name}` is reserved: names that begin with `BATCHD_` are given by batchd itself"));
-    }
+    check_variable_name(name).map_err(|error| format!("{error}: {}", error.hint()))?;
     Ok((name.to_owned(), value.to_owned()))
 }
 

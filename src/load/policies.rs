@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::reader::{At, Reader, Shape, Wrong};
 use super::{Diagnosis, Named, values, words};
-use crate::model::definition::{CatchUp, Overlap, RetryPolicy};
+use crate::model::definition::{CatchUp, Overlap, RetryPolicy, check_variable_name};
 use crate::model::time::format_duration;
 
 /// The most retries of one run: with the longest usual delay, ten minutes, they last a week.
@@ -255,15 +255,7 @@ fn env(reader: &mut Reader<'_, '_>) -> BTreeMap<String, String> {
 }
 
 fn check_variable(name: &str) -> Result<(), Diagnosis> {
-    if name.is_empty() || name.contains(['=', '\0']) {
-        let hint = "a name has at least one character, and no `=` or NUL in it";
-        return Err(Diagnosis::hinted(format!("`{}` cannot be the name of a variable", name.escape_default()), hint));
-    }
-    if name.starts_with("BATCHD_") {
-        let hint = "names that begin with `BATCHD_` are given by batchd itself; choose another";
-        return Err(Diagnosis::hinted(format!("`{name}` is reserved"), hint));
-    }
-    Ok(())
+    check_variable_name(name).map_err(|error| Diagnosis::hinted(error.to_string(), error.hint()))
 }
 
 fn success_exit_codes(reader: &mut Reader<'_, '_>) -> Option<Vec<u8>> {

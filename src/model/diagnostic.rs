@@ -55,6 +55,35 @@ impl Diagnostic {
     }
 }
 
+/// A name for a message: one with characters that would move the cursor is written out.
+pub fn shown(name: &str) -> String {
+    if name.contains(char::is_control) { name.escape_debug().to_string() } else { name.to_owned() }
+}
+
+/// `path` as one word of a command that a hint shows: what people paste into a shell stays one word, and no option,
+/// whatever a file is called.
+pub fn shell_path(path: &str) -> String {
+    let path = if path.starts_with('-') { format!("./{path}") } else { path.to_owned() };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);
+    if !path.is_empty() && path.chars().all(plain) {
+        return path;
+    }
+    if !path.contains(char::is_control) {
+        return format!("'{}'", path.replace('\'', r"'\''"));
+    }
+    // As bash reads it; control characters are written out, so that they reach no terminal.
+    let mut word = String::from("$'");
+    for c in path.chars() {
+        match c {
+            '\'' | '\\' => word.extend(['\\', c]),
+            c if c.is_control() => c.to_string().bytes().for_each(|byte| word.push_str(&format!("\\x{byte:02x}"))),
+            c => word.push(c),
+        }
+    }
+    word.push('\'');
+    word
+}
+
 /// The headline, the excerpt with a marker, and the hint, without a line end behind the last.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -78,6 +107,17 @@ impl fmt::Display for Diagnostic {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_for_a_shell() {
+        let check = |path: &str, expected: &str| assert_eq!(shell_path(path), expected, "{path:?}");
+        check("a/b.toml", "a/b.toml");
+        check("-rf", "./-rf");
+        check("", "''");
+        check("it's", r"'it'\''s'");
+        check("$(reboot); `x`", "'$(reboot); `x`'");
+        check("a\nb'\\\u{9b}", r"$'a\x0ab\'\\\xc2\x9b'");
+    }
 
     #[test]
     fn shows_place_and_hint() {

@@ -21,12 +21,19 @@ pub const VERSION: u32 = 1;
 /// The most bytes of a record: what is longer was not written by batchd. (Thousands of names of variables fit.)
 pub const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 
+/// The greatest number of a signal on Linux.
+const SIGNAL_MAX: i32 = 64;
+
 /// A file of a run folder that carries the run's token.
 pub trait Record: Serialize + DeserializeOwned {
     /// Its name.
     const FILE: &'static str;
     /// Its version and its token.
     fn head(&self) -> (u32, &Token);
+    /// What no batchd would have written, although it can be read. None: it may be believed.
+    fn fault(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// `run.json`: what was run. It holds no value of a variable: they may be secrets.
@@ -193,10 +200,43 @@ macro_rules! records {
     )*};
 }
 
-records!(RunRecord => "run.json", Claim => "claim", Started => "started.json", ExitRecord => "exit.json");
+records!(RunRecord => "run.json", Claim => "claim", Started => "started.json");
+
+impl Record for ExitRecord {
+    const FILE: &'static str = "exit.json";
+
+    fn head(&self) -> (u32, &Token) {
+        (self.version, &self.token)
+    }
+
+    /// What is believed goes into the journal as it is, so that it has to fit there: a commit that can't succeed would keep
+    /// the daemon from everything else.
+    fn fault(&self) -> Option<&'static str> {
+        let Ending::Exited { success, exit, .. } = &self.end else { return None };
+        let counts = [
+            exit.stdout_bytes,
+            exit.stdout_dropped_bytes,
+            exit.stderr_bytes,
+            exit.stderr_dropped_bytes,
+            exit.cpu_user_ms,
+            exit.cpu_system_ms,
+            exit.memory_bytes_max,
+        ];
+        if counts.iter().any(|count| i64::try_from(*count).is_err()) {
+            return Some("a number in it is larger than anything that is counted");
+        }
+        if exit.signal.is_some_and(|signal| !(1..=SIGNAL_MAX).contains(&signal)) {
+            return Some("there is no signal of that number");
+        }
+        if *success && exit.exit_code.is_none() {
+            return Some("it says that the script succeeded, and not with which exit code");
+        }
+        None
+    }
+}
 
 /// The bytes of a record, with a line end behind them.
-pub(super) fn encode<R: Record>(record: &R) -> Vec<u8> {
+pub fn encode<R: Record>(record: &R) -> Vec<u8> {
     let mut bytes =
         serde_json::to_vec(record).expect("records hold no map with keys that are not text, and no failing writer");
     bytes.push(b'\n');
@@ -229,12 +269,13 @@ pub(super) fn read<R: Record>(folder: BorrowedFd<'_>, token: &Token) -> Result<O
     decode(&bytes[..filled], token).map(Some)
 }
 
-fn decode<R: Record>(bytes: &[u8], token: &Token) -> Result<R, Damage> {
+/// Reads the bytes of a record that has to carry this token.
+pub fn decode<R: Record>(bytes: &[u8], token: &Token) -> Result<R, Damage> {
     let record: R = serde_json::from_slice(bytes).map_err(|error| content::<R>(error.to_string()))?;
     match record.head() {
         (version, _) if version != VERSION => Err(Damage::Version { file: R::FILE, version }),
         (_, theirs) if theirs != token => Err(Damage::Token { file: R::FILE }),
-        (_, _) => Ok(record),
+        (_, _) => record.fault().map_or(Ok(record), |fault| Err(content::<R>(fault))),
     }
 }
 
@@ -295,5 +336,26 @@ pub(super) mod tests {
         let newer = ExitRecord { version: VERSION + 1, ..exit_record() };
         assert!(matches!(decode::<ExitRecord>(&encode(&newer), &token(1)), Err(Damage::Version { .. })));
         assert!(matches!(decode::<Started>(&bytes, &token(1)), Err(Damage::Content { .. })));
+    }
+
+    #[test]
+    fn what_the_journal_could_not_hold_is_not_believed() {
+        let decoded = |change: &dyn Fn(&mut Exit, &mut bool)| {
+            let mut record = exit_record();
+            if let Ending::Exited { exit, success, .. } = &mut record.end {
+                change(exit, success);
+            }
+            decode::<ExitRecord>(&encode(&record), &token(1))
+        };
+        assert!(decoded(&|_, _| {}).is_ok());
+        assert!(decoded(&|exit, _| exit.stdout_bytes = i64::MAX as u64).is_ok());
+        let refused = |change: &dyn Fn(&mut Exit, &mut bool)| match decoded(change) {
+            Err(Damage::Content { what, .. }) => what,
+            other => panic!("{other:?}"),
+        };
+        assert!(refused(&|exit, _| exit.stdout_bytes = u64::MAX).contains("larger"));
+        assert!(refused(&|exit, _| exit.memory_bytes_max = 1 << 63).contains("larger"));
+        assert!(refused(&|exit, _| exit.signal = Some(i32::MAX)).contains("no signal"));
+        assert!(refused(&|exit, success| (exit.exit_code, *success) = (None, true)).contains("succeeded"));
     }
 }
