@@ -4,9 +4,11 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use crate::model::diagnostic::is_active;
+
 /// One line of text with everything that is not plain written out, tabs and line ends too.
 pub fn line(text: &str) -> Cow<'_, str> {
-    if text.chars().any(|c| is_active(c) || matches!(c, '\n' | '\t')) {
+    if text.contains(is_active) {
         let mut escaped = String::with_capacity(text.len() + 8);
         text.chars().for_each(|c| push(&mut escaped, c, false));
         Cow::Owned(escaped)
@@ -68,16 +70,6 @@ fn push(escaped: &mut String, c: char, keep_layout: bool) {
         c => {
             let _ = write!(escaped, "\\u{{{:x}}}", c as u32);
         }
-    }
-}
-
-/// Control characters (C0, DEL, C1), those that change the direction of text (Unicode, UAX 9), and Unicode's own line ends.
-/// Line ends and tabs are not counted: they depend on where the text goes.
-fn is_active(c: char) -> bool {
-    match c {
-        '\n' | '\t' => false,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
-        c => c.is_control(),
     }
 }
 

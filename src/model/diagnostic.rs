@@ -55,9 +55,16 @@ impl Diagnostic {
     }
 }
 
-/// A name for a message: one with characters that would move the cursor is written out.
-pub fn shown(name: &str) -> String {
-    if name.contains(char::is_control) { name.escape_debug().to_string() } else { name.to_owned() }
+/// Whether a character acts instead of being seen: control characters (C0, DEL, C1), those that change the direction of text
+/// (Unicode, UAX 9), and Unicode's own line ends.
+pub fn is_active(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || c.is_control()
+}
+
+/// A name, or one line of text, for a message: one with characters that would move the cursor is written out.
+pub fn shown(text: &str) -> String {
+    if text.contains(is_active) { text.escape_debug().to_string() } else { text.to_owned() }
 }
 
 /// `path` as one word of a command that a hint shows: what people paste into a shell stays one word, and no option,

@@ -72,8 +72,6 @@ fn i8_a_stranger_can_do_nothing_and_a_member_of_the_group_brings_no_code() {
         let refused = as_nobody(&world, arguments).expect(1);
         assert!(refused.err.contains("may not operate the daemon"), "{arguments:?}: {refused:?}");
     }
-    // Nor can he read what ran: the journal is the daemon's.
-    assert_ne!(as_nobody(&world, &["runs"]).code, 0);
     assert_eq!(world.runs().len(), 1);
     world.end_daemon(Signal::TERM);
 
@@ -211,7 +209,7 @@ fn i12_ids_in_paths() {
         ("/v1/runs/REPORT.1/end", "400"),
         ("/v1/runs/report.9223372036854775808/end", "400"),
         ("/v1/runs/%ff/end", "400"),
-        ("/v1/runs//end", "404"),
+        ("/v1/runs//end", "400"),
         ("/v1/../v1/acts", "404"),
         ("//v1/acts", "404"),
         ("/v1/acts", "405"),

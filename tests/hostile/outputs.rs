@@ -27,12 +27,13 @@ fn i13_a_log_moves_no_cursor() {
 fn i13_what_people_write_moves_no_cursor() {
     let mut world = World::new();
     let hurts = "\u{1b}[31mred\u{7}\u{9b}31m\u{202e}";
-    let description = r#"description = "\u001b[31mred\u0007\u009b31m\u202e""#;
-    world.batch("report", &format!("{description}\ntags = ['x']\n"), "exit 3\n");
+    let described = r#"description = "\u001b[31mred\u0007\u009b31m\u202e""#;
+    world.batch("described", described, "echo\n");
+    world.batch("report", r#"tags = ["\u001b[31mred\u202e"]"#, "exit 3\n");
     world.start();
     world.batchd(&["start", "report", "--wait", "--", hurts]).expect(3);
     world.batchd(&["disable", "report", "--reason", hurts]).expect(0);
-    for arguments in ["list", "runs", "show report", "start report", "graph", "doctor"] {
+    for arguments in ["list", "check", "reload", "runs", "show report", "start report", "graph", "doctor"] {
         assert_harmless(&on_a_terminal(&world, arguments));
     }
     assert!(on_a_terminal(&world, "start report").contains("\\x1b[31mred"), "the refusal names the reason");
@@ -49,10 +50,11 @@ fn i13_the_daemons_log_moves_no_cursor() {
     let hurts = "\u{1b}[31mred\u{7}\u{9b}31m\n2026-11-25T00:00:00Z ERROR forged";
     world.batch("report", "", "echo\n");
     world.batch(hurts, "", "echo\n");
-    world.write("batches.d/report/lib", "");
+    let value = r#"pool = "\u001b[31mred\u009b31m\u202e\n2026-11-25T00:00:00Z ERROR forged""#;
+    world.batch("value", value, "echo\n");
     let binary = env!("CARGO_BIN_EXE_batchd");
     let shown = world.bash(&format!(
-        "script -qc 'NO_COLOR=1 {binary} daemon' log </dev/null >/dev/null & until grep -q 'is ready' log; do :; done
+        "script -qfc 'NO_COLOR=1 {binary} daemon' log </dev/null >/dev/null & until grep -q 'is ready' log; do :; done
          {binary} disable report --reason \"$(printf '\\033[31mred')\" >&2; pkill -TERM -P $!; wait; cat log"
     ));
     assert!(shown.contains("red"), "{shown}");
