@@ -13,7 +13,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use hyper::body::Body as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
@@ -118,13 +117,8 @@ fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-/// Refuses what is too long, and cuts off what takes too long, a body that trickles in included.
+/// Cuts off what takes too long, a body that trickles in included.
 async fn within(limit: Duration, request: HttpRequest, next: Next) -> Response {
-    if request.body().size_hint().lower() > BODY_BYTES_MAX as u64 {
-        // It says so itself: not a byte of it is waited for.
-        let problem = Problem::new(format!("the body has more than {BODY_BYTES_MAX} bytes"), "send less, or use files");
-        return Answer::<()>::Problem(StatusCode::PAYLOAD_TOO_LARGE, problem).into_response();
-    }
     match timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {

@@ -198,6 +198,7 @@ mod tests {
         let id: RunId = "report.42".parse().unwrap();
         assert_eq!((id.batch.as_str(), id.number), ("report", 42));
         assert_eq!(id.to_string(), "report.42");
+        assert_eq!("report.9223372036854775807".parse::<RunId>().unwrap().number, RUN_NUMBER_MAX);
         for bad in [
             "report",
             "report.",
@@ -207,6 +208,7 @@ mod tests {
             "report.+1",
             "report.1.2",
             "../x.1",
+            "report.9223372036854775808",
             "report.18446744073709551616",
         ] {
             assert!(bad.parse::<RunId>().is_err(), "{bad:?}");
