@@ -1,7 +1,8 @@
 //! What is fuzzed: one function for each parser of bytes that batchd did not write itself, or that somebody may have changed.
 //!
 //! Each takes any bytes, and panics if the parser does, or if what it promises does not hold. It has to be fast, and the same
-//! each time. `main.rs` gives them to libFuzzer, and `tests/fuzz.rs` replays the corpus with the ordinary compiler.
+//! each time. `main.rs` gives them to libFuzzer, and `tests/fuzz.rs` replays the corpus, and
+//! changes of it, with the ordinary compiler.
 
 mod batch_toml;
 mod cron;
