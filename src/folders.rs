@@ -5,12 +5,15 @@
 //! affair; and it decides nothing about what is in force but through [`load::fit`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
-use std::{fs, io, thread};
 
 use anyhow::{Context as _, Result};
+use rustix::fs::{Mode, OFlags};
 
 use crate::load::{self, Diagnosis, Fitted, Loaded, SettingsFile};
 use crate::model::cron::Expression;
@@ -44,6 +47,21 @@ pub struct Surroundings {
     pub trust: Trust,
     /// batchd itself, to unpack zips in a process of their own.
     pub program: PathBuf,
+}
+
+/// The bytes of the settings. Neither a pipe in their place nor a file without end keeps the daemon.
+fn read_bounded(settings: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(settings, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    let limit = load::TEXT_BYTES_MAX as u64;
+    if file.take(limit + 1).read_to_end(&mut bytes)? as u64 > limit {
+        return Err(io::Error::other(format!("it has more than {limit} bytes; is it the right file?")));
+    }
+    Ok(bytes)
 }
 
 /// What is known of every folder that was there when it was last looked at.
@@ -80,7 +98,7 @@ impl Surroundings {
     /// back, too; without what is wrong they count.
     pub fn read(settings: &Path, insecure: bool) -> Result<(Self, Vec<Diagnostic>)> {
         let zones = Zones::of_environment();
-        let bytes = match fs::read(settings) {
+        let bytes = match read_bounded(settings) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error).with_context(|| format!("can't read {}", settings.display())),

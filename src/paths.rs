@@ -57,10 +57,13 @@ pub struct PathFlags {
 
 /// The keys of the settings that name paths.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Keys {
-    batches: Option<PathBuf>,
-    runs: Option<PathBuf>,
-    state: Option<PathBuf>,
+pub struct Keys {
+    /// `batches`, as written.
+    pub batches: Option<PathBuf>,
+    /// `runs`, as written.
+    pub runs: Option<PathBuf>,
+    /// `state`, as written.
+    pub state: Option<PathBuf>,
 }
 
 impl Paths {
@@ -179,8 +182,8 @@ fn read_settings(path: &Path) -> Result<Option<String>> {
     std::fs::read_to_string(path).map(Some).with_context(describe)
 }
 
-/// The keys that name paths. The others are the loader's affair, which complains about all of them at once.
-fn parse_keys(path: &Path, text: &str) -> Result<Keys> {
+/// Reads the keys that name paths from the text of the settings at `path`. The others are the loader's affair, which complains about all of them at once.
+pub fn parse_keys(path: &Path, text: &str) -> Result<Keys> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let (line, column) = error.span().map_or((1, 1), |span| place_of(text, span.start));
         let excerpt = text.lines().nth(line - 1).unwrap_or_default();

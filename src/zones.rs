@@ -4,7 +4,7 @@
 //! system lacks comes from the database that is built in. Knows nothing of schedules.
 
 mod names;
-mod tzif;
+pub mod tzif;
 
 use std::collections::BTreeMap;
 use std::fmt;

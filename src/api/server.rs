@@ -421,6 +421,22 @@ mod tests {
         assert_eq!(waiting.await.unwrap().outcome, Some(Outcome::Cancelled));
     }
 
+    /// On a clock that goes on as soon as nobody has anything else to do.
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_or_not_all_is_hung_up_on() {
+        let door = Door::open();
+        let head = "POST /v1/acts HTTP/1.1\r\nhost: x\r\n";
+        let half_a_body = format!("{head}content-type: application/json\r\ncontent-length: 9\r\n\r\n{{");
+        for said in ["", "P", head, &half_a_body, "GET /v1/runs/report.2/end HTTP/1.1\r\nhost: x\r\n\r\n"] {
+            let mut stream = socket::connect(&door.state()).await.unwrap();
+            stream.write_all(said.as_bytes()).await.unwrap();
+            let before = Monotonic::now();
+            stream.read_to_end(&mut Vec::new()).await.unwrap();
+            let after = before.elapsed();
+            assert!(after >= HEAD_TIME_MAX && after <= HEAD_TIME_MAX + ACT_TIME_MAX, "{said:?} after {after:?}");
+        }
+    }
+
     #[tokio::test]
     async fn what_is_wrong_is_said_as_json() {
         let door = Door::open();

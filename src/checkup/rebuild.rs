@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{Places, disk};
 use crate::journal::Journal;
 use crate::journal::audit::Audit;
-use crate::model::id::{BatchName, JournalId, RunId, Token};
+use crate::model::id::{BatchName, JournalId, RUN_NUMBER_MAX, RunId, Token};
 use crate::model::launch::ExitCause;
 use crate::model::record::{BatchFacts, Record};
 use crate::model::run::{End, Follow, Given, Outcome, Run, State};
@@ -115,13 +115,24 @@ pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt
         of_batch.next_number = of_batch.next_number.max(number + 1);
     }
     for of_batch in facts.into_values() {
-        let next_number = of_batch.next_number + NUMBERS_LEFT_OUT;
+        let next_number = behind(&of_batch)?;
         sheet.put(Record::Batch(BatchFacts { next_number, cursor: Some(now), ..of_batch }))?;
     }
     let text = format!("the journal was rebuilt: {rebuilt}; what never ran since has no rows before {now}");
     sheet.put(Record::Event { at: now, text })?;
     sheet.commit()?;
     Ok(rebuilt)
+}
+
+/// The number with which a batch goes on.
+fn behind(facts: &BatchFacts) -> Result<u64> {
+    // Neither is beyond `i64`, so their sum is a number.
+    let next = facts.next_number + NUMBERS_LEFT_OUT;
+    if next > RUN_NUMBER_MAX {
+        let (batch, number) = (&facts.name, facts.next_number - 1);
+        bail!("a folder, or a run.json, names {batch}.{number}, which no batch comes to: move it out of the way first");
+    }
+    Ok(next)
 }
 
 /// The new journal, and what is not committed yet.

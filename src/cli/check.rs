@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::args::Json;
 use super::exit::{Complaint, Exit};
-use super::{Context, disk, escape};
+use super::{Context, disk};
 use crate::model::diagnostic::Diagnostic;
 
 /// Says all that is wrong with the definitions on the disk, each with its place and what to do about it
@@ -69,17 +69,8 @@ pub(super) fn run(args: &CheckArgs, context: &mut Context) -> Result<Exit> {
 
 /// Shows diagnostics one below the other, with an empty line between.
 pub(super) fn show(context: &mut Context, diagnostics: &[Diagnostic]) -> io::Result<()> {
-    let is_terminal = context.screen.is_terminal();
     for (index, diagnostic) in diagnostics.iter().enumerate() {
-        let text = format!("{}{diagnostic}\n", if index == 0 { "" } else { "\n" });
-        // An excerpt may hold whatever is in the file.
-        let mut harmless = String::new();
-        if is_terminal {
-            escape::log(text.as_bytes(), &mut harmless);
-        } else {
-            harmless = text;
-        }
-        context.screen.write_all(harmless.as_bytes())?;
+        context.screen.text(&format!("{}{diagnostic}\n", if index == 0 { "" } else { "\n" }))?;
     }
     Ok(())
 }

@@ -7,9 +7,9 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
+use super::Context;
 use super::args::Json;
 use super::exit::Exit;
-use super::{Context, escape};
 use crate::checkup::{self, Places, Report};
 use crate::doctor::Violation;
 
@@ -73,15 +73,7 @@ pub(super) fn run(args: &DoctorArgs, context: &mut Context) -> Result<Exit> {
         })?;
     } else {
         for violation in &report.violations {
-            let text = show(violation);
-            let mut harmless = String::new();
-            // Names of files may hold whatever somebody called them.
-            escape::log(text.as_bytes(), &mut harmless);
-            context.screen.write_all(if context.screen.is_terminal() {
-                harmless.as_bytes()
-            } else {
-                text.as_bytes()
-            })?;
+            context.screen.text(&show(violation))?;
         }
         context.screen.flush()?;
         writeln!(io::stderr(), "{}", summary(&report))?;

@@ -4,9 +4,11 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use crate::model::diagnostic::is_active;
+
 /// One line of text with everything that is not plain written out, tabs and line ends too.
-pub(super) fn line(text: &str) -> Cow<'_, str> {
-    if text.chars().any(|c| is_active(c) || matches!(c, '\n' | '\t')) {
+pub fn line(text: &str) -> Cow<'_, str> {
+    if text.contains(is_active) {
         let mut escaped = String::with_capacity(text.len() + 8);
         text.chars().for_each(|c| push(&mut escaped, c, false));
         Cow::Owned(escaped)
@@ -15,10 +17,17 @@ pub(super) fn line(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Text of several lines with everything else that is not plain written out.
+pub fn text(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    text.chars().for_each(|c| push(&mut escaped, c, true));
+    escaped
+}
+
 /// Bytes of a log as text for a terminal: line ends and tabs stay, what is no UTF-8 is written out too.
 ///
 /// A character that is cut off at the end is left for the next call: gives how many bytes were used, all but at most three.
-pub(super) fn log(bytes: &[u8], escaped: &mut String) -> usize {
+pub fn log(bytes: &[u8], escaped: &mut String) -> usize {
     let mut used = 0;
     for chunk in bytes.utf8_chunks() {
         chunk.valid().chars().for_each(|c| push(escaped, c, true));
@@ -35,7 +44,7 @@ pub(super) fn log(bytes: &[u8], escaped: &mut String) -> usize {
 }
 
 /// Writes bytes out as `\xff`.
-pub(super) fn push_bytes(escaped: &mut String, bytes: &[u8]) {
+pub fn push_bytes(escaped: &mut String, bytes: &[u8]) {
     for byte in bytes {
         // Writing to a String never fails.
         let _ = write!(escaped, "\\x{byte:02x}");
@@ -61,16 +70,6 @@ fn push(escaped: &mut String, c: char, keep_layout: bool) {
         c => {
             let _ = write!(escaped, "\\u{{{:x}}}", c as u32);
         }
-    }
-}
-
-/// Control characters (C0, DEL, C1), those that change the direction of text (Unicode, UAX 9), and Unicode's own line ends.
-/// Line ends and tabs are not counted: they depend on where the text goes.
-fn is_active(c: char) -> bool {
-    match c {
-        '\n' | '\t' => false,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
-        c => c.is_control(),
     }
 }
 

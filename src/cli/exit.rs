@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use super::screen;
 use crate::api::RunView;
 use crate::api::client::ClientError;
 use crate::model::request::Refusal;
@@ -110,7 +111,7 @@ pub fn conclude(result: anyhow::Result<Exit>) -> Exit {
         Err(error) => {
             let Some(exit) = Exit::of_error(&error) else { return Exit::Success };
             // Nobody can be told that nobody reads stderr.
-            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("batchd: {error:#}\n"));
+            let _ = screen::aside(&format!("batchd: {error:#}\n"));
             exit
         }
     }

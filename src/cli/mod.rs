@@ -11,7 +11,7 @@ mod disable;
 mod disk;
 mod doctor;
 mod enable;
-mod escape;
+pub mod escape;
 mod exit;
 mod facts;
 mod graph;

@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::args::Json;
 use super::exit::{Complaint, Exit};
-use super::{Context, facts, moment, show, who};
+use super::{Context, facts, moment, screen, show, who};
 use crate::api::client::{Client, ClientError};
 use crate::api::{Reloaded, RunView};
 use crate::checkup;
@@ -177,7 +177,7 @@ pub(super) fn make_run(context: &mut Context, json: Json, request: &Request, wai
     if !json.json {
         writeln!(context.screen, "{}", made.run)?;
         context.screen.flush()?;
-        std::io::stderr().write_all(what_comes_of(&made).as_bytes())?;
+        screen::aside(&what_comes_of(&made))?;
     }
     if wait {
         made.end = Some(daemon.wait(&made.run)?);
@@ -185,7 +185,7 @@ pub(super) fn make_run(context: &mut Context, json: Json, request: &Request, wai
     if json.json {
         context.screen.json(&made)?;
     } else if let Some(end) = &made.end {
-        writeln!(std::io::stderr(), "{}", show::ending(end))?;
+        screen::aside(&format!("{}\n", show::ending(end)))?;
     }
     let at_once = if made.skipped.is_some() { Exit::Failure } else { Exit::Success };
     Ok(made.end.as_ref().map_or(at_once, Exit::of_run))

@@ -4,10 +4,17 @@ use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
 
 use serde::Serialize;
 
+use super::escape;
 use super::table::{Look, Table};
 
 /// The width where a terminal does not tell its own.
 const WIDTH_DEFAULT: u16 = 80;
+
+/// Writes to stderr what is to be known beside the facts, harmless if a terminal shows it.
+pub(super) fn aside(text: &str) -> io::Result<()> {
+    let mut err = io::stderr();
+    if err.is_terminal() { err.write_all(escape::text(text).as_bytes()) } else { err.write_all(text.as_bytes()) }
+}
 
 /// stdout, and what is known of whoever reads it.
 pub(super) struct Screen {
@@ -46,6 +53,15 @@ impl Screen {
             return writeln!(io::stderr(), "{if_empty}");
         }
         self.out.write_all(text.as_bytes())
+    }
+
+    /// Shows text of several lines, which may hold what somebody wrote to hurt.
+    pub(super) fn text(&mut self, text: &str) -> io::Result<()> {
+        if self.is_terminal() {
+            self.out.write_all(escape::text(text).as_bytes())
+        } else {
+            self.out.write_all(text.as_bytes())
+        }
     }
 
     /// Shows a fact for programs: indented JSON and a line end.

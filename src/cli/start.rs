@@ -9,7 +9,7 @@ use clap::Args;
 use super::args::Json;
 use super::exit::{Complaint, Exit};
 use super::{Context, operate};
-use crate::model::definition::{VariableFault, variable_fault};
+use crate::model::definition::check_variable_name;
 use crate::model::id::{BatchName, RunId};
 use crate::model::request::Request;
 use crate::model::run::{Follow, Given, Input};
@@ -91,15 +91,8 @@ fn input(text: &str) -> Result<Input> {
 /// Reads `NAME=VALUE`.
 fn variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
-    match variable_fault(name) {
-        None => Ok((name.to_owned(), value.to_owned())),
-        Some(VariableFault::NoName) => {
-            Err(format!("`{name}` is no name of a variable: letters, digits and `_`, no digit first"))
-        }
-        Some(VariableFault::Reserved) => {
-            Err(format!("`{name}` is reserved: names that begin with `BATCHD_` are given by batchd itself"))
-        }
-    }
+    check_variable_name(name).map_err(|error| format!("{error}: {}", error.hint()))?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::api::Reloaded;
 use crate::clock::{self, Monotonic};
 use crate::folders::{Folders, Looked, Surroundings, suddenly_empty};
 use crate::model::definition::Definition;
-use crate::model::diagnostic::Diagnostic;
+use crate::model::diagnostic::{Diagnostic, shown};
 use crate::model::files::Files;
 use crate::model::graph::Graph;
 use crate::model::id::{BatchName, DefinitionHash};
@@ -401,11 +401,9 @@ impl Loader {
             graph = Some(Arc::new(fitted.graph));
         }
         for diagnostic in diagnostics.iter().filter(|diagnostic| !self.told.contains(diagnostic)) {
-            // One line an event; the excerpt is what `batchd reload` and `batchd check` show.
-            match &diagnostic.hint {
-                Some(hint) => warn!("{}; {hint}", diagnostic.headline()),
-                None => warn!("{}", diagnostic.headline()),
-            }
+            // One line an event, whatever is named in it; the excerpt is what `batchd reload` and `batchd check` show.
+            let hint = diagnostic.hint.iter().map(|hint| format!("; {hint}")).collect::<String>();
+            warn!("{}", shown(&(diagnostic.headline() + &hint)));
         }
         self.told.clone_from(&diagnostics);
         Swap { graph, diagnostics, done: Vec::new() }

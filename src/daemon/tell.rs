@@ -19,10 +19,12 @@ const IN_FORCE_LINES_MAX: usize = 20;
 /// Begins to log to stderr. The level is RUST_LOG's, else `info`.
 pub(super) fn begin(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER_DEFAULT));
+    // no-color.org
+    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // A second call, in a process that has a log already, leaves the first in place.
     let _ = match format {
-        LogFormat::Text => log.with_target(false).with_ansi(io::stderr().is_terminal()).try_init(),
+        LogFormat::Text => log.with_target(false).with_ansi(colour).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
 }

@@ -19,7 +19,7 @@ mod syntax;
 mod values;
 mod words;
 
-use crate::model::diagnostic::{Diagnostic, Place};
+use crate::model::diagnostic::{Diagnostic, Place, shell_path, shown};
 use crate::model::id::BatchName;
 
 pub use definition::{Context, Input, Loaded, Places, definition};
@@ -70,11 +70,12 @@ pub fn batch_name(folder: &str) -> Result<BatchName, Box<Diagnostic>> {
         let better = BatchName::new(lower.trim_start_matches(['-', '_'])).ok();
         let hint = match better {
             Some(better) => {
-                format!("rename the folder: `mv '{folder}' {better}`; a folder that is no batch begins with `_`")
+                let folder = shell_path(folder);
+                format!("rename the folder: `mv {folder} {better}`; a folder that is no batch begins with `_`")
             }
             None => "rename the folder; a folder that is no batch begins with `_`".to_owned(),
         };
-        Box::new(Diagnostic::of_file(None, folder, error.to_string()).with_hint(hint))
+        Box::new(Diagnostic::of_file(None, shown(folder), error.to_string()).with_hint(hint))
     })
 }
 
@@ -89,7 +90,9 @@ mod tests {
             assert!(diagnostic.hint.as_ref().unwrap().contains(expected), "{diagnostic}");
         };
         check("Nightly Report", "mv 'Nightly Report' nightly-report");
-        check("-x", "mv '-x' x");
+        check("-x", "mv ./-x x");
+        check("x'; reboot; '", r"mv 'x'\''; reboot; '\''' x---reboot---");
+        check("x\ny", r"mv $'x\x0ay' x-y");
         check("ä", "rename the folder;");
         assert_eq!(batch_name("report").unwrap().as_str(), "report");
     }

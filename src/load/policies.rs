@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::reader::{At, Reader, Shape, Wrong};
 use super::{Diagnosis, Named, values, words};
-use crate::model::definition::{CatchUp, Overlap, RetryPolicy, VariableFault, variable_fault};
+use crate::model::definition::{CatchUp, Overlap, RetryPolicy, check_variable_name};
 use crate::model::time::format_duration;
 
 /// The most retries of one run: with the longest usual delay, ten minutes, they last a week.
@@ -255,17 +255,7 @@ fn env(reader: &mut Reader<'_, '_>) -> BTreeMap<String, String> {
 }
 
 fn check_variable(name: &str) -> Result<(), Diagnosis> {
-    match variable_fault(name) {
-        None => Ok(()),
-        Some(VariableFault::NoName) => {
-            let what = format!("`{}` cannot be the name of a variable", name.escape_default());
-            Err(Diagnosis::hinted(what, "a name has letters, digits and `_`, and no digit first"))
-        }
-        Some(VariableFault::Reserved) => {
-            let hint = "names that begin with `BATCHD_` are given by batchd itself; choose another";
-            Err(Diagnosis::hinted(format!("`{name}` is reserved"), hint))
-        }
-    }
+    check_variable_name(name).map_err(|error| Diagnosis::hinted(error.to_string(), error.hint()))
 }
 
 fn success_exit_codes(reader: &mut Reader<'_, '_>) -> Option<Vec<u8>> {

@@ -116,7 +116,13 @@ impl<'r, 't> Reader<'r, 't> {
         check_name: impl Fn(&str) -> Result<(), Diagnosis>,
         convert: impl Fn(&str, &DeValue<'_>) -> Result<T, Wrong>,
     ) -> Option<Vec<(String, At<T>)>> {
+        let span = self.key_span(key);
         let table = self.inner(key)?;
+        if let Some(span) = span.filter(|_| table.len() > LIST_ENTRIES_MAX) {
+            let what = format!("`{key}` has {} entries, and at most {LIST_ENTRIES_MAX} are possible", table.len());
+            self.findings.at(span, Diagnosis::new(what));
+            return None;
+        }
         let mut entries = Vec::new();
         for (name, value) in table {
             if let Err(diagnosis) = check_name(name.get_ref()) {

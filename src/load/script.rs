@@ -5,7 +5,7 @@ use super::findings::Findings;
 use super::policies::plain;
 use super::reader::{At, Reader, Shape};
 use super::{Diagnosis, values, words};
-use crate::model::diagnostic::Diagnostic;
+use crate::model::diagnostic::{Diagnostic, shell_path, shown};
 
 /// The script's name unless the key `script` says otherwise; always its name in a zip.
 const SCRIPT_DEFAULT: &str = "script.sh";
@@ -158,7 +158,8 @@ fn in_zip(reader: &mut Reader<'_, '_>, input: &Input<'_>, zip: &str) -> Option<S
     let inner = input.files.0.keys().find_map(|path| path.strip_suffix("/script.sh"));
     let hint = match inner {
         Some(folder) => {
-            format!("it is in `{folder}`: zip the content, not the folder: `(cd {folder} && zip -r ../{zip} .)`")
+            let (into, zip) = (shell_path(folder), shell_path(&format!("../{zip}")));
+            format!("it is in `{}`: zip the content, not the folder: `(cd {into} && zip -r {zip} .)`", shown(folder))
         }
         None => format!("put a `{SCRIPT_DEFAULT}` at the root of the zip"),
     };

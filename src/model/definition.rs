@@ -9,6 +9,46 @@ use serde::{Deserialize, Serialize};
 use super::id::{BatchName, DefinitionHash};
 use super::time::{duration_ms, duration_ms_option};
 
+/// The most bytes of the name of a script's variable: `run.json` lists all names, and has a length that is read.
+pub const VARIABLE_NAME_BYTES_MAX: usize = 128;
+
+/// Why no variable of a script can be called so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VariableNameError {
+    /// A shell takes it for no name: letters, digits and `_`, no digit first.
+    #[error("`{}` cannot be the name of a variable", .0.escape_default())]
+    Malformed(String),
+    /// More than [`VARIABLE_NAME_BYTES_MAX`].
+    #[error("a variable's name has at most {VARIABLE_NAME_BYTES_MAX} bytes, and this one has {0}")]
+    TooLong(usize),
+    /// batchd's own.
+    #[error("`{0}` is reserved")]
+    Reserved(String),
+}
+
+impl VariableNameError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "a name has letters, digits and `_`, and no digit first",
+            Self::TooLong(_) => "choose a shorter one",
+            Self::Reserved(_) => "names that begin with `BATCHD_` are given by batchd itself; choose another",
+        }
+    }
+}
+
+/// Whether a batch or an operator may set a variable of this name.
+pub fn check_variable_name(name: &str) -> Result<(), VariableNameError> {
+    if name.len() > VARIABLE_NAME_BYTES_MAX {
+        return Err(VariableNameError::TooLong(name.len()));
+    }
+    let is_word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if name.is_empty() || !is_word || name.as_bytes()[0].is_ascii_digit() {
+        return Err(VariableNameError::Malformed(name.to_owned()));
+    }
+    if name.starts_with("BATCHD_") { Err(VariableNameError::Reserved(name.to_owned())) } else { Ok(()) }
+}
+
 /// The checked content of one batch folder, with the settings' defaults applied: nothing is left to look up but the zone.
 ///
 /// The journal keeps it as JSON, so that the next daemon knows which schedule was in force when the last one ended.
@@ -157,6 +197,10 @@ pub enum CatchUp {
 impl RetryPolicy {
     /// The wait before attempt `attempt` (2 is the first retry): `delay * backoff^(attempt - 2)`, at most `delay_max`.
     pub fn delay_before(&self, attempt: NonZeroU32) -> Duration {
+        if self.delay.is_zero() {
+            // Zero times what has become infinite would be no number.
+            return Duration::ZERO;
+        }
         let exponent = i32::try_from(attempt.get().saturating_sub(2)).unwrap_or(i32::MAX);
         let seconds = self.delay.as_secs_f64() * self.backoff.powi(exponent);
         // `min` also takes an infinite product down; a backoff is never negative or NaN (checked when loaded).
@@ -164,24 +208,6 @@ impl RetryPolicy {
         // Whole milliseconds, the resolution of an instant: the journal gives back what was in memory.
         Duration::from_millis((bounded * 1000.0) as u64)
     }
-}
-
-/// Why a script can't be given a variable of this name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VariableFault {
-    /// A shell takes other names for none: letters, digits and `_`, no digit first.
-    NoName,
-    /// batchd itself gives those that begin so.
-    Reserved,
-}
-
-/// What is wrong with the name of a variable, in a definition and by hand alike.
-pub fn variable_fault(name: &str) -> Option<VariableFault> {
-    let is_word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if name.is_empty() || !is_word || name.as_bytes()[0].is_ascii_digit() {
-        return Some(VariableFault::NoName);
-    }
-    name.starts_with("BATCHD_").then_some(VariableFault::Reserved)
 }
 
 #[cfg(test)]
@@ -200,5 +226,7 @@ mod tests {
         let delays: Vec<u64> = (2..7).map(|n| policy.delay_before(NonZeroU32::new(n).unwrap()).as_secs()).collect();
         assert_eq!(delays, [10, 20, 40, 60, 60]);
         assert_eq!(policy.delay_before(NonZeroU32::MAX).as_secs(), 60);
+        let at_once = RetryPolicy { delay: Duration::ZERO, ..policy };
+        assert_eq!(at_once.delay_before(NonZeroU32::MAX), Duration::ZERO);
     }
 }

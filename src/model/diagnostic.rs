@@ -55,6 +55,42 @@ impl Diagnostic {
     }
 }
 
+/// Whether a character acts instead of being seen: control characters (C0, DEL, C1), those that change the direction of text
+/// (Unicode, UAX 9), and Unicode's own line ends.
+pub fn is_active(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || c.is_control()
+}
+
+/// A name, or one line of text, for a message: one with characters that would move the cursor is written out.
+pub fn shown(text: &str) -> String {
+    if text.contains(is_active) { text.escape_debug().to_string() } else { text.to_owned() }
+}
+
+/// `path` as one word of a command that a hint shows: what people paste into a shell stays one word, and no option,
+/// whatever a file is called.
+pub fn shell_path(path: &str) -> String {
+    let path = if path.starts_with('-') { format!("./{path}") } else { path.to_owned() };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);
+    if !path.is_empty() && path.chars().all(plain) {
+        return path;
+    }
+    if !path.contains(char::is_control) {
+        return format!("'{}'", path.replace('\'', r"'\''"));
+    }
+    // As bash reads it; control characters are written out, so that they reach no terminal.
+    let mut word = String::from("$'");
+    for c in path.chars() {
+        match c {
+            '\'' | '\\' => word.extend(['\\', c]),
+            c if c.is_control() => c.to_string().bytes().for_each(|byte| word.push_str(&format!("\\x{byte:02x}"))),
+            c => word.push(c),
+        }
+    }
+    word.push('\'');
+    word
+}
+
 /// The headline, the excerpt with a marker, and the hint, without a line end behind the last.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -78,6 +114,17 @@ impl fmt::Display for Diagnostic {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_for_a_shell() {
+        let check = |path: &str, expected: &str| assert_eq!(shell_path(path), expected, "{path:?}");
+        check("a/b.toml", "a/b.toml");
+        check("-rf", "./-rf");
+        check("", "''");
+        check("it's", r"'it'\''s'");
+        check("$(reboot); `x`", "'$(reboot); `x`'");
+        check("a\nb'\\\u{9b}", r"$'a\x0ab\'\\\xc2\x9b'");
+    }
 
     #[test]
     fn shows_place_and_hint() {

@@ -6,10 +6,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::diagnostic::shown;
 use super::time::Instant;
 
 /// The most characters that a batch's name may have: with the number of a run behind it, it stays a short file name.
 pub const BATCH_NAME_CHARACTERS_MAX: usize = 63;
+
+/// The greatest number that a run can have: the journal's integers are signed.
+pub const RUN_NUMBER_MAX: u64 = i64::MAX as u64;
 
 /// The name of a batch, which is the name of its folder: `[a-z0-9][a-z0-9_-]{0,62}`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,14 +24,15 @@ pub struct BatchName(Arc<str>);
 pub enum IdError {
     /// Not a batch's name.
     #[error(
-        "`{0}` is not a batch name: a name begins with a-z or 0-9, goes on with a-z, 0-9, `_` or `-`, and has at most {BATCH_NAME_CHARACTERS_MAX} characters"
+        "`{}` is not a batch name: a name begins with a-z or 0-9, goes on with a-z, 0-9, `_` or `-`, and has at most {BATCH_NAME_CHARACTERS_MAX} characters",
+        shown(.0)
     )]
     BatchName(String),
     /// Not a run's id.
-    #[error("`{0}` is not a run id: an id is a batch name, a dot and a number, such as `report.42`")]
+    #[error("`{}` is not a run id: an id is a batch name, a dot and a number, such as `report.42`", shown(.0))]
     RunId(String),
     /// Not a definition's hash.
-    #[error("`{0}` is not a definition hash: a hash has 64 hexadecimal digits")]
+    #[error("`{}` is not a definition hash: a hash has 64 hexadecimal digits", shown(.0))]
     DefinitionHash(String),
 }
 
@@ -77,7 +82,7 @@ impl FromStr for RunId {
         let (batch, number) = text.split_once('.').ok_or_else(error)?;
         // Only the canonical form: two spellings of one id would be two folders.
         let canonical = number.bytes().all(|b| b.is_ascii_digit()) && !number.starts_with('0');
-        let number = number.parse().ok().filter(|_| canonical).ok_or_else(error)?;
+        let number = number.parse().ok().filter(|number| canonical && *number <= RUN_NUMBER_MAX).ok_or_else(error)?;
         Ok(Self { batch: BatchName::new(batch).map_err(|_| error())?, number })
     }
 }
@@ -193,6 +198,7 @@ mod tests {
         let id: RunId = "report.42".parse().unwrap();
         assert_eq!((id.batch.as_str(), id.number), ("report", 42));
         assert_eq!(id.to_string(), "report.42");
+        assert_eq!("report.9223372036854775807".parse::<RunId>().unwrap().number, RUN_NUMBER_MAX);
         for bad in [
             "report",
             "report.",
@@ -202,6 +208,7 @@ mod tests {
             "report.+1",
             "report.1.2",
             "../x.1",
+            "report.9223372036854775808",
             "report.18446744073709551616",
         ] {
             assert!(bad.parse::<RunId>().is_err(), "{bad:?}");

@@ -128,7 +128,9 @@ impl RunDir {
 
     /// Why the last shim could not start the script, if it left word.
     pub fn trouble(&self) -> Option<String> {
-        let file = openat(&self.folder, TROUBLE, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        // Not blocking: somebody may have put a FIFO there.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat(&self.folder, TROUBLE, flags, Mode::empty());
         let mut bytes = vec![0; TROUBLE_BYTES_MAX];
         let count = rustix::io::read(&file.ok()?, &mut bytes[..]).ok()?;
         Some(String::from_utf8_lossy(&bytes[..count]).into_owned())
@@ -148,7 +150,7 @@ impl RunDir {
 
     /// Whether somebody holds the lock. Only looks: it never disturbs one who is taking it.
     pub fn is_locked(&self) -> io::Result<bool> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match openat(&self.folder, LOCK, flags, Mode::empty()) {
             Ok(file) => probe_lock(file.as_fd()),
             Err(rustix::io::Errno::NOENT) => Ok(false),
@@ -229,6 +231,11 @@ impl RunDir {
     }
 
     fn write_file(&self, name: &str, mut bytes: &[u8]) -> io::Result<()> {
+        // What is there was left by one that was killed, or put there by a script: a FIFO would keep us.
+        match unlinkat(&self.folder, name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
         let file = self.create_log(name)?;
         while !bytes.is_empty() {
             let count = rustix::io::write(&file, bytes)?;

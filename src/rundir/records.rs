@@ -25,10 +25,17 @@ pub const VERSION_READ_MIN: u32 = if VERSION > 1 { VERSION - 1 } else { 1 };
 /// The most bytes of a record: what is longer was not written by batchd. (Thousands of names of variables fit.)
 pub const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 
+/// The greatest number of a signal on Linux.
+const SIGNAL_MAX: i32 = 64;
+
 /// A file of a run folder that carries the run's token.
 pub trait Record: Serialize + DeserializeOwned {
     /// Its name.
     const FILE: &'static str;
+    /// What no batchd would have written, although it can be read. None: it may be believed.
+    fn fault(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// `run.json`: what was run. It holds no value of a variable: they may be secrets.
@@ -193,10 +200,39 @@ macro_rules! records {
     )*};
 }
 
-records!(RunRecord => "run.json", Claim => "claim", Started => "started.json", ExitRecord => "exit.json");
+records!(RunRecord => "run.json", Claim => "claim", Started => "started.json");
+
+impl Record for ExitRecord {
+    const FILE: &'static str = "exit.json";
+
+    /// What is believed goes into the journal as it is, so that it has to fit there: a commit that can't succeed would keep
+    /// the daemon from everything else.
+    fn fault(&self) -> Option<&'static str> {
+        let Ending::Exited { success, exit, .. } = &self.end else { return None };
+        let counts = [
+            exit.stdout_bytes,
+            exit.stdout_dropped_bytes,
+            exit.stderr_bytes,
+            exit.stderr_dropped_bytes,
+            exit.cpu_user_ms,
+            exit.cpu_system_ms,
+            exit.memory_bytes_max,
+        ];
+        if counts.iter().any(|count| i64::try_from(*count).is_err()) {
+            return Some("a number in it is larger than anything that is counted");
+        }
+        if exit.signal.is_some_and(|signal| !(1..=SIGNAL_MAX).contains(&signal)) {
+            return Some("there is no signal of that number");
+        }
+        if *success && exit.exit_code.is_none() {
+            return Some("it says that the script succeeded, and not with which exit code");
+        }
+        None
+    }
+}
 
 /// The bytes of a record, with a line end behind them.
-pub(super) fn encode<R: Record>(record: &R) -> Vec<u8> {
+pub fn encode<R: Record>(record: &R) -> Vec<u8> {
     let mut bytes =
         serde_json::to_vec(record).expect("records hold no map with keys that are not text, and no failing writer");
     bytes.push(b'\n');
@@ -255,7 +291,8 @@ struct Head {
     token: Token,
 }
 
-fn decode<R: Record>(bytes: &[u8], token: &Token) -> Result<R, Damage> {
+/// Reads the bytes of a record that has to carry this token.
+pub fn decode<R: Record>(bytes: &[u8], token: &Token) -> Result<R, Damage> {
     let not_a_record = |error: serde_json::Error| content::<R>(error.to_string());
     let head: Head = serde_json::from_slice(bytes).map_err(not_a_record)?;
     if head.token != *token {
@@ -264,7 +301,8 @@ fn decode<R: Record>(bytes: &[u8], token: &Token) -> Result<R, Damage> {
     if !(VERSION_READ_MIN..=VERSION).contains(&head.version) {
         return Err(Damage::Version { file: R::FILE, version: head.version });
     }
-    serde_json::from_slice(bytes).map_err(not_a_record)
+    let record: R = serde_json::from_slice(bytes).map_err(not_a_record)?;
+    record.fault().map_or(Ok(record), |fault| Err(content::<R>(fault)))
 }
 
 fn content<R: Record>(what: impl Into<String>) -> Damage {
@@ -331,7 +369,6 @@ pub(super) mod tests {
         for version in VERSION_READ_MIN..=VERSION {
             assert_eq!(decode::<ExitRecord>(&of(version), &token(1)).unwrap().version, version);
         }
-        assert!(VERSION - VERSION_READ_MIN <= 1, "the release before, and no older one");
         for version in [0, VERSION + 1, u32::MAX] {
             let error = decode::<ExitRecord>(&of(version), &token(1)).unwrap_err();
             assert!(matches!(error, Damage::Version { version: found, .. } if found == version), "{error}");
@@ -347,5 +384,26 @@ pub(super) mod tests {
         assert!(matches!(ours, Err(Damage::Version { .. })), "{ours:?}");
         let theirs = decode::<ExitRecord>(&strange("report.43"), &token(1));
         assert!(matches!(theirs, Err(Damage::Token { .. })), "{theirs:?}");
+    }
+
+    #[test]
+    fn what_the_journal_could_not_hold_is_not_believed() {
+        let decoded = |change: &dyn Fn(&mut Exit, &mut bool)| {
+            let mut record = exit_record();
+            if let Ending::Exited { exit, success, .. } = &mut record.end {
+                change(exit, success);
+            }
+            decode::<ExitRecord>(&encode(&record), &token(1))
+        };
+        assert!(decoded(&|_, _| {}).is_ok());
+        assert!(decoded(&|exit, _| exit.stdout_bytes = i64::MAX as u64).is_ok());
+        let refused = |change: &dyn Fn(&mut Exit, &mut bool)| match decoded(change) {
+            Err(Damage::Content { what, .. }) => what,
+            other => panic!("{other:?}"),
+        };
+        assert!(refused(&|exit, _| exit.stdout_bytes = u64::MAX).contains("larger"));
+        assert!(refused(&|exit, _| exit.memory_bytes_max = 1 << 63).contains("larger"));
+        assert!(refused(&|exit, _| exit.signal = Some(i32::MAX)).contains("no signal"));
+        assert!(refused(&|exit, success| (exit.exit_code, *success) = (None, true)).contains("succeeded"));
     }
 }

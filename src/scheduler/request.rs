@@ -3,13 +3,16 @@
 use super::Scheduler;
 use super::book::Counts;
 use super::prospects::Asked;
-use crate::model::definition::Overlap;
+use crate::model::definition::{Overlap, check_variable_name};
 use crate::model::graph::Node;
 use crate::model::id::{BatchName, RunId};
 use crate::model::record::Disabled;
 use crate::model::request::{Prospects, Refusal, Reply, Request, RerunMode};
-use crate::model::run::{End, Follow, Given, Outcome, Run, StopRequest, Trigger};
+use crate::model::run::{End, Follow, Given, Input, Outcome, Run, StopRequest, Trigger};
 use crate::model::time::Instant;
+
+/// The most variables that a start can be given: more than anybody writes, and `run.json` lists their names.
+const GIVEN_VARIABLES_MAX: usize = 1000;
 
 /// An answer, or why it was not done.
 type Answer = Result<Reply, Reply>;
@@ -33,6 +36,7 @@ impl Scheduler {
     }
 
     fn start_by_hand(&mut self, now: Instant, name: &BatchName, follow: Follow, given: Given, by: By) -> Answer {
+        check_given(&given)?;
         let node = self.in_force(name)?.clone();
         let definition = node.definition();
         if let Some(reason) = self.says_no(now, name, &node).filter(|_| !by.force) {
@@ -245,6 +249,29 @@ fn to_enable(name: &BatchName, node: &Node) -> String {
 fn no_run(id: &RunId) -> Reply {
     let hint = format!("`batchd runs {}` lists the runs of {}", id.batch, id.batch);
     refused(Refusal::Unknown, format!("there is no run {id}"), Some(hint))
+}
+
+/// Refuses what no script can be given, and what would forge a variable of batchd's own. The command line checks it too,
+/// and is not alone in writing to the socket.
+fn check_given(given: &Given) -> Result<(), Reply> {
+    let invalid = |what: String, hint: &str| Err(refused(Refusal::Invalid, what, Some(hint.to_owned())));
+    if given.env.len() > GIVEN_VARIABLES_MAX {
+        let what = format!("{} variables are given, and at most {GIVEN_VARIABLES_MAX} are possible", given.env.len());
+        return invalid(what, "put them into a file that the batch reads: `env_file`");
+    }
+    if let Some(error) = given.env.keys().find_map(|name| check_variable_name(name).err()) {
+        return invalid(error.to_string(), error.hint());
+    }
+    if given.args.iter().chain(given.env.values()).any(|text| text.contains('\0')) {
+        return invalid("an argument or a variable has a NUL byte in it".to_owned(), "no program can be given one");
+    }
+    match &given.input {
+        Some(Input::File(path)) if !path.starts_with('/') => {
+            let what = format!("the input `{}` is no absolute path", path.escape_debug());
+            invalid(what, "the daemon's folder is not yours: name the file from the root on")
+        }
+        Some(Input::File(_) | Input::Run(_)) | None => Ok(()),
+    }
 }
 
 fn stop_request(now: Instant, by: &str, reason: Option<String>) -> StopRequest {

@@ -446,3 +446,32 @@ fn what_a_schedule_made_due_that_cannot_be_read_any_more_has_one_row() {
     assert_eq!(rows(&world), [unknown]);
     assert_eq!(world.scheduler.next_wakeup(), Some(BEGIN + 240 * MINUTE));
 }
+
+#[test]
+fn what_no_script_can_be_given_is_refused() {
+    let mut world = World::new(plain(vec![definition("load", "{}")]));
+    let mut check = |given: &str, expected: Option<&str>| {
+        let given: Given = serde_json::from_str(given).unwrap();
+        let request = Request::Start { batch: name("load"), follow: Follow::Chain, given, queue: true, force: false };
+        world.handle(Event::Request { id: 1, by: "uid 1".to_owned(), request, history: Vec::new() });
+        let refused = world.effects.iter().find_map(|effect| match effect {
+            Effect::Reply { reply: Reply::Refused { what, .. }, .. } => Some(what.as_str()),
+            _ => None,
+        });
+        assert!(
+            refused.map_or(expected.is_none(), |what| expected.is_some_and(|part| what.contains(part))),
+            "{refused:?}"
+        );
+    };
+    check(r#"{"env": {"A": "x\nB=y"}, "args": ["", "-x"], "input": {"file": "/x"}}"#, None);
+    check(r#"{"env": {"A=B": "x"}}"#, Some("`A=B` cannot be the name"));
+    check(r#"{"env": {"A\n": "x"}}"#, Some("cannot be the name"));
+    check(r#"{"env": {"": "x"}}"#, Some("cannot be the name"));
+    check(r#"{"env": {"BATCHD_RUN": "x"}}"#, Some("reserved"));
+    check(&format!(r#"{{"env": {{"{}": "x"}}}}"#, "N".repeat(129)), Some("at most 128 bytes"));
+    check(r#"{"env": {"A": "\u0000"}}"#, Some("NUL"));
+    check(r#"{"args": ["\u0000"]}"#, Some("NUL"));
+    check(r#"{"input": {"file": "x"}}"#, Some("no absolute path"));
+    let many: Vec<String> = (0..1001).map(|n| format!("\"N{n}\": \"\"")).collect();
+    check(&format!(r#"{{"env": {{{}}}}}"#, many.join(", ")), Some("1001 variables"));
+}

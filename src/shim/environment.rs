@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 
 use super::order::Order;
 use super::user::User;
-use crate::model::definition::{VariableFault, variable_fault};
+use crate::model::definition::{VariableNameError, check_variable_name};
 
 /// The most bytes of an `env_file`: what execve(2) takes is less.
 const ENV_FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -28,7 +31,7 @@ pub(super) fn variables(
     }
     all.extend(order.execution.env.clone());
     if let Some(file) = &order.execution.env_file {
-        all.extend(read_file(&workspace.join(file))?);
+        all.extend(read_file(workspace, file, user.is_some())?);
     }
     all.extend(order.given.env.clone());
     all.extend(order.facts.iter().cloned());
@@ -36,11 +39,18 @@ pub(super) fn variables(
     Ok(all)
 }
 
-fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
+/// The variables of `file`, which is absolute or in the workspace. `others`: the workspace is another user's than ours.
+fn read_file(workspace: &Path, file: &str, others: bool) -> Result<Vec<(String, String)>, String> {
+    let path = workspace.join(file);
     let place = path.display();
+    let opened = if others && !file.starts_with('/') { open_beneath(workspace, file) } else { open(&path) };
+    let file = opened.and_then(regular).map_err(|error| match error.raw_os_error() {
+        Some(libc::EXDEV) => format!(
+            "env_file {place} leads out of the workspace, where its user may plant links; name the file by its absolute path"
+        ),
+        _ => format!("env_file {place} can't be opened ({error}); make it, or change `env_file`"),
+    })?;
     let mut text = String::new();
-    let file = File::open(path)
-        .map_err(|error| format!("env_file {place} can't be opened ({error}); make it, or change `env_file`"))?;
     let count = file.take(ENV_FILE_BYTES_MAX + 1).read_to_string(&mut text);
     let count = count.map_err(|error| format!("env_file {place} can't be read as UTF-8 text ({error})"))?;
     if count as u64 > ENV_FILE_BYTES_MAX {
@@ -49,11 +59,32 @@ fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
     parse(&text).map_err(|(line, what)| format!("env_file {place}, line {line}: {what}"))
 }
 
+/// Not blocking: a FIFO in its place must not keep the shim.
+const OPEN: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    Ok(openat(CWD, path, OPEN, Mode::empty())?)
+}
+
+/// Opens a file of a workspace with the rights of the shim: what its user put there must not lead to what that user could
+/// not read.
+fn open_beneath(workspace: &Path, file: &str) -> io::Result<OwnedFd> {
+    let folder = openat(CWD, workspace, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(openat2(&folder, file, OPEN, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)?)
+}
+
+fn regular(file: OwnedFd) -> io::Result<File> {
+    match FileType::from_raw_mode(fstat(&file)?.st_mode) {
+        FileType::RegularFile => Ok(File::from(file)),
+        _ => Err(io::Error::other("it is no regular file")),
+    }
+}
+
 /// Reads `KEY=VALUE` lines: blank lines and lines that begin with `#` are passed over, `export ` before a key too. A value
 /// in single quotes is taken as it is; in double quotes `\` takes away the meaning of `"`, `\`, `$` and `` ` `` and `\n`
 /// is a line end; without quotes blanks around it are cut off. No variable is ever expanded. The error has the line's
 /// number and never any of its content: it may be a secret.
-fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)> {
+pub fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)> {
     let mut variables = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -63,7 +94,7 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)> {
         let at = |what| (index + 1, what);
         let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
         let (key, value) = line.split_once('=').ok_or(at("no `=`; a line is KEY=VALUE"))?;
-        if variable_fault(key) == Some(VariableFault::NoName) {
+        if matches!(check_variable_name(key), Err(VariableNameError::Malformed(_))) {
             return Err(at("the name before `=` is not one of letters, digits and `_` that begins with no digit"));
         }
         variables.push((key.to_owned(), unquote(value.trim()).map_err(at)?));

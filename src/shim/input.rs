@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fchown, fstat, mkdirat, openat, symlinkat};
@@ -122,8 +122,9 @@ impl Place<'_> {
         for source in sources {
             copy_all(&mut File::from(source), &mut copy)?;
         }
-        let path = self.path.join(INPUT);
-        Ok((self.open(&path)?, Some(path)))
+        // Through its descriptor: the folder is the script's user's, who may have put a link in the file's place by now.
+        let stdin = self.open(Path::new(&format!("/proc/self/fd/{}", copy.as_raw_fd())))?;
+        Ok((stdin, Some(self.path.join(INPUT))))
     }
 
     /// A run's stdout, if it is what the journal says of it.

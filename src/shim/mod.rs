@@ -18,7 +18,7 @@ use crate::store::definitions::DefinitionError;
 use crate::store::workspace::{self, Owner, WorkspaceError, WorkspaceName};
 
 pub mod clock;
-mod environment;
+pub mod environment;
 mod input;
 pub mod order;
 mod pump;

@@ -83,11 +83,6 @@ fn folders_of(files: &Files) -> BTreeSet<&str> {
     files.0.keys().flat_map(|path| path.match_indices('/').map(|(end, _)| &path[..end])).collect()
 }
 
-/// A name for a message: what would move the cursor is escaped.
-fn shown(name: &str) -> String {
-    if name.chars().any(char::is_control) { name.escape_debug().to_string() } else { name.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

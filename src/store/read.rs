@@ -12,8 +12,8 @@ use rustix::io::Errno;
 
 use super::trust::Trust;
 use super::walk::{FOLDER, Walk};
-use super::{FileError, cannot, shown};
-use crate::model::diagnostic::Diagnostic;
+use super::{FileError, cannot};
+use crate::model::diagnostic::{Diagnostic, shown};
 use crate::model::files::Files;
 use crate::model::id::{BATCH_NAME_CHARACTERS_MAX, BatchName};
 use crate::model::time::Instant;

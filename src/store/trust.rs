@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, Stat};
 
 use super::users;
-use crate::model::diagnostic::Diagnostic;
+use crate::model::diagnostic::{Diagnostic, shell_path};
 
 /// How many symbolic links a path may lead through, as in the kernel.
 const LINKS_MAX: usize = 40;
@@ -140,7 +140,8 @@ impl Trust {
         let rules = self.rules.as_ref()?;
         let Some(private_group) = rules.owners.get(&stat.st_uid) else {
             let what = format!("it belongs to {}, who is not trusted with what batchd runs", user_shown(stat.st_uid));
-            let chown = format!("chown {} {}", user_argument(rules.daemon_uid), quoted(path));
+            let chown =
+                format!("chown {} {}", user_argument(rules.daemon_uid), shell_path(&path.display().to_string()));
             return Some((what, format!("run `{chown}`, or name its owner in the settings' `trusted_owners`")));
         };
         let mode = stat.st_mode;
@@ -160,7 +161,10 @@ impl Trust {
             (false, true) => ("everybody", "o-w"),
             (true, true) => ("its group and everybody", "go-w"),
         };
-        Some((format!("{who} may write it"), format!("run `chmod {change} {}`", quoted(path))))
+        Some((
+            format!("{who} may write it"),
+            format!("run `chmod {change} {}`", shell_path(&path.display().to_string())),
+        ))
     }
 }
 
@@ -188,13 +192,6 @@ fn user_shown(uid: u32) -> String {
         Ok(Some(name)) => format!("`{name}`"),
         Ok(None) | Err(_) => format!("user {uid}"),
     }
-}
-
-/// A path as one word of a shell command.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]

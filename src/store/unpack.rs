@@ -149,7 +149,7 @@ fn encode(unpacked: &Result<Files, ZipError>, answer: &mut impl Write) -> io::Re
 }
 
 /// Reads an answer. An outer error: it is not whole. The files are held to all that an archive's must keep.
-fn decode(mut answer: impl Read) -> io::Result<Result<Files, ZipError>> {
+pub fn decode(mut answer: impl Read) -> io::Result<Result<Files, ZipError>> {
     let mut collector = Collector::default();
     loop {
         match read_array::<1>(&mut answer)?[0] {

@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 
 use super::read::{Fingerprint, ReadError, link_instead_of_folder};
 use super::trust::{Role, Trust};
-use super::{FOLDER_DEPTH_MAX, is_left_out, shown};
-use crate::model::diagnostic::Diagnostic;
+use super::{FOLDER_DEPTH_MAX, is_left_out};
+use crate::model::diagnostic::{Diagnostic, shown};
 use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files};
 use crate::model::id::BatchName;
 use crate::model::time::Instant;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use zip::CompressionMethod;
 use zip::read::{ZipArchive, ZipFileEntry};
 
-use super::{FOLDER_DEPTH_MAX, is_left_out, shown};
-use crate::model::diagnostic::Diagnostic;
+use super::{FOLDER_DEPTH_MAX, is_left_out};
+use crate::model::diagnostic::{Diagnostic, shell_path, shown};
 use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files};
 use crate::model::id::BatchName;
 
@@ -136,11 +136,8 @@ impl ZipError {
             }
             Self::Method { .. } => "make the archive again with the usual method, deflate".to_owned(),
             Self::NoScript { top_folder: Some(folder) } => {
-                format!(
-                    "make the archive inside the folder: `cd {} && zip -r ../{}.zip .`",
-                    shown(folder),
-                    shown(folder)
-                )
+                let (folder, archive) = (shell_path(folder), shell_path(&format!("../{folder}.zip")));
+                format!("make the archive inside the folder: `cd {folder} && zip -r {archive} .`")
             }
             Self::NoScript { top_folder: None } => format!("put the script into the archive as `{ZIP_SCRIPT}`"),
             Self::NoChild(_) => "it is tried again with the next reload; see what the host is short of".to_owned(),

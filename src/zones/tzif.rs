@@ -10,7 +10,7 @@ use crate::model::time::Instant;
 use crate::model::zone::{CYCLE_S, OFFSET_S_MAX, Zone};
 
 /// Reads a zone. The error says what is wrong with the file, without its name.
-pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<Zone, String> {
+pub fn parse(name: &str, bytes: &[u8]) -> Result<Zone, String> {
     let file = TimeZone::from_tz_data(bytes).map_err(|error| error.to_string())?;
     let file = file.as_ref();
     if !file.leap_seconds().is_empty() {

@@ -311,6 +311,15 @@ impl World {
         self.daemon = Some(Daemon::spawn(command));
     }
 
+    /// Starts a daemon by another program, such as strace, that becomes it or lets it go on as its own child's parent would.
+    pub fn start_under(&mut self, wrapper: &[&str]) -> &Daemon {
+        let mut command = self.command(wrapper[0]);
+        command.args(&wrapper[1..]).args([env!("CARGO_BIN_EXE_batchd"), "daemon", "--log-format", "json"]);
+        self.daemon = Some(Daemon::spawn(command));
+        self.daemon().ready();
+        self.daemon()
+    }
+
     #[track_caller]
     pub fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("there is a daemon")

@@ -106,7 +106,7 @@ fn chains_and_attempts() {
     assert_eq!(reader.last_attempt(&rerun.id).unwrap(), Some(rerun));
     assert_eq!(reader.latest_begun(&name("a")).unwrap(), Some(started));
     assert_eq!(reader.latest_begun(&name("mail")).unwrap(), None);
-    assert_eq!(reader.run(&"a.18446744073709551615".parse().unwrap()).unwrap(), None);
+    assert_eq!(reader.run(&"a.9223372036854775807".parse().unwrap()).unwrap(), None);
 }
 
 #[test]
