@@ -116,10 +116,11 @@ pub const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 /// The error says what is wrong and how it is written.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     const FORM: &str = "a duration is a whole number and a unit, such as \"90s\", \"5m\", \"2h\" or \"7d\"";
-    parse_parts(text).map_err(|what| match meant_duration(text) {
+    let total = parse_parts(text).map_err(|what| match meant_duration(text) {
         Some(meant) => format!("`{text}` is not a duration; write \"{meant}\""),
         None => format!("{what}; {FORM}"),
-    })
+    })?;
+    if total > DURATION_MAX { Err(format!("`{text}` is more than a hundred years")) } else { Ok(total) }
 }
 
 /// As [`parse_duration`]; the error says what is wrong.
@@ -145,8 +146,7 @@ fn parse_parts(text: &str) -> Result<Duration, String> {
         total_ms = part.and_then(|ms| total_ms.checked_add(ms)).ok_or_else(|| format!("`{text}` is too long"))?;
         rest = &rest[digits + letters..];
     }
-    let total = Duration::from_millis(total_ms);
-    if total > DURATION_MAX { Err(format!("`{text}` is more than a hundred years")) } else { Ok(total) }
+    Ok(Duration::from_millis(total_ms))
 }
 
 /// What somebody meant who writes units as words, numbers with a fraction, or spaces: `1.5m` is `90s`, `5 minutes` is `5m`.

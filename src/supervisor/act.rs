@@ -124,7 +124,11 @@ impl Server {
         let shortage = self.shortage();
         let Some(entry) = self.runs.get_mut(run) else { return };
         if entry.stop {
-            return self.prevent(run);
+            // What a shim that came to nothing has left would be taken for one that is on its way.
+            return match found.as_ref().map_or(Ok(()), |(folder, lock)| folder.set_aside(lock)) {
+                Ok(()) => self.prevent(run),
+                Err(error) => self.wait(run, format!("it can't be stopped: {}", said(&error))),
+            };
         }
         if let Some(reason) = shortage {
             return self.wait(run, reason);

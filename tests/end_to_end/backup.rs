@@ -125,7 +125,7 @@ fn e8_a_journal_that_is_older_than_the_run_folders_is_refused() {
     drop(journal);
     world.spawn(&[], &[]);
     let log = world.daemon_log_at_its_end(1);
-    assert!(log.contains("is older than the run folders") && log.contains("batchd restore"), "{log}");
+    assert!(log.contains("was restored from an older copy") && log.contains("batchd restore"), "{log}");
     // The newest is still the best one: with it nothing is lost.
     world.bash(&format!("rm state/journal.db*; mv {newest}* state/"));
     world.start();

@@ -194,13 +194,20 @@ fn i17_a_step_to_another_user_that_fails_executes_nothing() {
                 "-e",
                 &inject,
             ]);
-            let run = world.batchd(&["start", "other"]).expect(0);
-            let run = world.end(run.line());
-            assert_eq!(run["outcome"], "failed", "{call} {error}: {run}");
-            assert!(
-                run["reason"].as_str().unwrap().contains("the rights of `user` could not be taken"),
-                "{call}: {run}"
-            );
+            let run = world.batchd(&["start", "other"]).expect(0).line().to_owned();
+            let why = "the rights of `user` could not be taken";
+            if error == "EAGAIN" {
+                // setresuid(2): a limit of processes, which passes. It waits, and here for ever.
+                world
+                    .daemon()
+                    .line_after(0, why, |line| line["reason"].as_str().is_some_and(|text| text.contains(why)));
+                world.batchd(&["stop", &run]).expect(0);
+                assert_eq!(world.end(&run)["started_at"], serde_json::Value::Null);
+            } else {
+                let end = world.end(&run);
+                assert_eq!(end["outcome"], "failed", "{call} {error}: {end}");
+                assert!(end["reason"].as_str().unwrap().contains(why), "{call}: {end}");
+            }
             assert!(!world.path("ran").exists(), "{call} {error}");
             world.batchd(&["start", "own", "--wait"]).expect(0);
         }

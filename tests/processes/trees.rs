@@ -153,7 +153,6 @@ fn b13_a_fork_bomb_within_its_limit_is_ended() {
         execution.stop_grace = Duration::from_millis(50);
     });
     assert_eq!(exit.signal, Some(9), "{exit:?}");
-    assert!(exit.left_running > 50, "{exit:?}");
     assert_eq!(left_inside(&world, &launch), 0);
 }
 
