@@ -344,7 +344,11 @@ fn a_shim_that_is_killed_before_it_has_an_order_costs_no_run() {
     while is_alive(ahead) {
         std::thread::yield_now();
     }
+    // The first one goes on, and is let go before its folder is.
     fs::write(world.file(&first, "io/go"), "").unwrap();
+    while world.folder(&first).is_locked().unwrap() {
+        std::thread::yield_now();
+    }
 }
 
 #[test]
