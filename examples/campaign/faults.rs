@@ -106,6 +106,7 @@ impl Faults {
     pub(crate) fn wait_and_strike(&mut self, world: &mut World) -> Result<()> {
         thread::sleep(Duration::from_millis(self.random.below(WAIT_MS_MAX)));
         world.keep_daemon()?;
+        world.see_verbs()?;
         self.undo(world, Instant::now())?;
         let drawn = self.random.below(DRAWN.len() as u64) as usize;
         let fault = DRAWN[drawn];
@@ -226,7 +227,7 @@ impl Faults {
             5 => &["disable", &name, "--for", "3s"],
             _ => &["enable", &name],
         };
-        world.batchd(arguments)?;
+        world.begin(arguments)?;
         Ok(true)
     }
 

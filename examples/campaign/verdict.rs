@@ -37,6 +37,7 @@ pub(crate) fn reach(world: &mut World, kills_of_shims: u32) -> Result<Verdict> {
         world.violations.push(format!("mended definitions: {}", String::from_utf8_lossy(&reload.stdout)));
     }
     rest(world)?;
+    verbs(world)?;
     world.end_daemon()?;
     gone(world);
     let doctor = world.batchd(&["doctor"])?;
@@ -87,6 +88,19 @@ fn rest(world: &mut World) -> Result<()> {
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// Waits for what operators have begun.
+fn verbs(world: &mut World) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !world.see_verbs()? {
+        if Instant::now() > deadline {
+            world.violations.push("an operator still waits for the answer of a daemon".to_owned());
+            return Ok(());
+        }
+        std::thread::sleep(LOOK);
+    }
+    rest(world)
 }
 
 /// Without a daemon, and with nothing that runs, no process is left.

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -18,6 +18,8 @@ use crate::load::Batch;
 const READY: &str = "is ready";
 /// Nothing that is waited for takes longer, on a machine that does other things, too.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+/// The exit code of a program that panicked.
+const PANICKED: i32 = 101;
 /// Between two looks at what is waited for.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
 /// Says that what can't be done here is an error, and no reason to do without.
@@ -37,6 +39,8 @@ pub(crate) struct World {
     /// None where this user or this host can't mount one.
     pub(crate) disk: Option<Disk>,
     daemon: Option<Daemon>,
+    /// What operators have begun, and nobody has seen the end of.
+    verbs: Vec<(String, Child)>,
     /// What went wrong under way, one line each.
     pub(crate) violations: Vec<String>,
     /// How often a daemon was started.
@@ -62,7 +66,7 @@ impl World {
             }
         };
         fs::write(root.join("witness"), "")?;
-        Ok(Self { root, program, disk, daemon: None, violations: Vec::new(), starts: 0 })
+        Ok(Self { root, program, disk, daemon: None, verbs: Vec::new(), violations: Vec::new(), starts: 0 })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -98,14 +102,37 @@ impl World {
         command
     }
 
-    /// Runs a verb. One that panics, or is killed, is a violation.
+    /// Runs a verb to its end.
     pub(crate) fn batchd(&mut self, arguments: &[&str]) -> Result<Output> {
         let output = self.command(arguments).output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        if output.status.code().is_none_or(|code| code == 101) {
-            self.violations.push(format!("batchd {arguments:?} ended with {}: {said}", output.status));
-        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        self.look_at_verb(arguments.join(" "), output.status, &said);
         Ok(output)
+    }
+
+    /// Begins a verb, whose end is seen by [`Self::see_verbs`]: a daemon that is stopped does not answer.
+    pub(crate) fn begin(&mut self, arguments: &[&str]) -> Result<()> {
+        let process = self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        self.verbs.push((arguments.join(" "), process));
+        Ok(())
+    }
+
+    /// Looks at the verbs that have ended. Whether all have.
+    pub(crate) fn see_verbs(&mut self) -> Result<bool> {
+        for (verb, mut process) in std::mem::take(&mut self.verbs) {
+            match process.try_wait()? {
+                Some(status) => self.look_at_verb(verb, status, ""),
+                None => self.verbs.push((verb, process)),
+            }
+        }
+        Ok(self.verbs.is_empty())
+    }
+
+    /// One that panics, or is killed, is a violation.
+    fn look_at_verb(&mut self, verb: String, status: ExitStatus, said: &str) {
+        if status.code().is_none_or(|code| code == PANICKED) {
+            self.violations.push(format!("batchd {verb} ended with {status}: {said}"));
+        }
     }
 
     /// Starts a daemon if there is none, or the last one has ended; what it ended with is looked at.
