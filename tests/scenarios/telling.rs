@@ -22,7 +22,7 @@ pub(crate) fn lines(before: &FakeJournal, effects: &[Effect], now: Instant) -> V
     let same = |left: &&Run, right: &&Run| {
         let is_waiting = |run: &Run| run.state == State::Queued && run.start_at.is_none() && !run.joining;
         let is_row = |run: &Run| {
-            (run.end().is_some() || is_waiting(run)) && run.range.is_none() && !before.runs.contains_key(&run.id)
+            (run.end().is_some() || is_waiting(run)) && run.range.is_none() && before.runs.get(&run.id).is_none()
         };
         let says = |run: &Run| (run.id.batch.clone(), run.caught_up, word(run), reason(run));
         is_row(left) && is_row(right) && says(left) == says(right)

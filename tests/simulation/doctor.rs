@@ -122,7 +122,7 @@ fn sweep(proof: &Proof, history: &History, all: &[Row], found: &mut Vec<Violatio
 }
 
 fn occurrences_of(journal: &FakeJournal, batch: &batchd::model::id::BatchName) -> Vec<Occurrence> {
-    let runs = journal.runs.values().filter(|run| run.id.batch == *batch);
+    let runs = journal.runs.from(batch, 0);
     let first = runs.filter(|run| run.trigger == Trigger::Schedule && run.attempt == 1 && run.due_at.is_whole_second());
     let occurrence = |run: &batchd::model::run::Run| Occurrence {
         run: run.id.clone(),

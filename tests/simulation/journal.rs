@@ -2,6 +2,7 @@
 //! one would: both pass the suite of `tests/contract/journal.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Index;
 
 use batchd::model::id::{BatchName, JournalId, RunId};
 use batchd::model::record::{BatchFacts, DecidedAhead, EdgeFacts, InForce, Record, Recovered, ZoneMark};
@@ -9,18 +10,65 @@ use batchd::model::run::{Run, State, Trigger};
 use batchd::model::settings::Limits;
 use batchd::model::time::Instant;
 
+/// Something for each run, batch by batch: a year has half a million, and most of the time of a search among all of them would
+/// go into comparing names.
+pub(crate) struct ById<T>(BTreeMap<BatchName, BTreeMap<u64, T>>);
+
+impl<T> Default for ById<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+#[allow(dead_code, reason = "whoever has this module uses a part of it")]
+impl<T> ById<T> {
+    pub(crate) fn get(&self, id: &RunId) -> Option<&T> {
+        self.0.get(&id.batch)?.get(&id.number)
+    }
+
+    /// Gives what was there before.
+    fn insert(&mut self, id: &RunId, value: T) -> Option<T> {
+        self.of_batch(&id.batch).insert(id.number, value)
+    }
+
+    fn of_batch(&mut self, batch: &BatchName) -> &mut BTreeMap<u64, T> {
+        if !self.0.contains_key(batch) {
+            self.0.insert(batch.clone(), BTreeMap::new());
+        }
+        self.0.get_mut(batch).expect("it is there now")
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
+        self.0.values().flat_map(BTreeMap::values)
+    }
+
+    /// Those of a batch from this number on.
+    pub(crate) fn from(&self, batch: &BatchName, number: u64) -> impl Iterator<Item = &T> {
+        self.0.get(batch).into_iter().flat_map(move |runs| runs.range(number..)).map(|(_, value)| value)
+    }
+}
+
+impl<T> Index<&RunId> for ById<T> {
+    type Output = T;
+
+    fn index(&self, id: &RunId) -> &T {
+        self.get(id).expect("such a run is there")
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct FakeJournal {
-    pub(crate) runs: BTreeMap<RunId, Run>,
+    pub(crate) runs: ById<Run>,
     pub(crate) batches: BTreeMap<BatchName, BatchFacts>,
     pub(crate) in_force: BTreeMap<BatchName, InForce>,
     pub(crate) edges: BTreeMap<(BatchName, BatchName), EdgeFacts>,
     pub(crate) events: usize,
     periods: BTreeMap<BatchName, Option<ZoneMark>>,
     limits: Option<Limits>,
-    occurrences: BTreeMap<(BatchName, Instant), RunId>,
+    /// The number of the run that stands for an instant of a batch.
+    occurrences: BTreeMap<BatchName, BTreeMap<Instant, u64>>,
     live: BTreeSet<RunId>,
-    chains: BTreeMap<RunId, Vec<RunId>>,
+    chains: ById<Vec<RunId>>,
     position_next: u64,
 }
 
@@ -57,20 +105,22 @@ impl FakeJournal {
 
     /// Why the real journal would refuse these.
     fn check(&self, records: &[Record]) -> Result<(), String> {
-        let mut occurrences: BTreeMap<(BatchName, Instant), RunId> = BTreeMap::new();
+        let mut occurrences: BTreeMap<(BatchName, Instant), u64> = BTreeMap::new();
         for record in records {
             let Record::Run(run) = record else { continue };
             if let Some(old) = self.runs.get(&run.id) {
                 if old.end().is_some() && old != run.as_ref() {
                     return Err(format!("{} had ended, and is changed: {old:?} to {run:?}", run.id));
                 }
-                let born = |run: &Run| (run.chain.clone(), run.trigger, run.attempt, run.due_at, run.queued_at);
                 if born(old) != born(run) {
                     return Err(format!("{} is another run: {old:?} to {run:?}", run.id));
                 }
-            } else if let Some(key) = occurrence(run) {
-                let other = self.occurrences.get(&key).cloned().or_else(|| occurrences.insert(key, run.id.clone()));
-                if let Some(other) = other.filter(|other| *other != run.id) {
+            } else if is_occurrence(run) {
+                let batch = &run.id.batch;
+                let decided = self.occurrences.get(batch).and_then(|decided| decided.get(&run.due_at)).copied();
+                let other = decided.or_else(|| occurrences.insert((batch.clone(), run.due_at), run.id.number));
+                if let Some(other) = other.filter(|other| *other != run.id.number) {
+                    let other = batch.run(other);
                     return Err(format!("{} and {other} are the same occurrence, {}", run.id, run.due_at));
                 }
             }
@@ -81,11 +131,11 @@ impl FakeJournal {
     fn put(&mut self, run: &Run) {
         let id = &run.id;
         // What makes its other keys is what it is born with.
-        if self.runs.insert(id.clone(), run.clone()).is_none() {
-            self.chains.entry(run.chain.clone()).or_default().push(id.clone());
+        if self.runs.insert(id, run.clone()).is_none() {
+            self.chains.of_batch(&run.chain.batch).entry(run.chain.number).or_default().push(id.clone());
             self.position_next = self.position_next.max(run.queue_position + 1);
-            if let Some(key) = occurrence(run) {
-                self.occurrences.insert(key, id.clone());
+            if is_occurrence(run) {
+                self.occurrences.entry(id.batch.clone()).or_default().insert(run.due_at, id.number);
             }
         }
         match run.state {
@@ -114,11 +164,11 @@ impl FakeJournal {
     pub(crate) fn decided_after(&self, after: impl Fn(&BatchName) -> Instant) -> Vec<DecidedAhead> {
         let batches = self.batches.keys();
         let of = |name: &BatchName| {
-            let from = (name.clone(), Instant::from_ms(after(name).as_ms() + 1));
-            let rows = self.occurrences.range(from..=(name.clone(), Instant::MAX));
-            rows.map(|((batch, to), id)| {
-                let from = self.runs[id].range.as_ref().map_or(*to, |range| range.from);
-                DecidedAhead { batch: batch.clone(), to: *to, from }
+            let from = Instant::from_ms(after(name).as_ms() + 1);
+            let rows = self.occurrences.get(name).into_iter().flat_map(|decided| decided.range(from..=Instant::MAX));
+            rows.map(|(to, number)| {
+                let from = self.runs[&name.run(*number)].range.as_ref().map_or(*to, |range| range.from);
+                DecidedAhead { batch: name.clone(), to: *to, from }
             })
             .collect::<Vec<_>>()
         };
@@ -144,8 +194,12 @@ impl FakeJournal {
     }
 }
 
-/// What no other row may stand for: each instant of a schedule, and not a boot.
-fn occurrence(run: &Run) -> Option<(BatchName, Instant)> {
-    let is_occurrence = run.trigger == Trigger::Schedule && run.attempt == 1 && run.due_at.is_whole_second();
-    is_occurrence.then(|| (run.id.batch.clone(), run.due_at))
+/// What a row never changes.
+fn born(run: &Run) -> (&RunId, Trigger, u32, Instant, Instant) {
+    (&run.chain, run.trigger, run.attempt, run.due_at, run.queued_at)
+}
+
+/// Whether no other row may stand for its batch and instant.
+fn is_occurrence(run: &Run) -> bool {
+    run.trigger == Trigger::Schedule && run.attempt == 1 && run.due_at.is_whole_second()
 }

@@ -219,7 +219,7 @@ impl World {
             until: end_ms + 1,
         };
         let predicted = naive::predict(&given)?;
-        let lived = self.journal.runs.iter().map(|(id, run)| (id.clone(), naive::Row::of(run))).collect();
+        let lived = self.journal.runs.values().map(|run| (run.id.clone(), naive::Row::of(run))).collect();
         naive::differences(&predicted, &lived)
     }
 

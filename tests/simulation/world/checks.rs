@@ -126,10 +126,13 @@ impl World {
             return Ok(());
         }
         for upstream in &run.upstreams {
-            let later = self.journal.runs.range(upstream..).take_while(|(id, _)| id.batch == upstream.batch);
-            let mut retries = later.filter(|(_, other)| other.trigger == Trigger::Retry);
-            if let Some((retry, _)) = retries.find(|(_, other)| other.previous.as_ref() == Some(upstream)) {
-                return Err(format!("{} follows {upstream}, which {retry} tries again", run.id));
+            let mut retries = self
+                .journal
+                .runs
+                .from(&upstream.batch, upstream.number)
+                .filter(|other| other.trigger == Trigger::Retry);
+            if let Some(retry) = retries.find(|other| other.previous.as_ref() == Some(upstream)) {
+                return Err(format!("{} follows {upstream}, which {} tries again", run.id, retry.id));
             }
         }
         Ok(())

@@ -86,7 +86,7 @@ impl World {
 
     fn operate(&mut self) -> Checked {
         let batch = name(self.rng.below(12));
-        let runs: Vec<RunId> = self.journal.runs.keys().filter(|id| id.batch == batch).cloned().collect();
+        let runs: Vec<RunId> = self.journal.runs.from(&batch, 0).map(|run| run.id.clone()).collect();
         let live: Vec<RunId> = self.scheduler().live().map(|run| run.id.clone()).collect();
         let follow = *self.rng.pick(&[Follow::Nothing, Follow::Chain, Follow::Everything]);
         let modes = [RerunMode::Unsucceeded, RerunMode::Only, RerunMode::Downstream, RerunMode::OnlyDownstream];
