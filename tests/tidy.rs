@@ -126,7 +126,11 @@ const BANNED: &[(&str, &str, &[&str])] = &[
     ("print!", "it panics when nobody reads; write to a `Write` and give the error back", &[]),
     ("eprintln!", "the daemon logs by tracing, verbs give errors back", &["src/supervisor/launcher.rs"]),
     ("process::exit", "destructors do not run; give an exit code back", &[]),
-    ("thread::sleep", "wait for what is to happen", &["src/daemon/writer.rs", "src/shim/mod.rs"]),
+    (
+        "thread::sleep",
+        "wait for what is to happen",
+        &["src/daemon/begin.rs", "src/daemon/writer.rs", "src/shim/mod.rs"],
+    ),
     ("Command::new", "scripts run below a shim", &["src/supervisor/link.rs", "src/store/unpack.rs"]),
     ("set_var", "other threads may read the environment", &[]),
     ("remove_var", "other threads may read the environment", &[]),

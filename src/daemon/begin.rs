@@ -57,6 +57,10 @@ const STATE_MODE: u32 = 0o711;
 const JOURNAL_MODE: u32 = 0o600;
 /// See [`JOURNAL_MODE`].
 const JOURNAL_MODE_FOR_GROUP: u32 = 0o640;
+/// How long a lock that somebody holds is tried: an exec takes milliseconds, and a person who starts a second daemon can wait.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// Between two tries.
+const LOCK_LOOK: Duration = Duration::from_millis(10);
 /// Nobody else has any business with the lock.
 const LOCK_MODE: u32 = 0o600;
 
@@ -197,17 +201,31 @@ fn make_folders(paths: &Paths) -> Result<File> {
     let made = fs::DirBuilder::new().recursive(true).mode(STATE_MODE).create(&paths.state);
     made.and_then(|()| fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)))
         .map_err(|error| cannot(&paths.state, error))?;
-    let path = paths.state.join("daemon.lock");
+    let path = lock_path(paths);
     // Whoever can open it can lock it, and keep every daemon out.
     let lock = File::options().create(true).truncate(false).write(true).mode(LOCK_MODE).open(&path);
     let lock = lock.with_context(|| format!("can't open {}", path.display()))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
-            "another daemon works with {}: end that one first, or say with --state where this one's state is",
-            paths.state.display()
-        ),
-        Err(error) => Err(error).with_context(|| format!("can't lock {}", path.display())),
+    take_lock(&lock, paths)?;
+    Ok(lock)
+}
+
+fn lock_path(paths: &Paths) -> PathBuf {
+    paths.state.join("daemon.lock")
+}
+
+/// Waits a little: a daemon that was killed while it forked leaves a process that holds the lock until it has become a launcher.
+fn take_lock(lock: &File, paths: &Paths) -> Result<()> {
+    let until = clock::monotonic() + LOCK_PATIENCE;
+    loop {
+        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if clock::monotonic() < until => thread::sleep(LOCK_LOOK),
+            Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+                "another daemon works with {}: end that one first, or say with --state where this one's state is",
+                paths.state.display()
+            ),
+            Err(error) => return Err(error).with_context(|| format!("can't lock {}", lock_path(paths).display())),
+        }
     }
 }
 
