@@ -4,6 +4,8 @@
 //! figure means, and what this machine gave, stands in `docs/benchmark.md`. Every repetition has a fresh folder, and nothing
 //! is deleted: file systems avoid inodes that were freed a moment ago, and that alone makes the same work several times slower.
 
+#[path = "../../tests/simulation/by_id.rs"]
+mod by_id;
 mod disturbed;
 mod figures;
 mod measure;

@@ -1,5 +1,6 @@
 //! Names and ids: [`BatchName`], [`RunId`], [`DefinitionHash`], [`JournalId`], [`Token`].
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -16,8 +17,21 @@ pub const BATCH_NAME_CHARACTERS_MAX: usize = 63;
 pub const RUN_NUMBER_MAX: u64 = i64::MAX as u64;
 
 /// The name of a batch, which is the name of its folder: `[a-z0-9][a-z0-9_-]{0,62}`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct BatchName(Arc<str>);
+
+impl Ord for BatchName {
+    /// As texts. Most that are compared are clones of one, which are told by their place in memory.
+    fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
+    }
+}
+
+impl PartialOrd for BatchName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// Why a text is not a name or an id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

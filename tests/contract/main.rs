@@ -3,6 +3,8 @@
 //! A suite knows its adapter only by a trait. To put another one to the same test, implement the trait for it and add a
 //! line with the suite's macro.
 
+#[path = "../simulation/by_id.rs"]
+mod by_id;
 mod journal;
 mod place;
 mod simulated;

@@ -33,6 +33,8 @@
 //! facts of batches; many rows that say the same are one line. `BLESS=1 cargo test --test scenarios` writes the effects anew:
 //! read every line of the difference against the design.
 
+#[path = "../simulation/by_id.rs"]
+mod by_id;
 #[path = "../simulation/journal.rs"]
 mod journal;
 mod telling;

@@ -2,7 +2,6 @@
 //! one would: both pass the suite of `tests/contract/journal.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Index;
 
 use batchd::model::id::{BatchName, JournalId, RunId};
 use batchd::model::record::{BatchFacts, DecidedAhead, EdgeFacts, InForce, Record, Recovered, ZoneMark};
@@ -10,51 +9,7 @@ use batchd::model::run::{Run, State, Trigger};
 use batchd::model::settings::Limits;
 use batchd::model::time::Instant;
 
-/// Something for each run, batch by batch: a year has half a million, and most of the time of a search among all of them would
-/// go into comparing names.
-pub(crate) struct ById<T>(BTreeMap<BatchName, BTreeMap<u64, T>>);
-
-impl<T> Default for ById<T> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-#[allow(dead_code, reason = "whoever has this module uses a part of it")]
-impl<T> ById<T> {
-    pub(crate) fn get(&self, id: &RunId) -> Option<&T> {
-        self.0.get(&id.batch)?.get(&id.number)
-    }
-
-    /// Gives what was there before.
-    fn insert(&mut self, id: &RunId, value: T) -> Option<T> {
-        self.of_batch(&id.batch).insert(id.number, value)
-    }
-
-    fn of_batch(&mut self, batch: &BatchName) -> &mut BTreeMap<u64, T> {
-        if !self.0.contains_key(batch) {
-            self.0.insert(batch.clone(), BTreeMap::new());
-        }
-        self.0.get_mut(batch).expect("it is there now")
-    }
-
-    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
-        self.0.values().flat_map(BTreeMap::values)
-    }
-
-    /// Those of a batch from this number on.
-    pub(crate) fn from(&self, batch: &BatchName, number: u64) -> impl Iterator<Item = &T> {
-        self.0.get(batch).into_iter().flat_map(move |runs| runs.range(number..)).map(|(_, value)| value)
-    }
-}
-
-impl<T> Index<&RunId> for ById<T> {
-    type Output = T;
-
-    fn index(&self, id: &RunId) -> &T {
-        self.get(id).expect("such a run is there")
-    }
-}
+use crate::by_id::ById;
 
 #[derive(Default)]
 pub(crate) struct FakeJournal {

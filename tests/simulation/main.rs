@@ -2,6 +2,7 @@
 //!
 //! `SIM_SEED=17 cargo test --test simulation` lives one world again and tells its last steps; `SIM_SEEDS=5000` lives more.
 
+mod by_id;
 mod doctor;
 mod graphs;
 mod journal;

@@ -10,6 +10,7 @@ use batchd::model::definition::{Definition, Overlap};
 use batchd::model::id::{BatchName, RunId};
 use batchd::model::run::{Outcome, Run, Trigger};
 
+use crate::by_id::ById;
 use crate::place::{Ending, Script};
 
 /// What there is to know before.
@@ -21,7 +22,7 @@ pub(crate) struct Given<'g> {
     pub(crate) jitter_ms: BTreeMap<BatchName, i64>,
     pub(crate) max_running: usize,
     pub(crate) pools: &'g BTreeMap<String, u32>,
-    pub(crate) scripts: &'g BTreeMap<RunId, Script>,
+    pub(crate) scripts: &'g ById<Script>,
     pub(crate) until: i64,
 }
 

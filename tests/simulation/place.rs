@@ -10,6 +10,8 @@ use batchd::model::launch::{ExitCause, Report};
 use batchd::model::run::{Exit, Run};
 use batchd::model::time::Instant;
 
+use crate::by_id::ById;
+
 /// What it is about real time, in milliseconds, and by how much the clock shows more.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
@@ -59,7 +61,7 @@ const NEVER: i64 = i64::MAX;
 #[derive(Debug)]
 pub(crate) struct FakePlace {
     boot: String,
-    pub(crate) scripts: BTreeMap<RunId, Script>,
+    pub(crate) scripts: ById<Script>,
     /// Folders with runs of another journal in them.
     occupied: BTreeSet<RunId>,
     /// What will be told: at a real time, in the order in which it was known.
@@ -78,7 +80,7 @@ impl FakePlace {
     pub(crate) fn new(boot: &str) -> Self {
         Self {
             boot: boot.to_owned(),
-            scripts: BTreeMap::new(),
+            scripts: ById::default(),
             occupied: BTreeSet::new(),
             reports: BTreeMap::new(),
             report_last: 0,
@@ -102,7 +104,7 @@ impl FakePlace {
         let ending = if timeout < by_itself { Ending::TimedOut } else { will.ending };
         let ends_at = by_itself.min(timeout);
         let script = Script { started_at: now.real, ends_at, ending, stopped: false, settled: false, end_order: 0 };
-        self.scripts.insert(id.clone(), script);
+        self.scripts.insert(id, script);
         self.tell_both(now, id);
         Ok(())
     }

@@ -96,7 +96,7 @@ impl World {
     pub(super) fn check_limits(&self) -> Checked {
         let lives = |script: &Script| script.ends_at > self.real && !script.settled;
         let ids = self.place.scripts.iter().filter(|(_, script)| lives(script)).map(|(id, _)| id);
-        let living: Vec<&Run> = ids.map(|id| &self.journal.runs[id]).collect();
+        let living: Vec<&Run> = ids.map(|id| &self.journal.runs[&id]).collect();
         let limits = &self.disk.limits;
         let most = |what: &str, count: usize, limit: u32| {
             if count > limit as usize { Err(format!("{count} {what} at once, {limit} may")) } else { Ok(()) }
