@@ -26,7 +26,7 @@ pub(super) const ROWS_AT_ONCE: usize = 1000;
 
 /// So many numbers are left out behind the last one that is known: those of runs that never ran have left no trace, and no
 /// number may come back.
-pub(super) const NUMBERS_LEFT_OUT: u64 = 1000;
+const NUMBERS_LEFT_OUT: u64 = 1000;
 
 /// The boot in rows that were rebuilt: nobody knows which it was, and it is not this one.
 pub(super) const BOOT_UNKNOWN: &str = "unknown: from the run folder";
@@ -125,7 +125,7 @@ pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt
 }
 
 /// The number with which a batch goes on.
-fn behind(facts: &BatchFacts) -> Result<u64> {
+pub(super) fn behind(facts: &BatchFacts) -> Result<u64> {
     // Neither is beyond `i64`, so their sum is a number.
     let next = facts.next_number + NUMBERS_LEFT_OUT;
     if next > RUN_NUMBER_MAX {

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::rebuild::{BOOT_UNKNOWN, NUMBERS_LEFT_OUT, ROWS_AT_ONCE, end_of, row_of, survey};
+use super::rebuild::{BOOT_UNKNOWN, ROWS_AT_ONCE, behind, end_of, row_of, survey};
 use super::{Places, disk};
 use crate::journal::Journal;
 use crate::journal::backup::rename_to_free;
@@ -48,7 +48,7 @@ impl fmt::Display for Restored {
 
 /// Puts the backup `file` in force. Refuses while a daemon or a run lives, and if a journal is in place.
 pub fn restore(places: &Places<'_>, file: &Path, now: Instant) -> Result<Restored> {
-    if disk::is_locked(&places.state.join("daemon.lock")) {
+    if super::daemon_lives(places.state) {
         bail!("a daemon works with {}: end it first; its runs go on", places.state.display());
     }
     let free = |name: &str| places.state.join(name).symlink_metadata().is_err();
@@ -87,7 +87,7 @@ pub fn restore(places: &Places<'_>, file: &Path, now: Instant) -> Result<Restore
             }),
         }
     }
-    journal.commit(&fresh_start(&recovered, batches, now, &restored))?;
+    journal.commit(&fresh_start(&recovered, batches, now, &restored)?)?;
     drop(journal);
     put_in_place(&made, places.journal).with_context(|| format!("can't put {} in place", places.journal.display()))?;
     remove(&folder)?;
@@ -160,7 +160,12 @@ fn is_newer(run: &RunId, batches: &[BatchFacts]) -> bool {
 
 /// Nothing is in force until a daemon has read the disk: so each batch is new to it, begins at that moment and fires
 /// nothing that was before, and each join waits for new ends.
-fn fresh_start(recovered: &Recovered, batches: Vec<BatchFacts>, now: Instant, restored: &Restored) -> Vec<Record> {
+fn fresh_start(
+    recovered: &Recovered,
+    batches: Vec<BatchFacts>,
+    now: Instant,
+    restored: &Restored,
+) -> Result<Vec<Record>> {
     let mut records: Vec<Record> = Vec::new();
     for InForce { batch, .. } in &recovered.in_force {
         let cursor = recovered.batches.iter().find(|facts| facts.name == *batch).and_then(|facts| facts.cursor);
@@ -178,16 +183,16 @@ fn fresh_start(recovered: &Recovered, batches: Vec<BatchFacts>, now: Instant, re
             .iter()
             .map(|edge| Record::EdgeRemoved { downstream: edge.downstream.clone(), upstream: edge.upstream.clone() }),
     );
-    records.extend(batches.into_iter().map(|facts| {
+    for facts in batches {
         let cursor = facts.cursor.map_or(now, |cursor| cursor.max(now));
-        let next_number = facts.next_number + NUMBERS_LEFT_OUT;
-        Record::Batch(BatchFacts { next_number, cursor: Some(cursor), ..facts })
-    }));
+        let next_number = behind(&facts)?;
+        records.push(Record::Batch(BatchFacts { next_number, cursor: Some(cursor), ..facts }));
+    }
     let text = format!(
         "the journal was restored from a backup: {restored}; what was decided since and never ran has no rows before {now}"
     );
     records.push(Record::Event { at: now, text });
-    records
+    Ok(records)
 }
 
 /// Removes what a restoration leaves behind, this one or one that was killed.

@@ -99,7 +99,9 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// This user may not read it, or what SQLite keeps beside it.
-    #[error("{path} can't be read by this user: read as the daemon's user, or have it give you the right to")]
+    #[error(
+        "{path} can't be read by this user: read it as the daemon's user, or become a member of the settings' `socket_group`"
+    )]
     Forbidden {
         /// The file.
         path: PathBuf,
