@@ -104,11 +104,13 @@ pub fn warm_up() {
 fn run(order: &[u8], notices: BorrowedFd<'_>) -> ! {
     // One that was cut off, or else the daemon's own mistake; without its token there is no folder to say so in.
     let Ok(order) = serde_json::from_slice::<Order>(order) else { sys::exit_now(1) };
+    // For the script's process too, which may share this memory longer than this process lives.
+    let order: &'static Order = Box::leak(Box::new(order));
     crash_point(CrashPoint::ShimForked);
     let path = order.runs.join(order.token.run.to_string());
     // Without its folder a run is lost or begun anew; that is for the daemon to see.
     let Ok(run) = RunDir::open(&path) else { sys::exit_now(1) };
-    let shim = Shim { order: &order, run: &run, path: &path, notices };
+    let shim = Shim { order, run: &run, path: &path, notices };
     // The lock is held to the end of the process, whatever comes.
     match shim.claim() {
         Ok(_lock) => {
@@ -133,7 +135,7 @@ fn become_shim() {
 }
 
 struct Shim<'a> {
-    order: &'a Order,
+    order: &'static Order,
     run: &'a RunDir,
     path: &'a Path,
     notices: BorrowedFd<'a>,
@@ -181,8 +183,10 @@ impl Shim<'_> {
         let inputs = input::prepare(self.run, self.path, self.order, user.as_ref())?;
         let variables = environment::variables(self.order, user.as_ref(), &workspace, inputs.variables);
         let variables = variables.map_err(Refusal::could_not_run)?;
-        let script = Script::new(self.order, user.as_ref(), &workspace, &variables)?;
-        let waiting = script.fork(inputs.stdin)?;
+        // Never dropped: see `Order`'s.
+        let script: &'static Script = Box::leak(Box::new(Script::new(self.order, user, &workspace, &variables)?));
+        let waiting = script.fork(&inputs.stdin)?;
+        drop(inputs.stdin);
         crash_point(CrashPoint::ShimScriptForked);
         let pump = Pump::new(self.run, waiting.stdout, waiting.stderr, execution.log_bytes_max);
         let pump = pump.map_err(|e| Refusal::io("making the logs", e))?;
@@ -194,14 +198,14 @@ impl Shim<'_> {
         let watch = Watch::new(self.run, execution, signals, pump, waiting.pid, waiting.control);
         let end = match watch.until_gone(|| self.notify(false)) {
             Watched::Exited(end) => (Some(started_at), end),
-            Watched::NotExecuted(failure) => (None, self.not_executed(&script, failure)?),
+            Watched::NotExecuted(failure) => (None, self.not_executed(script, failure)?),
         };
         crash_point(CrashPoint::ShimTreeGone);
         Ok(end)
     }
 
     /// The script's process never became its interpreter. If the system was short of something, it was never let go either.
-    fn not_executed(&self, script: &Script<'_>, failure: Failure) -> Result<Ending, Refusal> {
+    fn not_executed(&self, script: &Script, failure: Failure) -> Result<Ending, Refusal> {
         let reason = script.explain(failure);
         // A daemon that has looked in between, and has seen it start, will take it for lost: the safe side.
         if is_shortage(&failure.error()) && self.run.take_back_start().is_ok() {

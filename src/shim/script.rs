@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, fchown};
@@ -15,10 +15,13 @@ use super::sys::{self, CStrings, Forked};
 use super::user::User;
 use super::{Refusal, order::Order};
 
+/// What a process exits with that did not become its interpreter, as shells have it for a command that is not found.
+const NOT_EXECUTED: i32 = 127;
+
 /// A script that is ready to be forked.
-pub(super) struct Script<'a> {
-    order: &'a Order,
-    user: Option<&'a User>,
+pub(super) struct Script {
+    order: &'static Order,
+    user: Option<User>,
     /// Where it begins.
     folder: CString,
     /// What exec is tried with, in order: the interpreter in each folder of its `PATH`.
@@ -39,7 +42,21 @@ pub(super) struct Waiting {
     pub(super) stderr: OwnedFd,
 }
 
-/// What the process was doing when it failed.
+/// What the new process has: copies of the numbers of its descriptors, which are its own, and what no process ever drops. It may
+/// share the shim's memory: nothing that it calls allocates, waits for a lock, or leaves anything to be cleaned up. (The C
+/// library's `errno` is shared too, so the shim, which has let it go, waits in poll(2) while it tries to exec.)
+#[derive(Clone, Copy)]
+struct Child {
+    script: &'static Script,
+    /// The shim's side, to be closed: it would hide the shim's end.
+    shims_control: RawFd,
+    /// Its own side.
+    control: RawFd,
+    /// To become stdin, stdout and stderr.
+    standard: [RawFd; 3],
+}
+
+/// What the new process was doing when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Prepare,
@@ -80,11 +97,11 @@ impl Failure {
     }
 }
 
-impl<'a> Script<'a> {
+impl Script {
     /// Puts together what exec needs.
     pub(super) fn new(
-        order: &'a Order,
-        user: Option<&'a User>,
+        order: &'static Order,
+        user: Option<User>,
         workspace: &Path,
         variables: &BTreeMap<String, String>,
     ) -> Result<Self, Refusal> {
@@ -108,22 +125,27 @@ impl<'a> Script<'a> {
     }
 
     /// Forks it. It prepares itself, and then waits to be let go: if the shim dies before that, it leaves.
-    pub(super) fn fork(&self, stdin: OwnedFd) -> Result<Waiting, Refusal> {
+    pub(super) fn fork(&'static self, stdin: &OwnedFd) -> Result<Waiting, Refusal> {
         let (stdout, stdout_in) = self.pipe()?;
         let (stderr, stderr_in) = self.pipe()?;
         let flags = SocketFlags::CLOEXEC;
         let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None);
         let (control, its_control) = pair.map_err(|e| Refusal::io("making a socket pair", e.into()))?;
-        match sys::fork().map_err(|e| Refusal::io("forking the script", e))? {
-            Forked::Parent(pid) => Ok(Waiting { pid, control, stdout, stderr }),
-            Forked::Child => {
-                drop(control);
-                let (step, error) = self.become_script(&its_control, [&stdin, &stdout_in, &stderr_in]);
-                // If the shim is gone, nobody is left to tell.
-                let _ = rustix::io::write(&its_control, &Failure::new(step, &error).0);
-                sys::exit_now(127)
-            }
-        }
+        let child = Child {
+            script: self,
+            shims_control: control.as_raw_fd(),
+            control: its_control.as_raw_fd(),
+            standard: [stdin, &stdout_in, &stderr_in].map(AsRawFd::as_raw_fd),
+        };
+        let pid = match &self.user {
+            None => sys::clone_sharing(move || child.live()),
+            // Somebody else's process has no business in the memory of the shim, be it for a moment.
+            Some(_) => sys::fork().map(|forked| match forked {
+                Forked::Parent(pid) => pid,
+                Forked::Child => sys::exit_now(child.live()),
+            }),
+        };
+        Ok(Waiting { pid: pid.map_err(|e| Refusal::io("forking the script", e))?, control, stdout, stderr })
     }
 
     /// Says what a failure means, and what to do.
@@ -163,39 +185,61 @@ impl<'a> Script<'a> {
         }
     }
 
-    /// In the new process. Returns only with what went wrong.
-    fn become_script(&self, control: &OwnedFd, standard: [&OwnedFd; 3]) -> (Step, io::Error) {
-        if let Err(failed) = self.prepare(standard) {
-            return failed;
+    /// A pipe that belongs to the script's user: `/dev/stdout` can be opened again.
+    fn pipe(&self) -> Result<(OwnedFd, OwnedFd), Refusal> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| Refusal::io("making a pipe", e.into()))?;
+        if let Some(user) = &self.user {
+            let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+            fchown(&read, Some(uid), Some(gid)).map_err(|e| Refusal::io("giving a pipe to the user", e.into()))?;
         }
-        let mut go = [0u8];
-        match rustix::io::retry_on_intr(|| rustix::io::read(control, &mut go)) {
-            Ok(1) => {}
+        Ok((read, write))
+    }
+}
+
+impl Child {
+    /// Returns, with the code to exit with, only if the process did not become its interpreter.
+    fn live(self) -> i32 {
+        sys::close(self.shims_control);
+        let (step, error) = match self.prepare() {
             // The shim is gone: no user code may run.
-            Ok(_) | Err(_) => sys::exit_now(127),
-        }
-        (Step::Exec, self.exec())
+            Ok(()) if !self.is_let_go() => return NOT_EXECUTED,
+            Ok(()) => (Step::Exec, self.exec()),
+            Err(failed) => failed,
+        };
+        // If the shim is gone, nobody is left to tell.
+        let _ = rustix::io::write(self.control(), &Failure::new(step, &error).0);
+        NOT_EXECUTED
     }
 
-    fn prepare(&self, standard: [&OwnedFd; 3]) -> Result<(), (Step, io::Error)> {
+    fn control(&self) -> BorrowedFd<'static> {
+        sys::borrow(self.control)
+    }
+
+    /// Waits for the word of the shim, or its end.
+    fn is_let_go(&self) -> bool {
+        let mut go = [0u8];
+        rustix::io::retry_on_intr(|| rustix::io::read(self.control(), &mut go)) == Ok(1)
+    }
+
+    fn prepare(&self) -> Result<(), (Step, io::Error)> {
         let at = |step| move |error: io::Error| (step, error);
-        for (descriptor, number) in standard.into_iter().zip(0..) {
-            sys::duplicate_onto(descriptor.as_fd(), number).map_err(at(Step::Prepare))?;
+        for (descriptor, number) in self.standard.into_iter().zip(0..) {
+            sys::duplicate_onto(sys::borrow(descriptor), number).map_err(at(Step::Prepare))?;
         }
         sys::close_on_exec_from(3).map_err(at(Step::Prepare))?;
         rustix::process::setpgid(None, None).map_err(|e| (Step::Prepare, e.into()))?;
         for signal in super::IGNORED_SIGNALS {
             sys::set_disposition(signal, libc::SIG_DFL);
         }
-        if let Some(user) = self.user {
+        if let Some(user) = &self.script.user {
             sys::become_user(user.uid, user.gid, &user.groups).map_err(at(Step::User))?;
         }
-        rustix::process::umask(Mode::from_raw_mode(self.order.execution.umask));
-        if self.order.execution.no_new_privs {
+        rustix::process::umask(Mode::from_raw_mode(self.script.order.execution.umask));
+        if self.script.order.execution.no_new_privs {
             rustix::thread::set_no_new_privs(true).map_err(|e| (Step::Prepare, e.into()))?;
         }
         // With the user's rights: what it may not enter, its script does not begin in.
-        rustix::process::chdir(self.folder.as_c_str()).map_err(|e| (Step::Folder, e.into()))?;
+        rustix::process::chdir(self.script.folder.as_c_str()).map_err(|e| (Step::Folder, e.into()))?;
         sys::unblock_all_signals();
         Ok(())
     }
@@ -204,8 +248,8 @@ impl<'a> Script<'a> {
     fn exec(&self) -> io::Error {
         let mut denied = None;
         let mut last = io::Error::from_raw_os_error(libc::ENOENT);
-        for program in &self.programs {
-            last = sys::exec(program, &self.arguments, &self.environment);
+        for program in &self.script.programs {
+            last = sys::exec(program, &self.script.arguments, &self.script.environment);
             match last.raw_os_error() {
                 Some(libc::ENOENT | libc::ENOTDIR) => {}
                 Some(libc::EACCES) => denied = Some(io::Error::from_raw_os_error(libc::EACCES)),
@@ -213,16 +257,6 @@ impl<'a> Script<'a> {
             }
         }
         denied.unwrap_or(last)
-    }
-
-    /// A pipe that belongs to the script's user: `/dev/stdout` can be opened again.
-    fn pipe(&self) -> Result<(OwnedFd, OwnedFd), Refusal> {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| Refusal::io("making a pipe", e.into()))?;
-        if let Some(user) = self.user {
-            let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-            fchown(&read, Some(uid), Some(gid)).map_err(|e| Refusal::io("giving a pipe to the user", e.into()))?;
-        }
-        Ok((read, write))
     }
 }
 
