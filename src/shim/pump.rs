@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::pipe::{SpliceFlags, splice};
+use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, splice};
 
 use super::clock::{Monotonic, now};
 use super::sys;
@@ -16,8 +16,11 @@ use crate::rundir::{RunDir, STDERR, STDOUT, TIMES};
 const WRITE_RETRY: Duration = Duration::from_secs(1);
 /// The most pieces moved from one pipe before anything else gets its turn.
 const PIECES_MAX: usize = 16;
-/// The most bytes of a piece: the largest pipe that an ordinary user may have.
+/// The most bytes of a piece: the largest pipe that an ordinary user may have, pipe(7).
 const PIECE_BYTES_MAX: usize = 1024 * 1024;
+/// The bytes that a new pipe holds, pipe(7). One that was found full is made as large as may be: a script that writes fast
+/// then waits for the shim, and the shim for it, a sixteenth as often.
+const PIPE_BYTES: usize = 64 * 1024;
 /// The bytes moved at once where splice(2) can't be used: an ordinary pipe's content.
 const COPY_BYTES: usize = 64 * 1024;
 /// How long times are gathered before they are written: nobody looks at them sooner.
@@ -39,6 +42,8 @@ struct Channel {
     stream: Stream,
     /// None once it has ended.
     pipe: Option<OwnedFd>,
+    /// It was found full once.
+    is_large: bool,
     log: OwnedFd,
     kept: u64,
     dropped: u64,
@@ -65,6 +70,7 @@ impl Pump {
             Ok(Channel {
                 stream,
                 pipe: Some(pipe),
+                is_large: false,
                 log,
                 kept: 0,
                 dropped: 0,
@@ -187,17 +193,27 @@ impl Channel {
         match splice(pipe, None, target, None, length, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
             Err(Errno::INVAL) => self.turn_by_copy(length),
             Ok(0) => Turn::Ended,
-            Ok(count) if room > 0 => {
-                self.kept += count as u64;
-                Turn::Moved(count as u64)
-            }
             Ok(count) => {
-                self.dropped += count as u64;
-                Turn::Moved(0)
+                if count >= PIPE_BYTES && !self.is_large {
+                    self.is_large = true;
+                    // The system may refuse: it has a limit for all pipes of a user. Then it stays as it is.
+                    let _ = fcntl_setpipe_size(pipe, PIECE_BYTES_MAX);
+                }
+                self.count(count as u64, room > 0)
             }
             Err(Errno::AGAIN | Errno::INTR) => Turn::Empty,
             Err(_) => Turn::LogFailed,
         }
+    }
+
+    /// Counts what was moved: into the log, or to nowhere.
+    fn count(&mut self, length: u64, is_kept: bool) -> Turn {
+        if is_kept {
+            self.kept += length;
+            return Turn::Moved(length);
+        }
+        self.dropped += length;
+        Turn::Moved(0)
     }
 
     /// As [`Self::turn`] does it, for file systems that splice(2) can't write to.
@@ -219,8 +235,7 @@ impl Channel {
         match rustix::io::write(&self.log, &self.unwritten) {
             Ok(count) => {
                 self.unwritten.drain(..count);
-                self.kept += count as u64;
-                Turn::Moved(count as u64)
+                self.count(count as u64, true)
             }
             Err(_) => Turn::LogFailed,
         }
