@@ -14,7 +14,8 @@ use crate::model::time::Instant;
 /// The runs of all open chains: a chain is open while one of its runs has not ended.
 #[derive(Debug, Default)]
 pub struct Book {
-    runs: BTreeMap<RunId, Run>,
+    /// In boxes: what a tree moves about is small.
+    runs: BTreeMap<RunId, Box<Run>>,
     /// The runs of each open chain.
     chains: BTreeMap<RunId, BTreeSet<RunId>>,
     /// Runs that have not ended.
@@ -67,35 +68,35 @@ impl Book {
 
     /// The run of this id, if its chain is open.
     pub fn get(&self, id: &RunId) -> Option<&Run> {
-        self.runs.get(id)
+        self.runs.get(id).map(Box::as_ref)
     }
 
     /// All runs of all open chains, by batch and number.
     pub fn all(&self) -> impl Iterator<Item = &Run> {
-        self.runs.values()
+        self.runs.values().map(Box::as_ref)
     }
 
     /// Every run that has not ended, by batch and number.
     pub fn live(&self) -> impl Iterator<Item = &Run> {
-        self.live.iter().map(|id| &self.runs[id])
+        self.live.iter().map(|id| &*self.runs[id])
     }
 
     /// Every run that is starting or running.
     pub fn under_way(&self) -> impl Iterator<Item = &Run> {
-        self.under_way.iter().map(|id| &self.runs[id])
+        self.under_way.iter().map(|id| &*self.runs[id])
     }
 
     /// Queued runs that wait for a slot or for their batch, in the order in which they go: those behind `place`, or all.
     pub(super) fn ready_behind(&self, place: Option<&QueueKey>) -> impl Iterator<Item = (&QueueKey, &Run)> {
         let from = place.map_or(Bound::Unbounded, Bound::Excluded);
-        self.ready.range((from, Bound::Unbounded)).map(|key| (key, &self.runs[&key.3]))
+        self.ready.range((from, Bound::Unbounded)).map(|key| (key, &*self.runs[&key.3]))
     }
 
     /// Queued runs that wait for their upstreams, in chains that have been touched since [`Self::close_chains`]: for the
     /// others nothing has changed.
     pub(super) fn joining_in_touched(&self) -> impl Iterator<Item = &Run> {
         let touched = self.touched.iter().filter_map(|chain| self.chains.get(chain)).flatten();
-        touched.filter(|id| self.joining.contains(*id)).map(|id| &self.runs[id])
+        touched.filter(|id| self.joining.contains(*id)).map(|id| &*self.runs[id])
     }
 
     /// Lets every chain with a run that waits for its upstreams count as touched: the edges are others.
@@ -106,24 +107,24 @@ impl Book {
 
     /// The runs of `batch` that have not ended, by number.
     pub fn live_of<'a>(&'a self, batch: &BatchName) -> impl Iterator<Item = &'a Run> + Clone + use<'a> {
-        self.live.range(batch.run(0)..=batch.run(u64::MAX)).map(|id| &self.runs[id])
+        self.live.range(batch.run(0)..=batch.run(u64::MAX)).map(|id| &*self.runs[id])
     }
 
     /// The runs of a chain, by batch and number.
     pub fn chain<'a>(&'a self, chain: &RunId) -> impl Iterator<Item = &'a Run> {
-        self.chains.get(chain).into_iter().flatten().map(|id| &self.runs[id])
+        self.chains.get(chain).into_iter().flatten().map(|id| &*self.runs[id])
     }
 
     /// The runs of a batch in a chain, by number.
     pub fn chain_of<'a>(&'a self, chain: &RunId, batch: &BatchName) -> impl Iterator<Item = &'a Run> + use<'a> {
         let (first, last) = (batch.run(0), batch.run(u64::MAX));
         let of_batch = self.chains.get(chain).map(|ids| ids.range(first..=last));
-        of_batch.into_iter().flatten().map(|id| &self.runs[id])
+        of_batch.into_iter().flatten().map(|id| &*self.runs[id])
     }
 
     /// Queued runs that wait for their time, the soonest first.
     pub(super) fn delayed(&self) -> impl Iterator<Item = &Run> {
-        self.delayed.iter().map(|(_, id)| &self.runs[id])
+        self.delayed.iter().map(|(_, id)| &*self.runs[id])
     }
 
     /// When the next queued run's time comes.
@@ -133,7 +134,7 @@ impl Book {
 
     /// The queued run whose time came first, if it has come at `now`.
     pub fn first_delayed(&self, now: Instant) -> Option<&Run> {
-        self.delayed.first().filter(|(at, _)| *at <= now).map(|(_, id)| &self.runs[id])
+        self.delayed.first().filter(|(at, _)| *at <= now).map(|(_, id)| &*self.runs[id])
     }
 
     /// What keeps its batch busy: a run from `starting` on, and a retry that waits (design 3.5, "Busy").
@@ -165,7 +166,7 @@ impl Book {
         self.changed.insert(run.id.clone());
         self.touched.insert(run.chain.clone());
         self.view(&run);
-        self.runs.insert(run.id.clone(), run);
+        self.runs.insert(run.id.clone(), Box::new(run));
     }
 
     /// Adds a run of a chain that had been closed, as the journal has it.
@@ -173,12 +174,12 @@ impl Book {
         if !self.runs.contains_key(&run.id) {
             self.touched.insert(run.chain.clone());
             self.view(&run);
-            self.runs.insert(run.id.clone(), run);
+            self.runs.insert(run.id.clone(), Box::new(run));
         }
     }
 
     /// The runs that have changed since the last call, as they are now.
-    pub(super) fn take_changed(&mut self) -> impl Iterator<Item = Run> {
+    pub(super) fn take_changed(&mut self) -> impl Iterator<Item = Box<Run>> {
         let changed = std::mem::take(&mut self.changed);
         changed.into_iter().filter_map(|id| self.runs.get(&id).cloned())
     }

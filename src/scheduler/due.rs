@@ -173,6 +173,19 @@ impl Scheduler {
     /// Decides occurrences against which nobody said no: in time, caught up, or missed.
     fn decide_allowed(&mut self, now: Instant, name: &BatchName, node: &Node) {
         let late_until = just_before(now - ON_TIME_WITHIN);
+        let cursor = self.batches.get(name).and_then(|facts| facts.cursor);
+        let first = node.entry.schedule.as_ref().zip(cursor).and_then(|(schedule, cursor)| schedule.next_after(cursor));
+        // Hardly ever is anything late: a daemon wakes for each occurrence.
+        if first.is_some_and(|first| first <= late_until) {
+            self.decide_late(now, name, node, late_until);
+        }
+        for due_at in self.take_occurrences(now, name, now, ROWS_AT_ONCE_MAX, (Outcome::Missed, NOBODY)) {
+            self.decide_occurrence(now, node, due_at, Verdict::OnTime);
+        }
+    }
+
+    /// Decides what fell due up to `late_until`, too long ago to be in time: caught up, or missed.
+    fn decide_late(&mut self, now: Instant, name: &BatchName, node: &Node, late_until: Instant) {
         let definition = node.definition().clone();
         if definition.catch_up == CatchUp::None {
             self.record_not(now, name, late_until, Outcome::Missed, NO_CATCH_UP);
@@ -192,9 +205,6 @@ impl Scheduler {
         }
         for due_at in self.take_occurrences(now, name, late_until, ROWS_AT_ONCE_MAX, (Outcome::Missed, NOBODY)) {
             self.decide_occurrence(now, node, due_at, Verdict::CatchUp);
-        }
-        for due_at in self.take_occurrences(now, name, now, ROWS_AT_ONCE_MAX, (Outcome::Missed, NOBODY)) {
-            self.decide_occurrence(now, node, due_at, Verdict::OnTime);
         }
     }
 

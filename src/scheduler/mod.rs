@@ -396,7 +396,7 @@ impl Scheduler {
                 effects.push(Effect::Record(Record::Batch(facts.clone())));
             }
         }
-        effects.extend(self.book.take_changed().map(|run| Effect::Record(Record::Run(Box::new(run)))));
+        effects.extend(self.book.take_changed().map(|run| Effect::Record(Record::Run(run))));
         self.book.close_chains();
         self.written = due::Written::default();
         effects.append(&mut self.acts);

@@ -87,7 +87,7 @@ impl FakeJournal {
         let id = &run.id;
         // What makes its other keys is what it is born with.
         if self.runs.insert(id, run.clone()).is_none() {
-            self.chains.of_batch(&run.chain.batch).entry(run.chain.number).or_default().push(id.clone());
+            self.chains.place(&run.chain).get_or_insert_default().push(id.clone());
             self.position_next = self.position_next.max(run.queue_position + 1);
             if is_occurrence(run) {
                 self.occurrences.entry(id.batch.clone()).or_default().insert(run.due_at, id.number);
