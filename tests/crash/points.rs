@@ -6,7 +6,7 @@ use batchd::rundir::crash::{CRASH_POINT, CrashPoint};
 use rustix::process::Signal;
 
 use crate::load;
-use crate::records::{self, Compared};
+use crate::records;
 use crate::world::{self, World};
 
 /// Whose death it is.
@@ -63,7 +63,7 @@ fn start_crashing(world: &mut World, point: CrashPoint, mark: &Path) {
 const ROUNDS: usize = 3;
 
 /// A daemon, or what serves it and then the daemon too, is killed again and again while a chain begins each second.
-fn kill_daemon_at(die: impl Fn(Dies) -> bool) -> Compared {
+fn kill_daemon_at(die: impl Fn(Dies) -> bool) {
     let points: Vec<CrashPoint> = CrashPoint::ALL.iter().copied().filter(|point| die(who(*point))).collect();
     let mut world = World::new();
     load::write(&world);
@@ -82,19 +82,18 @@ fn kill_daemon_at(die: impl Fn(Dies) -> bool) -> Compared {
     }
     let compared = records::compare_at_rest(&mut world);
     assert_eq!(compared.lost, losses, "{compared:?}");
-    compared
+    // Each point was come by, or a mark would still be waited for; on a fast machine within the second of one chain.
+    assert!(compared.chains >= 1, "{compared:?}");
 }
 
 #[test]
 fn a_daemon_that_dies_at_any_point() {
-    let compared = kill_daemon_at(|who| who == Dies::Daemon);
-    assert!(compared.chains >= 2, "{compared:?}");
+    kill_daemon_at(|who| who == Dies::Daemon);
 }
 
 #[test]
 fn a_daemon_that_dies_with_its_launcher_or_a_shim() {
-    let compared = kill_daemon_at(|who| who != Dies::Daemon);
-    assert!(compared.chains >= 3, "{compared:?}");
+    kill_daemon_at(|who| who != Dies::Daemon);
 }
 
 /// The daemon lives, and has to see by itself what has become of the run.
