@@ -1,10 +1,10 @@
-//! A new journal from what is left when a disk ate the old one, or when an older copy was restored: what ended as the
-//! journal in place says, if it can be read, and what the run folders say beyond.
+//! A new journal from the run folders alone, for the day when a disk ate the old one and there is no copy of it; with one,
+//! however old, [`super::restore`] gives more.
 //!
-//! What only a lost journal knew is lost: what never ran, who asked for what, who is disabled, how far joins had come. Nothing
-//! fires twice all the same: cursors stand at now, numbers go on behind all that are known, and what waited does not.
+//! What only the lost journal knew is lost: what never ran, who asked for what, who is disabled, how far joins had come. Nothing
+//! fires twice all the same: cursors stand at now, and numbers go on behind all that are known.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -12,7 +12,6 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{Places, disk};
 use crate::journal::Journal;
-use crate::journal::audit::Audit;
 use crate::model::id::{BatchName, JournalId, RUN_NUMBER_MAX, RunId, Token};
 use crate::model::launch::ExitCause;
 use crate::model::record::{BatchFacts, Record};
@@ -22,7 +21,7 @@ use crate::rundir::RunDir;
 use crate::rundir::records::{Ending, ExitRecord, RunRecord};
 
 /// So many rows are committed together: a commit costs an fsync, and a row a few hundred bytes of memory.
-pub(super) const ROWS_AT_ONCE: usize = 1000;
+const ROWS_AT_ONCE: usize = 1000;
 
 /// So many numbers are left out behind the last one that is known: those of runs that never ran have left no trace, and no
 /// number may come back.
@@ -38,7 +37,6 @@ const LOST: &str = "the journal was lost";
 #[derive(Debug)]
 pub struct Rebuilt {
     journal: JournalId,
-    kept: u64,
     ended: u64,
     lost: u64,
     foreign: u64,
@@ -46,11 +44,10 @@ pub struct Rebuilt {
 
 impl fmt::Display for Rebuilt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { journal, kept, ended, lost, foreign } = self;
+        let Self { journal, ended, lost, foreign } = self;
         write!(
             f,
-            "journal {}: {kept} rows of the journal in place; from folders {ended} runs with their ends, {lost} lost, {foreign} \
-             of others left out",
+            "journal {}: {ended} runs with their ends, {lost} lost, {foreign} folders of others left out",
             journal.0
         )
     }
@@ -76,30 +73,10 @@ pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt
         bail!("no folder in {} says of which journal it is: there is nothing to rebuild from", places.runs.display());
     };
     let id = JournalId(name.clone());
-    let old = readable(places.journal, &id);
     let mut sheet = Sheet { journal: Journal::create_named(file, &id)?, records: Vec::new() };
-    let mut rebuilt = Rebuilt { journal: id.clone(), kept: 0, ended: 0, lost: 0, foreign: 0 };
-    let mut kept: BTreeSet<RunId> = BTreeSet::new();
-    let mut facts: BTreeMap<BatchName, BatchFacts> = BTreeMap::new();
+    let mut rebuilt = Rebuilt { journal: id.clone(), ended: 0, lost: 0, foreign: 0 };
     let mut position = 0;
-    if let Some(old) = &old {
-        facts.extend(old.batches()?.into_iter().map(|facts| (facts.name.clone(), facts)));
-        let mut result = Ok(());
-        old.rows(|row| {
-            let run = as_kept(row.run, places.runs, &id, now);
-            if let (Some(run), Ok(())) = (run, &result) {
-                position = position.max(run.queue_position);
-                kept.insert(run.id.clone());
-                result = sheet.put(Record::Run(Box::new(run)));
-            }
-        })?;
-        result?;
-        rebuilt.kept = kept.len() as u64;
-    }
     disk::names(places.runs, |name| {
-        if name.parse().is_ok_and(|run| kept.contains(&run)) {
-            return Ok(());
-        }
         position += 1;
         let Some(run) = row_of(places.runs, name, &id, position, LOST)? else {
             rebuilt.foreign += 1;
@@ -110,18 +87,19 @@ pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt
         sheet.put(Record::Run(Box::new(run)))
     })?;
     for (name, number) in known.numbers {
-        let new = BatchFacts { name: name.clone(), next_number: 0, cursor: None, reboot_boot: None, disabled: None };
-        let of_batch = facts.entry(name).or_insert(new);
-        of_batch.next_number = of_batch.next_number.max(number + 1);
-    }
-    for of_batch in facts.into_values() {
-        let next_number = behind(&of_batch)?;
-        sheet.put(Record::Batch(BatchFacts { next_number, cursor: Some(now), ..of_batch }))?;
+        let mut facts = BatchFacts { cursor: Some(now), ..unknown(name, number) };
+        facts.next_number = behind(&facts)?;
+        sheet.put(Record::Batch(facts))?;
     }
     let text = format!("the journal was rebuilt: {rebuilt}; what never ran since has no rows before {now}");
     sheet.put(Record::Event { at: now, text })?;
     sheet.commit()?;
     Ok(rebuilt)
+}
+
+/// All that folders say of a batch: the greatest number that any of them names.
+pub(super) fn unknown(name: BatchName, number: u64) -> BatchFacts {
+    BatchFacts { name, next_number: number + 1, cursor: None, reboot_boot: None, disabled: None }
 }
 
 /// The number with which a batch goes on.
@@ -136,45 +114,20 @@ pub(super) fn behind(facts: &BatchFacts) -> Result<u64> {
 }
 
 /// The new journal, and what is not committed yet.
-struct Sheet {
-    journal: Journal,
-    records: Vec<Record>,
+pub(super) struct Sheet {
+    pub(super) journal: Journal,
+    pub(super) records: Vec<Record>,
 }
 
 impl Sheet {
-    fn put(&mut self, record: Record) -> Result<()> {
+    pub(super) fn put(&mut self, record: Record) -> Result<()> {
         self.records.push(record);
         if self.records.len() < ROWS_AT_ONCE { Ok(()) } else { self.commit() }
     }
 
-    fn commit(&mut self) -> Result<()> {
+    pub(super) fn commit(&mut self) -> Result<()> {
         Ok(self.journal.import(&std::mem::take(&mut self.records))?)
     }
-}
-
-/// The journal in place, if it is this one and sound.
-fn readable(path: &Path, id: &JournalId) -> Option<Audit> {
-    let audit = Audit::open(path).ok()?;
-    let (said, _) = audit.soundness().ok()?;
-    (said.is_empty() && audit.id().ok()? == *id).then_some(audit)
-}
-
-/// A row as it is kept. None: its folder says how it ended, since the journal does not.
-fn as_kept(run: Run, runs: &Path, journal: &JournalId, now: Instant) -> Option<Run> {
-    if run.end().is_some() {
-        return Some(run);
-    }
-    let record = RunDir::run_record(&runs.join(run.id.to_string()), &run.id);
-    if record.is_some_and(|record| record.token.journal == *journal) {
-        return None;
-    }
-    let (outcome, reason) = match run.starting_at {
-        Some(_) => (Outcome::Lost, "the journal was lost, and its folder is gone"),
-        // It may have been skipped, stopped or begun since; that it begins now would be wrong in each of these cases.
-        None => (Outcome::Skipped, "the journal was restored from an older copy, in which it had not begun"),
-    };
-    let end = End { outcome, reason: Some(reason.to_owned()), at: now, exit: None };
-    Some(Run { state: State::Ended(end), joining: false, remark: None, start_at: None, ..run })
 }
 
 /// Looks at all folders once: which journal, which numbers, and whether a run lives.

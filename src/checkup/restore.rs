@@ -11,11 +11,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::rebuild::{BOOT_UNKNOWN, ROWS_AT_ONCE, behind, end_of, row_of, survey};
+use super::rebuild::{BOOT_UNKNOWN, Sheet, behind, end_of, row_of, survey, unknown};
 use super::{Places, disk};
 use crate::journal::Journal;
 use crate::journal::backup::rename_to_free;
-use crate::model::id::{RunId, Token};
+use crate::model::id::{JournalId, RunId, Token};
 use crate::model::record::{BatchFacts, InForce, PeriodChange, Record, Recovered};
 use crate::model::run::{End, Outcome, Run, State};
 use crate::model::time::Instant;
@@ -64,39 +64,32 @@ pub fn restore(places: &Places<'_>, file: &Path, now: Instant) -> Result<Restore
     remove(&folder)?;
     fs::create_dir_all(&folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
     let made = folder.join("journal.db");
-    let mut journal = Journal::take_back(file, &made)?;
-    let recovered = journal.recover()?;
+    let mut sheet = Sheet { journal: Journal::take_back(file, &made)?, records: Vec::new() };
+    let recovered = sheet.journal.recover()?;
     let mut restored = Restored::default();
-    let mut records: Vec<Record> = Vec::new();
     for run in recovered.runs.iter().filter(|run| run.end().is_none()) {
-        let run = settled(&journal, places.runs, run, now, &mut restored)?;
-        records.push(Record::Run(Box::new(run)));
+        let run = settled(sheet.journal.id(), places.runs, run, now, &mut restored)?;
+        sheet.put(Record::Run(Box::new(run)))?;
     }
-    journal.import(&std::mem::take(&mut records))?;
-    import_newer(&mut journal, places.runs, &recovered, &mut restored)?;
+    import_newer(&mut sheet, places.runs, &recovered, &mut restored)?;
+    sheet.commit()?;
     let mut batches = recovered.batches.clone();
     for (name, number) in known.numbers {
         match batches.iter_mut().find(|facts| facts.name == name) {
             Some(facts) => facts.next_number = facts.next_number.max(number + 1),
-            None => batches.push(BatchFacts {
-                name,
-                next_number: number + 1,
-                cursor: None,
-                reboot_boot: None,
-                disabled: None,
-            }),
+            None => batches.push(unknown(name, number)),
         }
     }
-    journal.commit(&fresh_start(&recovered, batches, now, &restored)?)?;
-    drop(journal);
+    sheet.journal.commit(&fresh_start(&recovered, batches, now, &restored)?)?;
+    drop(sheet);
     put_in_place(&made, places.journal).with_context(|| format!("can't put {} in place", places.journal.display()))?;
     remove(&folder)?;
     Ok(restored)
 }
 
 /// The row of a run that the backup says is under way or waits, with an end.
-fn settled(journal: &Journal, runs: &Path, run: &Run, now: Instant, restored: &mut Restored) -> Result<Run> {
-    let token = Token { journal: journal.id().clone(), run: run.id.clone(), queued_at: run.queued_at };
+fn settled(journal: &JournalId, runs: &Path, run: &Run, now: Instant, restored: &mut Restored) -> Result<Run> {
+    let token = Token { journal: journal.clone(), run: run.id.clone(), queued_at: run.queued_at };
     let folder = RunDir::open(&runs.join(run.id.to_string())).ok();
     // A waiting run of the backup may have become any other since, and ended with or without a folder.
     let begun = folder.filter(|folder| matches!(folder.read::<RunRecord>(&token), Ok(Some(_))));
@@ -132,24 +125,18 @@ fn settled(journal: &Journal, runs: &Path, run: &Run, now: Instant, restored: &m
 }
 
 /// Gives a row to each run of this journal that began behind the backup.
-fn import_newer(journal: &mut Journal, runs: &Path, recovered: &Recovered, restored: &mut Restored) -> Result<()> {
+fn import_newer(sheet: &mut Sheet, runs: &Path, recovered: &Recovered, restored: &mut Restored) -> Result<()> {
     let mut position = recovered.queue_position_next;
-    let mut records: Vec<Record> = Vec::new();
-    let id = journal.id().clone();
+    let id = &recovered.journal;
     disk::names(runs, |name| {
         let newer = name.parse::<RunId>().is_ok_and(|run| is_newer(&run, &recovered.batches));
-        let Some(run) = newer.then(|| row_of(runs, name, &id, position, RESTORED)).transpose()?.flatten() else {
+        let Some(run) = newer.then(|| row_of(runs, name, id, position, RESTORED)).transpose()?.flatten() else {
             return Ok(());
         };
         *(if run.outcome() == Some(Outcome::Lost) { &mut restored.lost } else { &mut restored.ended }) += 1;
         position += 1;
-        records.push(Record::Run(Box::new(run)));
-        if records.len() == ROWS_AT_ONCE {
-            journal.import(&std::mem::take(&mut records))?;
-        }
-        Ok(())
-    })?;
-    Ok(journal.import(&records)?)
+        sheet.put(Record::Run(Box::new(run)))
+    })
 }
 
 /// Whether the journal has not given this number yet.

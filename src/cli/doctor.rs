@@ -26,7 +26,7 @@ Examples:
   batchd doctor --json
   batchd doctor --rebuild /tmp/journal.db    a new journal from the run folders; docs/operating.md says what then")]
 pub struct DoctorArgs {
-    /// Write a new journal at FILE, from the journal in place if that can be read, and from the run folders; FILE must not be there
+    /// Write a new journal at FILE from the run folders, for when there is no copy of it to restore; FILE must not be there
     #[arg(long, value_name = "FILE")]
     rebuild: Option<PathBuf>,
     #[command(flatten)]

@@ -103,11 +103,11 @@ fn e8_an_older_copy_runs_nothing_again() {
     assert_eq!(run_once(&mut world), "quick.2");
     world.bash("rm state/journal.db*");
     fs::write(journal(&world), older).unwrap();
-    assert_refused(&mut world, &["the folder of quick.2", "restored from an older copy", "doctor --rebuild"]);
+    assert_refused(&mut world, &["the folder of quick.2", "restored from an older copy", "batchd restore FILE"]);
     // What the copy still knew, and no folder does.
     fs::remove_dir_all(world.path("runs/quick.1")).unwrap();
-    world.batchd(&["doctor", "--rebuild", "new.db"]).expect(0);
-    world.bash("rm state/journal.db* && mv new.db state/journal.db");
+    world.bash("mkdir older && mv state/journal.db* older");
+    world.batchd(&["restore", "older/journal.db"]).expect(0);
     let run = run_once(&mut world);
     let number: u64 = run.strip_prefix("quick.").unwrap().parse().unwrap();
     assert!(number > 2, "no number comes back: {run}");
@@ -134,9 +134,8 @@ fn e8_what_waited_in_an_older_copy_does_not_begin_again() {
     up.hear();
     assert_eq!(world.end("slow.2")["outcome"], "succeeded");
     assert_eq!(world.end_daemon(Signal::TERM), 0);
-    world.bash("rm state/journal.db* && cp copy.db state/journal.db");
-    world.batchd(&["doctor", "--rebuild", "new.db"]).expect(0);
-    world.bash("rm state/journal.db* && mv new.db state/journal.db");
+    world.bash("rm state/journal.db*");
+    world.batchd(&["restore", "copy.db"]).expect(0);
     let ends: Vec<String> = world.runs().iter().map(|run| format!("{} {}", run["id"], run["outcome"])).collect();
     assert_eq!(ends, [r#""slow.1" "succeeded""#, r#""slow.2" "succeeded""#]);
     world.batchd(&["doctor"]).expect(0);
