@@ -167,6 +167,7 @@ impl Daemon {
             self.stop_all(inlets).await?;
         }
         self.commit(Vec::new()).await?;
+        self.place.done().await;
         let under_way = self.scheduler.live().filter(|run| run.is_under_way()).count();
         info!("the daemon ends; {under_way} runs go on, and the next daemon takes them over");
         Ok(())

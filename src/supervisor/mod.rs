@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::model::id::RunId;
 use crate::model::launch::{Launch, Report};
@@ -62,6 +62,8 @@ enum Request {
     Find(Box<Launch>),
     Stop(RunId),
     Collect(RunId),
+    /// Answer, once all that was asked before has been done.
+    Tell(oneshot::Sender<()>),
 }
 
 impl Local {
@@ -77,6 +79,14 @@ impl Local {
         let server = serve::Server::new(around, reports, shortage)?;
         tokio::spawn(server.serve(receiver));
         Ok(Self { requests })
+    }
+
+    /// Returns once all that was asked before has been done. For the end: a daemon leaves no folder untidy that is over.
+    pub async fn done(&self) {
+        let (tell, told) = oneshot::channel();
+        self.ask(Request::Tell(tell));
+        // An error: nobody serves any more, and nothing is to be waited for.
+        let _ = told.await;
     }
 
     fn ask(&self, request: Request) {
