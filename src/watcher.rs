@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_is_moved_away_and_back_is_watched_again() {
+    fn d11_a_root_that_is_moved_away_and_back_is_watched_again() {
         let mut watched = Watched::new();
         watched.check("mv batches.d elsewhere", &Hint::Everything);
         watched.watcher.renew();
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn every_swapped_link_on_the_way_is_told() {
+    fn d11_every_swapped_link_on_the_way_is_told() {
         let mut watched = Watched::new();
         let act =
             "mkdir -p releases/{1,2}/b.d/a; ln -s releases/1 current; rm -r batches.d; ln -s current/b.d batches.d";
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_told_is_found_by_a_check() {
+    fn d13_what_nobody_told_is_found_by_a_check() {
         let mut watched = Watched::new();
         let parent = watched.folder.path().to_owned();
         let (moved, sibling) = (parent.with_extension("moved"), parent.with_extension("copy"));
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_watched_is_watched_when_it_can_be() {
+    fn d9_d10_what_could_not_be_watched_is_watched_when_it_can_be() {
         let mut watched = Watched::new();
         watched.watcher.watches = None;
         watched.watcher.trouble = Some("there were too many".to_owned());

@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_files_are_errors_of_their_zone() {
+    fn c10_damaged_files_are_errors_of_their_zone() {
         let host = Host::new();
         let berlin = builtin("Europe/Berlin");
         host.write("zoneinfo/Europe/Rome", &berlin[..berlin.len() / 2]);
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn releases() {
+    fn c9_releases() {
         let host = Host::new();
         assert_eq!(host.zones(None).version().release, None);
         host.write("zoneinfo/+VERSION", b"2024a\n");
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_seen() {
+    fn c9_changes_are_seen() {
         let host = Host::new();
         let check = |change: &dyn Fn()| {
             let zones = host.zones(None);

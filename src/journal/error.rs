@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_refused_may_be_tried_again() {
+    fn e3_e4_g5_what_was_refused_may_be_tried_again() {
         let kind = |code, errno| {
             let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
             match CommitError::of(&error, errno) {

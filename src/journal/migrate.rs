@@ -62,7 +62,7 @@ mod tests {
     const VERSION_AFTER: u32 = VERSION + 1;
 
     #[test]
-    fn migrates_and_keeps_a_copy() {
+    fn e12_migrates_and_keeps_a_copy() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.db");
         let journal = Journal::open(&path).unwrap();
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_fails_changes_nothing() {
+    fn e12_a_step_that_fails_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.db");
         let journal = Journal::open(&path).unwrap();

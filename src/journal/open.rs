@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn network_file_systems() {
+    fn e15_network_file_systems() {
         assert_eq!(network_file_system(0x6969), Some("NFS"));
         assert_eq!(network_file_system(0xff53_4d42), Some("CIFS"));
         assert_eq!(network_file_system(0xef53), None, "ext4");

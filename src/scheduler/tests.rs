@@ -124,7 +124,7 @@ impl World {
 }
 
 #[test]
-fn a_clock_that_is_corrected_keeps_no_retry_waiting() {
+fn c14_a_clock_that_is_corrected_keeps_no_retry_waiting() {
     let retries =
         r#"{"retry": {"retries": 1, "delay_ms": 10000, "backoff": 2.0, "delay_max_ms": 600000, "on_lost": false}}"#;
     let mut world =
@@ -163,7 +163,7 @@ fn a_folder_of_another_journal_is_left_alone() {
 }
 
 #[test]
-fn new_time_zone_data_fires_nothing_that_is_over() {
+fn c9_new_time_zone_data_fires_nothing_that_is_over() {
     let hours = |hours: i32| Arc::new(Zone::new("Test/Moved", hours * 3600, [], None));
     let of = |zone| graph(vec![entry(definition("a", r#"{"cron": ["30 2 * * *"]}"#), &zone)], &Limits::default());
     let mut world = World::new(of(hours(0)));
@@ -273,7 +273,7 @@ fn what_may_overlap_waits_in_no_longer_queue_than_what_may_not() {
 }
 
 #[test]
-fn weeks_of_many_batches_are_few_rows() {
+fn c24_weeks_of_many_batches_are_few_rows() {
     let batch = |index: usize| definition(&format!("b{index}"), r#"{"cron": ["0 * * * *"]}"#);
     let before = plain((0..50).map(batch).collect());
     let days = |days: u64| Duration::from_secs(days * 86_400);
@@ -321,7 +321,7 @@ fn corrected_after(down: Duration) -> World {
 }
 
 #[test]
-fn what_a_row_stands_for_does_not_come_again() {
+fn c14_what_a_row_stands_for_does_not_come_again() {
     let mut world = corrected_after(2000 * HOUR);
     let rows = world.rows.len();
     assert!(world.rows.values().any(|run| run.range.is_some()));
@@ -403,7 +403,7 @@ fn what_was_decided_ahead_is_walked_around() {
 }
 
 #[test]
-fn no_event_is_taken_before_it_is_known_what_was_decided_ahead() {
+fn c14_no_event_is_taken_before_it_is_known_what_was_decided_ahead() {
     let of = |cron: &str| plain(vec![definition("a", &format!(r#"{{"cron": ["{cron}"]}}"#))]);
     let mut world = World::new(of("0 * * * *"));
     world.wake_after(24 * HOUR);

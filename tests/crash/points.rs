@@ -63,8 +63,7 @@ fn start_crashing(world: &mut World, point: CrashPoint, mark: &Path) {
 const ROUNDS: usize = 3;
 
 /// A daemon, or what serves it and then the daemon too, is killed again and again while a chain begins each second.
-fn kill_daemon_at(die: impl Fn(Dies) -> bool) {
-    let points: Vec<CrashPoint> = CrashPoint::ALL.iter().copied().filter(|point| die(who(*point))).collect();
+fn kill_daemon_at(points: &[CrashPoint]) {
     let mut world = World::new();
     load::write(&world);
     load::tick(&world, true);
@@ -86,19 +85,44 @@ fn kill_daemon_at(die: impl Fn(Dies) -> bool) {
     assert!(compared.chains >= 1, "{compared:?}");
 }
 
+/// A test for each point of the daemon, and a list of them.
+macro_rules! points {
+    ($($test:ident: $point:ident),* $(,)?) => {
+        const POINTS: &[CrashPoint] = &[$(CrashPoint::$point),*];
+        $(#[test]
+        fn $test() {
+            kill_daemon_at(&[CrashPoint::$point]);
+        })*
+    };
+}
+
+points!(
+    a1_a_daemon_before_the_commit_of_a_start: DaemonBeforeStartingCommitted,
+    a2_a_daemon_right_after_the_commit_of_a_start: DaemonStartingCommitted,
+    a3_a_daemon_that_has_made_the_folder: DaemonFolderMade,
+    a3_a_daemon_that_has_written_run_json: DaemonRunWritten,
+    a4_a_daemon_that_has_asked_for_a_shim: DaemonShimRequested,
+    b10_h1_a_daemon_that_has_read_an_end: DaemonExitRead,
+    b10_h1_a_daemon_right_after_the_commit_of_an_end: DaemonEndCommitted,
+    b10_a_daemon_that_has_tidied_up: DaemonSettled,
+);
+
 #[test]
-fn a_daemon_that_dies_at_any_point() {
-    kill_daemon_at(|who| who == Dies::Daemon);
+fn every_point_of_the_daemon_has_a_test() {
+    let its_own: Vec<CrashPoint> =
+        CrashPoint::ALL.iter().copied().filter(|point| who(*point) == Dies::Daemon).collect();
+    assert_eq!(POINTS, its_own);
 }
 
 #[test]
-fn a_daemon_that_dies_with_its_launcher_or_a_shim() {
-    kill_daemon_at(|who| who != Dies::Daemon);
+fn a9_a_daemon_that_dies_with_its_launcher_or_a_shim() {
+    let points: Vec<CrashPoint> = CrashPoint::ALL.iter().copied().filter(|point| who(*point) != Dies::Daemon).collect();
+    kill_daemon_at(&points);
 }
 
 /// The daemon lives, and has to see by itself what has become of the run.
 #[test]
-fn a_launcher_or_a_shim_that_dies_alone() {
+fn a8_a9_b3_a_launcher_or_a_shim_that_dies_alone() {
     let mut world = World::new();
     load::write(&world);
     let mut losses = 0;

@@ -41,7 +41,7 @@ fn begun() -> (World, Random) {
 }
 
 #[test]
-fn a_daemon_that_dies_at_random_under_load() {
+fn a21_b10_h1_a_daemon_that_dies_at_random_under_load() {
     let (mut world, mut random) = begun();
     for _ in 0..DEATHS {
         world.spawn(&[], &[]);

@@ -47,7 +47,7 @@ impl Slow {
 }
 
 #[test]
-fn a_killed_daemon_is_followed_by_one_that_adopts() {
+fn a15_a_killed_daemon_is_followed_by_one_that_adopts() {
     let mut slow = Slow::new();
     slow.begin();
     assert_eq!(slow.world.end_daemon(Signal::KILL), -9);
@@ -58,7 +58,7 @@ fn a_killed_daemon_is_followed_by_one_that_adopts() {
 }
 
 #[test]
-fn what_ends_while_no_daemon_is_there_is_imported() {
+fn b9_what_ends_while_no_daemon_is_there_is_imported() {
     let mut slow = Slow::new();
     slow.begin();
     assert_eq!(slow.world.end_daemon(Signal::TERM), 0);
@@ -166,7 +166,7 @@ fn two_interrupts_at_a_terminal_stop_what_runs() {
 }
 
 #[test]
-fn a_second_daemon_says_so_and_ends() {
+fn a20_a_second_daemon_says_so_and_ends() {
     let mut world = World::new();
     world.start();
     let second = world.batchd(&["daemon"]).expect(1);
@@ -194,7 +194,7 @@ fn a_wait_goes_on_across_a_restart() {
 
 /// Somebody holds the journal, as a full disk would.
 #[test]
-fn a_daemon_that_cannot_write_its_journal_ends_when_it_is_told_to() {
+fn e2_a_daemon_that_cannot_write_its_journal_ends_when_it_is_told_to() {
     let mut world = World::new();
     world.batch("one", "", "echo one\n");
     world.start();
@@ -247,7 +247,7 @@ fn a_run_that_cannot_be_adopted_yet_does_not_keep_the_others() {
 }
 
 #[test]
-fn a_stop_leaves_no_descendant() {
+fn b14_a_stop_leaves_no_descendant() {
     let mut world = World::new();
     let up = world.pipe("up");
     let script = "trap '' TERM\nsetsid bash -c 'trap \"\" TERM; echo child > $W/up; while :; do sleep 100; done' &\n\

@@ -1,6 +1,9 @@
 //! Edits as people and tools make them, while the daemon watches.
 
+use std::collections::BTreeSet;
+
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::world::{Daemon, World};
 
@@ -34,7 +37,7 @@ cat <&4 >/dev/null
 wait"#;
 
 #[test]
-fn editors_and_tools() {
+fn d2_editors_and_tools() {
     let world = world();
     check(&world, "cd batches.d/edited; echo 'echo cut' > script.sh", "cut");
     check(&world, "cd batches.d/edited; sed -i s/cut/sed/ script.sh", "sed");
@@ -51,10 +54,101 @@ fn editors_and_tools() {
         "rsync",
     );
     check(&world, NANO, "nano");
+    // As VS Code does it: the file itself, cut to nothing, written, and brought to the disk.
+    check(&world, "echo 'echo code' | dd of=batches.d/edited/script.sh conv=fsync status=none", "code");
+    check(&world, "cd batches.d/edited; rm script.sh; echo 'echo anew' > script.sh", "anew");
+}
+
+/// The kernel keeps no more events for who does not read them than this by default: more are lost, the last one among them.
+#[test]
+fn d7_d8_events_that_overflow_are_made_up_for_by_a_look_at_everything() {
+    let world = world();
+    let lost: u32 = world.bash("cat /proc/sys/fs/inotify/max_queued_events").trim().parse().unwrap();
+    world.daemon().signal(Signal::STOP);
+    // What editors leave behind is no part of a definition.
+    world.bash(&format!("cd batches.d/edited; seq -f '%.0f~' {lost} | xargs touch; seq -f '%.0f~' {lost} | xargs rm"));
+    let mark = world.daemon().mark();
+    world.bash("echo 'echo late' > batches.d/edited/script.sh; mkdir batches.d/new; echo > batches.d/new/batch.toml; echo : > batches.d/new/script.sh");
+    world.daemon().signal(Signal::CONT);
+    world.daemon().in_force(mark, "edited");
+    world.daemon().in_force(mark, "new");
 }
 
 #[test]
-fn git() {
+fn d14_what_is_saved_again_as_it_was_changes_nothing() {
+    let world = world();
+    world.batch("other", "", "echo other\n");
+    world.daemon().in_force(0, "other");
+    let mark = world.daemon().mark();
+    world.bash("for n in {1..200}; do cp batches.d/edited/script.sh x; cat x > batches.d/edited/script.sh; mv x batches.d/edited/script.sh; done");
+    world.batchd(&["reload"]).expect(0);
+    world.write("batches.d/other/script.sh", "echo changed\n");
+    world.daemon().in_force(mark, "other");
+    let again = |line: &str| line.contains("in force") && line.contains("\"edited\"");
+    assert_eq!(world.daemon().log_text().lines().filter(|line| again(line)).count(), 1, "its first time");
+}
+
+/// What rsync -t, cp -p and a wrong clock leave behind: times say nothing, content does.
+#[test]
+fn d15_d16_times_of_files_do_not_matter() {
+    let world = world();
+    check(
+        &world,
+        "cd batches.d/edited; cp -p script.sh old; echo 'echo two' > script.sh; touch -r old script.sh; rm old",
+        "two",
+    );
+    check(&world, "cd batches.d/edited; echo 'echo six' > script.sh; touch -d 2098-01-01 script.sh", "six");
+    check(&world, "cd batches.d/edited; echo 'echo ten' > script.sh; touch -d 1970-01-02 script.sh", "ten");
+}
+
+#[test]
+fn d17_what_is_no_file_is_refused_and_keeps_nobody() {
+    let world = world();
+    for make in [
+        "mkfifo",
+        "mkdir",
+        "ln -s /dev/zero",
+        "python3 -c 'import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])'",
+    ] {
+        let mark = world.daemon().mark();
+        world.bash(&format!("mkdir batches.d/odd; echo : > batches.d/odd/script.sh; {make} batches.d/odd/batch.toml"));
+        let reloaded = world.batchd(&["reload"]).expect(1);
+        assert!((reloaded.out + &reloaded.err).contains("odd/batch.toml"), "{make}");
+        check(
+            &world,
+            "echo \"echo $RANDOM$RANDOM\" > x; mv x batches.d/edited/script.sh; echo echo still >> batches.d/edited/script.sh; sed -i 1d batches.d/edited/script.sh; echo \"# $RANDOM$RANDOM\" >> batches.d/edited/script.sh",
+            "still",
+        );
+        world.bash("rm -r batches.d/odd");
+        world.batchd(&["reload"]).expect(0);
+        assert!(!world.daemon().log_text()[mark..].contains("panicked"));
+    }
+}
+
+#[test]
+fn d18_ten_thousand_folders_change_at_once() {
+    let mut world = World::in_memory();
+    world.start();
+    let hashes = |world: &World, word: &str| {
+        world.bash("mkdir -p batches.d made; cd made; seq -f 'b%.0f' 10000 | xargs mkdir -p");
+        world.bash(&format!(
+            "cd made; for n in {{1..10000}}; do : > b$n/batch.toml; echo \"echo {word} $n\" > b$n/script.sh; done"
+        ));
+        world.bash("cp -r made/. batches.d/");
+        world.batchd(&["reload"]).expect(0);
+        let list = world.json(&["list"]);
+        let hash = |batch: &Value| batch["definition"].as_str().unwrap().to_owned();
+        list["batches"].as_array().unwrap().iter().map(hash).collect::<BTreeSet<String>>()
+    };
+    let (before, after) = (hashes(&world, "one"), hashes(&world, "two"));
+    assert_eq!((before.len(), after.len()), (10_000, 10_000));
+    assert!(before.is_disjoint(&after));
+    world.batchd(&["start", "b9999", "--wait"]).expect(0);
+    assert_eq!(world.stdout("b9999.1"), "two 9999\n");
+}
+
+#[test]
+fn d12_git() {
     let world = world();
     let git = "git() { command git -c user.name=t -c user.email=t@example.org -c init.defaultBranch=main \"$@\" >/dev/null 2>&1; }; cd batches.d;";
     world.bash(&format!("{git} git init && git add . && git commit -m one"));
@@ -78,7 +172,7 @@ fn git() {
 }
 
 #[test]
-fn folders_come_and_go() {
+fn d4_folders_come_and_go() {
     let world = world();
     let daemon = world.daemon();
     let mark = daemon.mark();
@@ -94,7 +188,7 @@ fn folders_come_and_go() {
 }
 
 #[test]
-fn a_swapped_link_at_the_root() {
+fn d11_a_swapped_link_at_the_root() {
     let mut world = World::new();
     world.bash("rmdir batches.d; for r in one two; do mkdir -p release-$r/edited; echo > release-$r/edited/batch.toml; echo echo $r > release-$r/edited/script.sh; done; ln -s release-one batches.d");
     world.start();
@@ -119,7 +213,7 @@ fn check_swaps_of_current(world: &World) {
 }
 
 #[test]
-fn a_swapped_link_above_the_root() {
+fn d11_a_swapped_link_above_the_root() {
     let mut world = World::new();
     world.bash(RELEASES);
     world.start_with(&["--batches", "current/batches.d"], &[]);
@@ -127,7 +221,7 @@ fn a_swapped_link_above_the_root() {
 }
 
 #[test]
-fn a_swapped_link_behind_another_at_the_root() {
+fn d11_a_swapped_link_behind_another_at_the_root() {
     let mut world = World::new();
     world.bash(&format!("{RELEASES}\nln -s current/batches.d batches.d"));
     world.start();
@@ -136,7 +230,7 @@ fn a_swapped_link_behind_another_at_the_root() {
 
 /// At a start as at any other time: what is gone may come back.
 #[test]
-fn a_folder_that_is_absent_when_the_daemon_starts() {
+fn d4_a_folder_that_is_absent_when_the_daemon_starts() {
     let mut world = world();
     world.batch("other", "", "echo other\n");
     world.batchd(&["reload"]).expect(0);
@@ -150,7 +244,7 @@ fn a_folder_that_is_absent_when_the_daemon_starts() {
 }
 
 #[test]
-fn a_checkout_that_is_half_done_when_the_daemon_starts() {
+fn d12_a_checkout_that_is_half_done_when_the_daemon_starts() {
     let mut world = world();
     world.batch("other", "", "echo other\n");
     world.batchd(&["reload"]).expect(0);
@@ -170,7 +264,7 @@ fn a_checkout_that_is_half_done_when_the_daemon_starts() {
 }
 
 #[test]
-fn a_root_that_is_gone_removes_nothing() {
+fn d11_a_root_that_is_gone_removes_nothing() {
     let world = world();
     let mark = world.daemon().mark();
     world.bash("mv batches.d away");
@@ -181,7 +275,7 @@ fn a_root_that_is_gone_removes_nothing() {
 
 /// The kernel drops the watches of what is unmounted; mounted again, it looks as it did.
 #[test]
-fn a_root_that_is_mounted_again_is_watched_again() {
+fn d11_a_root_that_is_mounted_again_is_watched_again() {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: run it as root, which may mount");
         return;
@@ -202,7 +296,7 @@ fn a_root_that_is_mounted_again_is_watched_again() {
 }
 
 #[test]
-fn a_broken_edit_stops_nothing() {
+fn d5_a_broken_edit_stops_nothing() {
     let world = world();
     let daemon = world.daemon();
     let mark = daemon.mark();
@@ -240,7 +334,7 @@ fn a_reload_is_asked_for_by_signal() {
 
 /// bash reads a script while it runs it: what was begun is finished as it was.
 #[test]
-fn an_edit_does_not_reach_what_has_begun() {
+fn d3_an_edit_does_not_reach_what_has_begun() {
     let mut world = World::new();
     let (up, go) = (world.pipe("up"), world.pipe("go"));
     world.batch("edited", "", "echo up > $W/up\nread -r word < $W/go\necho one\n");

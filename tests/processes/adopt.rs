@@ -40,7 +40,7 @@ fn assert_lost(report: Report, why: &str) {
 }
 
 #[test]
-fn a_living_run_is_adopted() {
+fn a15_a_living_run_is_adopted() {
     for state in [State::Starting, State::Running] {
         let mut world = World::new();
         let (launch, pid) = running(&mut world);
@@ -70,7 +70,7 @@ fn an_adopted_run_can_be_stopped() {
 }
 
 #[test]
-fn a_run_that_ended_meanwhile_is_imported() {
+fn b9_a_run_that_ended_meanwhile_is_imported() {
     let mut world = World::new();
     let (launch, _) = running(&mut world);
     world.drop_supervisor();
@@ -88,7 +88,7 @@ fn a_run_that_ended_meanwhile_is_imported() {
 }
 
 #[test]
-fn a_run_of_which_nothing_began_is_begun() {
+fn a4_a_run_of_which_nothing_began_is_begun() {
     let mut world = World::new();
     let states: [&dyn Fn(&std::path::Path); 4] = [
         &|_| {},
@@ -114,7 +114,7 @@ fn a_run_of_which_nothing_began_is_begun() {
 }
 
 #[test]
-fn a_folder_of_another_journal_is_never_touched() {
+fn b8_a_folder_of_another_journal_is_never_touched() {
     let mut world = World::new();
     let (launch, _) = world.run("echo theirs");
     let mut ours = world.plan("job", "echo ours", |_, _| {});
@@ -129,7 +129,7 @@ fn a_folder_of_another_journal_is_never_touched() {
 }
 
 #[test]
-fn a_killed_shim_means_lost_and_nothing_left() {
+fn b4_a_killed_shim_means_lost_and_nothing_left() {
     let mut world = World::new();
     let launch = world.plan(
         "job",
@@ -149,7 +149,7 @@ fn a_killed_shim_means_lost_and_nothing_left() {
 }
 
 #[test]
-fn a_shim_killed_while_no_daemon_looked_means_lost() {
+fn b6_a_shim_killed_while_no_daemon_looked_means_lost() {
     let mut world = World::new();
     let (launch, pid) = running(&mut world);
     world.drop_supervisor();
@@ -161,7 +161,7 @@ fn a_shim_killed_while_no_daemon_looked_means_lost() {
 }
 
 #[test]
-fn another_boot_means_lost_unless_the_end_is_whole() {
+fn b18_another_boot_means_lost_unless_the_end_is_whole() {
     let mut world = World::new();
     let (launch, _) = world.run("echo out");
     let mut found = as_row(&launch, State::Running);
@@ -175,7 +175,7 @@ fn another_boot_means_lost_unless_the_end_is_whole() {
 }
 
 #[test]
-fn a_folder_removed_under_a_run_means_lost_when_the_script_has_ended() {
+fn a19_a_folder_removed_under_a_run_means_lost_when_the_script_has_ended() {
     let mut world = World::new();
     let home = world.home.path().to_owned();
     let script = format!("cd {}; echo $$ > pid; until [[ -e go ]]; do sleep 0.01; done; echo > went", home.display());
@@ -189,7 +189,7 @@ fn a_folder_removed_under_a_run_means_lost_when_the_script_has_ended() {
 }
 
 #[test]
-fn damaged_files_are_kept_and_the_run_is_lost() {
+fn b8_damaged_files_are_kept_and_the_run_is_lost() {
     for name in ["exit.json", "started.json"] {
         let mut world = World::new();
         let (launch, _) = world.run("echo out");
@@ -260,7 +260,7 @@ fn k3_the_end_of_a_run_by_a_batchd_of_another_version() {
 }
 
 #[test]
-fn a_stop_before_the_claim_leaves_nothing_to_run() {
+fn h8_a_stop_before_the_claim_leaves_nothing_to_run() {
     let mut world = World::new();
     let launch = world.plan("job", "echo ran", |_, _| {});
     // Found in a state in which an earlier daemon's shim may still be on its way.
@@ -279,7 +279,7 @@ fn a_stop_before_the_claim_leaves_nothing_to_run() {
 }
 
 #[test]
-fn a_stop_in_the_journal_is_honoured_by_the_next_daemon() {
+fn h8_a_stop_in_the_journal_is_honoured_by_the_next_daemon() {
     let mut world = World::new();
     let asked = |launch: &Launch| {
         let mut launch = launch.clone();
@@ -299,7 +299,7 @@ fn a_stop_in_the_journal_is_honoured_by_the_next_daemon() {
 }
 
 #[test]
-fn a_launcher_that_is_killed_is_replaced_and_its_runs_go_on() {
+fn b2_a_launcher_that_is_killed_is_replaced_and_its_runs_go_on() {
     let mut world = World::new();
     let (launch, _) = running(&mut world);
     kill(world.launcher());
@@ -331,7 +331,7 @@ fn shim_ahead(world: &World, running: &Launch) -> i32 {
 }
 
 #[test]
-fn a_shim_that_is_killed_before_it_has_an_order_costs_no_run() {
+fn a6_a_shim_that_is_killed_before_it_has_an_order_costs_no_run() {
     let mut world = World::new();
     let (first, _) = running(&mut world);
     kill(shim_ahead(&world, &first));
@@ -352,7 +352,7 @@ fn a_shim_that_is_killed_before_it_has_an_order_costs_no_run() {
 }
 
 #[test]
-fn a_place_without_room_is_waited_for() {
+fn e2_a_place_without_room_is_waited_for() {
     let mut world = World::new();
     let runs = world.path("runs");
     fs::rename(&runs, world.path("elsewhere")).unwrap();

@@ -53,7 +53,7 @@ fn the_output_of_upstreams_is_the_input() {
 }
 
 #[test]
-fn an_input_that_is_not_whole_is_not_used() {
+fn f10_an_input_that_is_not_whole_is_not_used() {
     let mut world = World::new();
     let [load, _] = upstreams(&mut world);
     let exit = load.exit.clone().unwrap();

@@ -8,7 +8,7 @@ use batchd::rundir::times::{self, Stream};
 use crate::world::World;
 
 #[test]
-fn logs_are_the_bytes_that_were_written() {
+fn f5_logs_are_the_bytes_that_were_written() {
     let mut world = World::new();
     let (launch, exit) = world.run("printf 'a\\0\\xff\\xfe\\r\\nno line end'; printf '\\0\\0' >&2");
     assert_eq!(fs::read(world.file(&launch, "stdout.log")).unwrap(), b"a\0\xff\xfe\r\nno line end");
@@ -17,7 +17,7 @@ fn logs_are_the_bytes_that_were_written() {
 }
 
 #[test]
-fn a_line_of_20_mb_is_a_line() {
+fn f5_a_line_of_20_mb_is_a_line() {
     let mut world = World::new();
     let length = 20_000_000;
     let (launch, exit) = world.run(&format!("head -c {length} /dev/zero | tr '\\0' x; echo; echo end >&2"));
@@ -27,7 +27,7 @@ fn a_line_of_20_mb_is_a_line() {
 }
 
 #[test]
-fn what_is_beyond_the_limit_is_read_and_counted() {
+fn f4_what_is_beyond_the_limit_is_read_and_counted() {
     let mut world = World::new();
     let launch = world.plan("job", "seq 1 100000; echo err >&2", |execution, _| execution.log_bytes_max = 1000);
     world.launch(&launch);
@@ -55,14 +55,14 @@ fn the_order_of_both_streams_is_kept() {
 }
 
 #[test]
-fn a_script_that_closes_its_outputs_runs_to_its_end() {
+fn b14_a_script_that_closes_its_outputs_runs_to_its_end() {
     let mut world = World::new();
     let (launch, exit) = world.run("echo a; exec >&- 2>&-; sleep 0.1; echo b > \"$BATCHD_RUN_DIR/io/b\"; exit 5");
     assert_eq!((exit.exit_code, world.text(&launch, "io/b").as_str()), (Some(5), "b\n"));
 }
 
 #[test]
-fn a_full_disk_stops_the_script_and_not_the_log() {
+fn f2_a_full_disk_stops_the_script_and_not_the_log() {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: a small file system can be mounted by root only");
         return;

@@ -33,7 +33,7 @@ fn a_script_runs_and_its_folder_is_tidy_afterwards() {
 }
 
 #[test]
-fn every_exit_code_and_signal_is_told_as_it_was() {
+fn b17_every_exit_code_and_signal_is_told_as_it_was() {
     let mut world = World::new();
     let codes = (0..=255u8).map(|code| (format!("exit {code}"), Some(code), None));
     // Without SIGQUIT, which bash ignores.
@@ -101,7 +101,7 @@ fn a_script_gets_a_clean_environment_and_nothing_else() {
 }
 
 #[test]
-fn what_can_not_be_run_says_what_to_do() {
+fn a14_what_can_not_be_run_says_what_to_do() {
     let mut world = World::new();
     let mut check = |name: &str, tweak: &dyn Fn(&mut batchd::model::definition::Execution), expected: &str| {
         let launch = world.plan(name, "echo ran", |execution, _| tweak(execution));
@@ -125,7 +125,7 @@ fn what_can_not_be_run_says_what_to_do() {
 }
 
 #[test]
-fn a_program_of_another_kind_is_named() {
+fn a14_a_program_of_another_kind_is_named() {
     let mut world = World::new();
     let program = world.path("text");
     fs::write(&program, "no magic number").unwrap();

@@ -58,6 +58,52 @@ macro_rules! topics {
 
 topics!(across, busy, catch_up, chains, clock, edits, errors, nights, past, reruns, slots);
 
+/// Cases of the catalogue of faults, each with stories whose titles begin with its number: `## C1, C2: ...`.
+macro_rules! cases {
+    ($($case:ident),* $(,)?) => {
+        const CASES: &[&str] = &[$(stringify!($case)),*];
+        $(#[test]
+        fn $case() {
+            check_case(&stringify!($case).to_uppercase());
+        })*
+    };
+}
+
+cases!(
+    c1, c2, c3, c4, c5, c6, c11, c12, c13, c14, c15, c16, c17, c18, c19, c23, c24, d4, d6, d21, h1, h2, h3, h4, h5, h6,
+    h8, h9, h10,
+);
+
+/// Lives the stories of a case.
+fn check_case(case: &str) {
+    let mut lived = 0;
+    for topic in TOPICS {
+        let text = fs::read_to_string(folder().join(format!("{topic}.txt"))).unwrap();
+        for story in text.split_inclusive("\n\n").filter(|story| cases_of(story).any(|of| of == case)) {
+            assert_eq!(tell(topic, story), story, "{topic}.txt");
+            lived += 1;
+        }
+    }
+    assert!(lived > 0, "no story shows {case}");
+}
+
+/// The numbers with which the title of a story begins.
+fn cases_of(story: &str) -> impl Iterator<Item = &str> {
+    let title = story.strip_prefix("## ").and_then(|title| title.split_once(": ")).map_or("", |(numbers, _)| numbers);
+    let is_number = |text: &&str| text.len() >= 2 && text[1..].bytes().all(|byte| byte.is_ascii_digit());
+    title.split(", ").filter(is_number)
+}
+
+#[test]
+fn every_case_in_a_title_is_a_test() {
+    for topic in TOPICS {
+        let text = fs::read_to_string(folder().join(format!("{topic}.txt"))).unwrap();
+        for case in text.split("\n\n").flat_map(cases_of) {
+            assert!(CASES.contains(&case.to_lowercase().as_str()), "{topic}.txt: {case}");
+        }
+    }
+}
+
 #[test]
 fn every_file_is_a_topic() {
     let files = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());

@@ -192,7 +192,7 @@ fn in_every_zone(check: impl Fn(&Arc<Zone>, &Walk) + Sync) {
 }
 
 #[test]
-fn ten_years_in_twelve_zones() {
+fn c7_ten_years_in_twelve_zones() {
     let seed = std::env::var("SCHEDULE_SEED").map_or(20_261_123, |seed| seed.parse().unwrap());
     println!("SCHEDULE_SEED={seed}");
     let mut random = Random(seed);
@@ -269,7 +269,7 @@ fn second_opinion_in_utc() {
 
 /// The last Sunday of March has no hour from two to three in Berlin: minutes in it never come, a time in it comes at three.
 #[test]
-fn never_in_a_zone() {
+fn c21_never_in_a_zone() {
     let berlin = Zones::new(None, None).get("Europe/Berlin").unwrap();
     let next = |expression: &str| {
         let after = Instant::parse("2026-01-01T00:00:00Z").unwrap();

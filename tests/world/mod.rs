@@ -67,7 +67,16 @@ pub struct World {
 impl World {
     /// Without batches, and without a daemon. Every script finds the world's folder in `$W`.
     pub fn new() -> Self {
-        let home = tempfile::Builder::new().prefix("batchd-world-").tempdir().unwrap();
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// In memory: where a disk would only make a test of very many files slow.
+    pub fn in_memory() -> Self {
+        Self::below(Path::new("/dev/shm"))
+    }
+
+    fn below(folder: &Path) -> Self {
+        let home = tempfile::Builder::new().prefix("batchd-world-").tempdir_in(folder).unwrap();
         // Other users' scripts pass through.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let world = Self { home, daemon: None };

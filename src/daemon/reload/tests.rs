@@ -60,7 +60,7 @@ fn broken_settings_change_no_batch() {
 }
 
 #[test]
-fn while_git_is_at_work_nothing_is_looked_at_and_nobody_waits_busily() {
+fn d12_while_git_is_at_work_nothing_is_looked_at_and_nobody_waits_busily() {
     let mut world = World::new("");
     fs::create_dir_all(world.folder.path().join(".git")).unwrap();
     fs::write(world.folder.path().join(".git/index.lock"), "").unwrap();
@@ -74,7 +74,7 @@ fn while_git_is_at_work_nothing_is_looked_at_and_nobody_waits_busily() {
 }
 
 #[test]
-fn unrest_is_complained_of_once_and_looked_at_again() {
+fn d1_unrest_is_complained_of_once_and_looked_at_again() {
     let mut world = World::new("");
     assert!(world.loader.complain_of_unrest("report"));
     assert!(!world.loader.complain_of_unrest("report"), "it is known");
@@ -113,7 +113,7 @@ fn settings_that_cannot_be_read_are_complained_of() {
 }
 
 #[test]
-fn a_look_at_everything_leaves_alone_what_is_being_written() {
+fn d1_a_look_at_everything_leaves_alone_what_is_being_written() {
     let mut world = World::new("");
     world.script("report", "echo half");
     world.loader.note(Hint::Folder("report".to_owned()));
@@ -125,7 +125,7 @@ fn a_look_at_everything_leaves_alone_what_is_being_written() {
 }
 
 #[test]
-fn what_changed_while_the_root_was_gone_is_seen_when_it_is_back() {
+fn d11_what_changed_while_the_root_was_gone_is_seen_when_it_is_back() {
     let mut world = World::new("");
     let path = |name: &str| world.folder.path().join(name);
     fs::create_dir(path("batches.d/other")).unwrap();
@@ -141,7 +141,7 @@ fn what_changed_while_the_root_was_gone_is_seen_when_it_is_back() {
 }
 
 #[test]
-fn who_asks_during_a_checkout_waits_for_it() {
+fn d12_who_asks_during_a_checkout_waits_for_it() {
     let mut world = World::new("");
     // `batches.d` is a link into the working tree.
     let path = |name: &str| world.folder.path().join(name);
@@ -160,7 +160,7 @@ fn who_asks_during_a_checkout_waits_for_it() {
 }
 
 #[test]
-fn a_root_without_anything_in_it_removes_nothing_even_if_asked() {
+fn d11_a_root_without_anything_in_it_removes_nothing_even_if_asked() {
     let mut world = World::new("");
     let (ask, _answer) = tokio::sync::oneshot::channel();
     world.loader.asked.push(ask);
@@ -175,7 +175,7 @@ fn a_root_without_anything_in_it_removes_nothing_even_if_asked() {
 }
 
 #[test]
-fn the_scan_finds_settings_that_changed_without_a_hint() {
+fn d13_the_scan_finds_settings_that_changed_without_a_hint() {
     let mut world = World::new("[defaults]\ntimezone = \"Asia/Tokyo\"\n");
     let settings = world.folder.path().join("batchd.toml");
     assert!(world.scan().is_none(), "nothing is new");

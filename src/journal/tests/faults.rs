@@ -28,7 +28,7 @@ fn child_path() -> Option<PathBuf> {
 }
 
 #[test]
-fn a_full_disk_is_to_be_tried_again() {
+fn e2_a_full_disk_is_to_be_tried_again() {
     let (_folder, _path, mut journal) = new_journal();
     let pages: u32 = journal.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     journal.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
@@ -45,7 +45,7 @@ fn a_full_disk_is_to_be_tried_again() {
 }
 
 #[test]
-fn a_lock_is_to_be_tried_again() {
+fn e9_a_lock_is_to_be_tried_again() {
     let (_folder, path, mut journal) = new_journal();
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -56,7 +56,7 @@ fn a_lock_is_to_be_tried_again() {
 }
 
 #[test]
-fn a_reader_holds_nobody_up() {
+fn e10_a_reader_holds_nobody_up() {
     let (_folder, path, mut journal) = new_journal();
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN; SELECT * FROM runs").unwrap();
@@ -79,7 +79,7 @@ fn child_commits() {
 }
 
 #[test]
-fn what_was_committed_survives_kill() {
+fn e1_what_was_committed_survives_kill() {
     for kill_after in [1, 7, 40] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.db");
@@ -118,7 +118,7 @@ fn check_refused(prepare: impl Fn(&Path), expected: &str) {
 }
 
 #[test]
-fn what_is_no_journal_is_refused() {
+fn e7_what_is_no_journal_is_refused() {
     check_refused(|path| fs::write(path, "hello, this is no database at all").unwrap(), "not a journal");
     check_refused(|path| fs::write(path, "").unwrap(), "not a journal");
     check_refused(|path| fs::create_dir(path).unwrap(), "can't be opened");
@@ -131,7 +131,7 @@ fn what_is_no_journal_is_refused() {
 }
 
 #[test]
-fn damage_is_refused() {
+fn e7_damage_is_refused() {
     let cut = |path: &Path| {
         drop(Journal::open(path).unwrap());
         let file = fs::File::options().write(true).open(path).unwrap();
@@ -146,7 +146,7 @@ fn damage_is_refused() {
 }
 
 #[test]
-fn a_zeroed_page_is_found_when_it_is_read() {
+fn e7_a_zeroed_page_is_found_when_it_is_read() {
     let (_folder, path, mut journal) = new_journal();
     journal.commit(&[record(&run("a.1"))]).unwrap();
     let root: u64 = journal
