@@ -5,5 +5,6 @@ mod crash;
 mod inputs;
 mod outputs;
 mod scripts;
+mod strangers;
 mod trees;
 mod world;

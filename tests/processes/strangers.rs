@@ -1,0 +1,83 @@
+//! Processes where none is expected, and scripts that turn against what holds them.
+
+use std::fs;
+
+use batchd::model::launch::Report;
+use batchd::model::run::State;
+use batchd::rundir::RunDir;
+use batchd::rundir::records::{Claim, ProcessIdentity, Started, VERSION};
+
+use crate::world::{World, boot, is_alive};
+
+/// Whoever finds the claim of another leaves the run to it: two supervisors ask, and the script runs once.
+#[test]
+fn a7_of_two_shims_one_gets_past_the_claim() {
+    for _ in 0..20 {
+        let (mut one, mut other) = (World::new(), World::new());
+        let witness = one.path("witness");
+        let launch = one.plan("job", &format!("echo ran >> {}", witness.display()), |_, _| {});
+        other.share(&one);
+        one.launch(&launch);
+        other.find(&launch);
+        for world in [&mut one, &mut other] {
+            assert!(matches!(world.end(&launch), Report::Exited { success: true, .. }));
+        }
+        assert_eq!(fs::read_to_string(&witness).unwrap(), "ran\n");
+    }
+}
+
+/// This process has the pid that the files name, and is not the process that they mean.
+#[test]
+fn b11_a_pid_that_a_stranger_has_now_is_never_signalled() {
+    let mut world = World::new();
+    let launch = world.plan("job", "echo never", |_, launch| launch.run.state = State::Running);
+    let run = RunDir::create(&world.file(&launch, "")).unwrap();
+    let stranger = ProcessIdentity { pid: std::process::id() as i32, start_time: 1, boot: boot() };
+    let token = launch.token.clone();
+    assert!(run.claim(&Claim { version: VERSION, token: token.clone(), shim: Some(stranger.clone()) }).unwrap());
+    let at = launch.run.queued_at;
+    run.write(&Started { version: VERSION, token, script: stranger, at }).unwrap();
+    world.find(&launch);
+    match world.end(&launch) {
+        Report::Lost { reason, .. } => assert!(reason.contains("shim was killed"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn b16_a_script_that_kills_its_shim_is_ended_and_lost() {
+    let mut world = World::new();
+    let script = "cd \"$BATCHD_RUN_DIR/io\"; echo $$ > pid; kill -KILL $PPID; sleep 600";
+    let launch = world.plan("job", script, |_, _| {});
+    world.launch(&launch);
+    match world.end(&launch) {
+        Report::Lost { reason, .. } => assert!(reason.contains("shim was killed"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    let pid = fs::read_to_string(world.file(&launch, "io/pid")).unwrap().trim().parse().unwrap();
+    assert!(!is_alive(pid));
+}
+
+/// The shim keeps the file that it opened, and opens none by its name again.
+#[test]
+fn f7_a_log_that_is_removed_or_replaced_leads_nowhere_else() {
+    let mut world = World::new();
+    let kept = world.path("kept");
+    fs::write(&kept, "mine\n").unwrap();
+    let script = format!(
+        "echo one; rm \"$BATCHD_RUN_DIR/stdout.log\"; ln -s {} \"$BATCHD_RUN_DIR/stdout.log\"; echo two",
+        kept.display()
+    );
+    let (_, exit) = world.run(&script);
+    assert_eq!(exit.stdout_bytes, 8);
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "mine\n");
+}
+
+/// A script that reads its own log reads what it has written so far, and harms nobody.
+#[test]
+fn f6_f8_a_script_that_opens_its_own_output_again() {
+    let mut world = World::new();
+    let (launch, exit) = world.run("echo one > /dev/stdout; echo two >> /dev/stdout; echo three >&2; cat \"$BATCHD_RUN_DIR/stdout.log\" > /dev/null");
+    assert_eq!((exit.exit_code, exit.stdout_bytes, exit.stderr_bytes), (Some(0), 8, 6));
+    assert_eq!(world.text(&launch, "stdout.log"), "one\ntwo\n");
+}
