@@ -13,6 +13,9 @@ pub mod journal;
 pub mod load;
 pub mod model;
 pub mod paths;
+#[cfg(test)]
+#[path = "../tests/world/root.rs"]
+mod root;
 pub mod rundir;
 pub mod scheduler;
 pub mod shim;

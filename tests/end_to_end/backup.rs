@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use crate::lifecycle::Slow;
 use crate::world::World;
+use crate::world::root::is_root;
 
 /// Never, as far as a test is concerned.
 const NEVER: &str = "cron = '0 0 29 2 *'\n";
@@ -86,8 +87,7 @@ fn a_backup_is_made_beside_a_daemon_and_without_one() {
 /// E13: the backup's disk is full. The journal's is not.
 #[test]
 fn e13_a_backup_without_room_is_none_and_the_journal_is_unharmed() {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: a small file system can be mounted by root only");
+    if !is_root() {
         return;
     }
     let mut world = World::new();

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::world::root::is_root;
 use crate::world::{Daemon, World};
 
 /// A world with one batch, `edited`, in force; its script prints `one`.
@@ -276,8 +277,7 @@ fn d11_a_root_that_is_gone_removes_nothing() {
 /// The kernel drops the watches of what is unmounted; mounted again, it looks as it did.
 #[test]
 fn d11_a_root_that_is_mounted_again_is_watched_again() {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: run it as root, which may mount");
+    if !is_root() {
         return;
     }
     let mut world = World::new();

@@ -6,7 +6,8 @@ use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::host::{Disk, is_root};
+use crate::host::Disk;
+use crate::world::root::is_root;
 use crate::world::{Pipe, World};
 
 /// Room for the journal, its reserve, and the 16 MiB that must be free for it to be made again.

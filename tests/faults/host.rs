@@ -9,18 +9,6 @@ use batchd::shim::tree;
 
 use crate::world::World;
 
-/// Whether the test can do what takes root; else it says so, and ends.
-#[must_use]
-pub(crate) fn is_root() -> bool {
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
-        let strict = std::env::var_os("BATCHD_TESTS_SKIP_NOTHING").is_some_and(|value| value == "1");
-        assert!(!strict, "this test takes root, and nothing may be skipped");
-        println!("skipped: it takes root; `sudo -E cargo test --test faults` runs it");
-    }
-    is_root
-}
-
 /// A small file system of its own. It goes before the world whose folder it is mounted in.
 pub(crate) struct Disk {
     path: PathBuf,

@@ -6,8 +6,9 @@ use std::os::unix::process::CommandExt as _;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::host::{children, is_root, limit, next_descriptor, ticks};
+use crate::host::{children, limit, next_descriptor, ticks};
 use crate::world::World;
+use crate::world::root::is_root;
 
 /// Of the one and only user who has these processes: limits count all of a user's.
 const USER: u32 = 54_321;

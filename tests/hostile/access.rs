@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 
-use crate::is_root;
+use crate::world::root::is_root;
 use crate::world::{Output, PATIENCE, World};
 
 const NOBODY: u32 = 65_534;

@@ -9,7 +9,8 @@ use std::os::unix::fs::symlink;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 use crate::world::World;
-use crate::{assert_harmless, is_root, on_a_terminal};
+use crate::world::root::is_root;
+use crate::{assert_harmless, on_a_terminal};
 
 #[test]
 fn i1_what_others_may_write_is_refused_before_it_is_parsed() {

@@ -27,12 +27,3 @@ fn assert_harmless(shown: &str) {
     let harms = |c: char| (c.is_control() && !"\r\n\t".contains(c)) || "\u{202e}\u{2066}\u{200f}".contains(c);
     assert!(!shown.contains(harms), "{shown:?}");
 }
-
-/// Whether this test may be another user; if not, it says so.
-fn is_root() -> bool {
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
-        println!("skipped, at least in part: only root can be another user");
-    }
-    is_root
-}

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::is_root;
+use crate::world::root::is_root;
 use crate::world::{World, file};
 
 /// The daemon was started from somebody's shell, with all that hangs about there.

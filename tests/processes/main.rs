@@ -4,6 +4,8 @@ mod adopt;
 mod crash;
 mod inputs;
 mod outputs;
+#[path = "../world/root.rs"]
+mod root;
 mod scripts;
 mod strangers;
 mod trees;

@@ -5,6 +5,7 @@ use std::fs;
 use batchd::model::launch::Report;
 use batchd::rundir::times::{self, Stream};
 
+use crate::root::is_root;
 use crate::world::World;
 
 #[test]
@@ -63,8 +64,7 @@ fn b14_a_script_that_closes_its_outputs_runs_to_its_end() {
 
 #[test]
 fn f2_a_full_disk_stops_the_script_and_not_the_log() {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: a small file system can be mounted by root only");
+    if !is_root() {
         return;
     }
     let mut world = World::new();

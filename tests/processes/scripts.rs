@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use batchd::model::launch::{ExitCause, Report};
 use batchd::rundir::records::{Ending, ExitRecord};
 
+use crate::root::is_root;
 use crate::world::World;
 
 #[test]
@@ -139,8 +140,7 @@ fn a14_a_program_of_another_kind_is_named() {
 
 #[test]
 fn another_user_has_only_its_own_rights() {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: `user` can be tested by root only");
+    if !is_root() {
         return;
     }
     let mut world = World::new();

@@ -8,6 +8,7 @@ use batchd::model::launch::{ExitCause, Launch, Report};
 use batchd::model::run::Exit;
 use batchd::rundir::records::Claim;
 
+use crate::root::is_root;
 use crate::world::{World, is_alive, kill};
 
 /// Starts a script, waits until it says (in `io/ready`) that it is ready, stops it, and returns how that ended.
@@ -126,15 +127,6 @@ const BOMB: &str = r#"cd "$BATCHD_RUN_DIR/io"; ulimit -u 150; exec perl -e '
     $SIG{CHLD} = $SIG{TERM} = $SIG{HUP} = "IGNORE";
     while (1) { next if defined fork; next if -e "ready"; open my $f, ">", "ready"; print $f "full\n" }'"#;
 
-/// Another user's limit can be set by root only.
-fn bomb_is_skipped() -> bool {
-    let skipped = !rustix::process::geteuid().is_root();
-    if skipped {
-        println!("skipped: another user's limit can be set by root only");
-    }
-    skipped
-}
-
 /// How many processes work in the run's folder.
 fn left_inside(world: &World, launch: &Launch) -> usize {
     let folder = world.file(launch, "io");
@@ -144,7 +136,7 @@ fn left_inside(world: &World, launch: &Launch) -> usize {
 
 #[test]
 fn b13_a_fork_bomb_within_its_limit_is_ended() {
-    if bomb_is_skipped() {
+    if !is_root() {
         return;
     }
     let mut world = World::new();
@@ -159,7 +151,7 @@ fn b13_a_fork_bomb_within_its_limit_is_ended() {
 /// B6: nobody is its parent any more, and nobody reaps it but the host's first process.
 #[test]
 fn b13_a_fork_bomb_whose_shim_was_killed_is_ended() {
-    if bomb_is_skipped() {
+    if !is_root() {
         return;
     }
     let mut world = World::new();

@@ -11,6 +11,7 @@
 )]
 
 mod daemon;
+pub mod root;
 mod wait;
 
 use std::ffi::OsStr;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::model::files::FileContent;
+use crate::root::is_root;
 use crate::store::definitions::{definition_path, put};
 
 /// A user who owns nothing on the host.
@@ -85,15 +86,6 @@ impl Host {
 
 fn name() -> WorkspaceName {
     WorkspaceName::of_batch(&BatchName::new("report").unwrap())
-}
-
-/// False, with a word about it, where the test can't be run.
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("skipped: needs root to give files to another user");
-    }
-    root
 }
 
 #[test]
