@@ -40,6 +40,8 @@ pub struct Journal {
     queue_position_next: u64,
     /// The number of the last transaction: greater than that of every earlier one.
     transaction: u64,
+    /// This opening is counted in the journal: with the first commit, so that none is counted for which there was no room.
+    is_counted: bool,
 }
 
 /// The transactions of one opening of a journal have numbers of their own: so their number is not written with each of

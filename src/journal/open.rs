@@ -73,12 +73,13 @@ impl Journal {
         set_up(&connection).map_err(failed)?;
         migrate::migrate(&connection, path, MIGRATIONS)?;
         let (id, queue_position_next) = read_meta(&connection).map_err(failed)?;
-        let sql = "UPDATE meta SET value = value + 1 WHERE key = 'opening' RETURNING value";
+        let sql = "SELECT value + 1 FROM meta WHERE key = 'opening'";
         let opening: u64 = connection.query_row(sql, [], |row| row.get(0)).map_err(failed)?;
         let transaction = opening * TRANSACTIONS_OF_OPENING;
         let gone = || OpenError::io(path, "look at it", &ErrorKind::NotFound.into());
         let file = file_at(path).ok_or_else(gone)?;
-        Ok(Self { connection, path: path.to_owned(), file, id, queue_position_next, transaction })
+        let is_counted = false;
+        Ok(Self { connection, path: path.to_owned(), file, id, queue_position_next, transaction, is_counted })
     }
 }
 

@@ -76,7 +76,11 @@ impl Journal {
             let sql = "UPDATE meta SET value = ? WHERE key = 'queue_position_next'";
             transaction.prepare_cached(sql)?.execute([next])?;
         }
+        if !self.is_counted {
+            transaction.execute("UPDATE meta SET value = value + 1 WHERE key = 'opening'", [])?;
+        }
         transaction.commit()?;
+        self.is_counted = true;
         (self.queue_position_next, self.transaction) = (next, number.unwrap_or(self.transaction));
         Ok(())
     }

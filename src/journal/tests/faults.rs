@@ -44,6 +44,28 @@ fn e2_a_full_disk_is_to_be_tried_again() {
     assert_eq!(journal.recover().unwrap().runs.len(), 199);
 }
 
+/// Else two openings had the same numbers, and nobody could tell what was decided before what.
+#[test]
+fn e2_an_opening_is_counted_with_its_first_commit_and_not_without() {
+    let (_folder, path, journal) = new_journal();
+    drop(journal);
+    let made_in = |number: u64, has_room: bool| {
+        let mut journal = Journal::open(&path).unwrap();
+        if !has_room {
+            let pages: u32 = journal.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+            journal.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
+            let runs: Vec<Record> = (1000..1200).map(|number| record(&run(&format!("a.{number}")))).collect();
+            assert!(matches!(journal.commit(&runs), Err(CommitError::Full(_))));
+            journal.connection.pragma_update_and_check(None, "max_page_count", 1_000_000, |_| Ok(())).unwrap();
+        }
+        journal.commit(&[record(&run(&format!("a.{number}")))]).unwrap();
+        let sql = "SELECT made_in FROM run WHERE number = ?";
+        journal.connection.query_row(sql, [number], |row| row.get::<_, u64>(0)).unwrap()
+    };
+    let made = [made_in(1, true), made_in(2, false), made_in(3, true)];
+    assert!(made[0] >> 32 < made[1] >> 32 && made[1] >> 32 < made[2] >> 32, "{made:?}");
+}
+
 #[test]
 fn e9_a_lock_is_to_be_tried_again() {
     let (_folder, path, mut journal) = new_journal();
