@@ -220,7 +220,6 @@ impl Loader {
         let mut changed = false;
         if now >= self.scan_at || settings_changed {
             if self.around.zones.changed() {
-                info!("the time-zone data or the system's time zone has changed");
                 self.read_settings();
             } else if !settings_changed {
                 // Where no event tells of a change.

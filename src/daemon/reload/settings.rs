@@ -1,5 +1,7 @@
 //! The settings while the daemon runs: read again when they may have changed, and what of them takes a restart.
 
+use tracing::info;
+
 use super::{Loader, Surroundings};
 use crate::load::{Paths, SettingsFile};
 use crate::model::diagnostic::Diagnostic;
@@ -59,6 +61,10 @@ impl Loader {
             }
         };
         let before = std::mem::replace(&mut self.around, around);
+        if before.zones.changed() {
+            let release = self.around.zones.version();
+            info!("the time-zone data or the system's time zone has changed: zone data {release}");
+        }
         if !diagnostics.is_empty() {
             (self.around.settings, self.around.trust) = (before.settings, before.trust);
         }
