@@ -9,6 +9,7 @@ use crate::model::schedule::Schedule;
 use crate::model::settings::Limits;
 use crate::model::zone::Zone;
 
+mod clock;
 mod waits;
 
 /// 2026-03-01T00:00:00Z.

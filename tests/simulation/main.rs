@@ -25,7 +25,7 @@ use world::World;
 const SEEDS: u64 = 200;
 
 #[test]
-fn worlds_keep_the_invariants() {
+fn c24_h5_h11_worlds_keep_the_invariants() {
     let seeds = seeds();
     let mut counted: BTreeMap<&'static str, u64> = BTreeMap::new();
     for seed in seeds.clone() {
@@ -64,7 +64,7 @@ fn worlds_keep_the_invariants() {
 }
 
 #[test]
-fn plain_worlds_are_as_a_naive_model_says() {
+fn h5_plain_worlds_are_as_a_naive_model_says() {
     let mut runs: BTreeMap<Option<Outcome>, usize> = BTreeMap::new();
     for seed in seeds() {
         let mut world = World::plain(seed);
