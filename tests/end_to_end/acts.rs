@@ -1,6 +1,7 @@
 //! What people are told of acts and of their mistakes: names that are not known, what is turned off, what follows, how it went.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use rustix::process::Signal;
@@ -251,4 +252,24 @@ fn the_folder_above_is_no_folder_of_batches() {
     complains(&world, &["check", "."], 2, &["is not a folder of batches", "`batchd check ./batches.d`"]);
     world.batchd(&["check", "./batches.d"]).expect(0);
     world.bash(&format!("cd batches.d && {} check .", env!("CARGO_BIN_EXE_batchd")));
+}
+
+/// A client that sends an act, and is cut off before it has read the answer: no later daemon does it again.
+#[test]
+fn h7_an_act_whose_answer_nobody_reads_is_done_once() {
+    let mut world = World::new();
+    world.batch("job", "", "echo ran >> $W/witness\n");
+    world.start();
+    let body = r#"{"act":"start","batch":"job","follow":"everything"}"#;
+    let head = "POST /v1/acts HTTP/1.1\r\nhost: x\r\ncontent-type: application/json";
+    let mut client = UnixStream::connect(world.path("state/socket/batchd.sock")).unwrap();
+    write!(client, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let run = world.daemon().run_line(0, "job", "succeeded");
+    drop(client);
+    assert_eq!(world.end_daemon(Signal::KILL), -9);
+    world.start();
+    world.rest();
+    let runs: Vec<String> = world.runs().iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(runs, [run]);
+    assert_eq!(world.read("witness"), "ran\n");
 }

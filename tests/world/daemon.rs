@@ -58,7 +58,9 @@ impl Daemon {
     pub fn ready_or_ended(&self) -> bool {
         let ended = || self.log.ended.load(Ordering::Relaxed).then_some(Value::Null);
         !self
-            .wait_for("ready, or ended", |lines| lines.iter().find(|line| is_ready(line)).cloned().or_else(ended))
+            .wait_for(PATIENCE, "ready, or ended", |lines| {
+                lines.iter().find(|line| is_ready(line)).cloned().or_else(ended)
+            })
             .is_null()
     }
 
@@ -89,13 +91,19 @@ impl Daemon {
     /// Waits for a line of the log after `mark`.
     #[track_caller]
     pub fn line_after(&self, mark: usize, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
-        self.wait_for(what, |lines| lines.iter().skip(mark).find(|line| is_it(line)).cloned())
+        self.line_within(PATIENCE, mark, what, is_it)
+    }
+
+    /// As [`Self::line_after`], for what may take longer than all else.
+    #[track_caller]
+    pub fn line_within(&self, patience: Duration, mark: usize, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        self.wait_for(patience, what, |lines| lines.iter().skip(mark).find(|line| is_it(line)).cloned())
     }
 
     /// Waits until something is found in the lines, or the log has ended.
     #[track_caller]
-    fn wait_for(&self, what: &str, find: impl Fn(&[Value]) -> Option<Value>) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+    fn wait_for(&self, patience: Duration, what: &str, find: impl Fn(&[Value]) -> Option<Value>) -> Value {
+        let deadline = Instant::now() + patience;
         let mut lines = self.log.lines.lock().unwrap();
         loop {
             if let Some(found) = find(&lines) {
