@@ -100,6 +100,9 @@ impl<'a> Watch<'a> {
             }
             self.decide(Monotonic::now());
         }
+        if sys::take_signals(self.signals.as_fd()) {
+            self.begin_stop(ExitCause::Stop);
+        }
         match (self.not_executed, self.ended) {
             (None, Some((status, _))) => Watched::Exited(self.ending(status)),
             (failure, _) => Watched::NotExecuted(failure.unwrap_or_default()),
@@ -179,7 +182,9 @@ impl<'a> Watch<'a> {
         if self.kill_at.is_some() {
             return;
         }
-        if self.ended.is_none() {
+        // A host that goes down tells everybody at once, and the script may be the faster to end.
+        let is_terminated = |status| libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGTERM;
+        if self.ended.is_none_or(|(status, _)| is_terminated(status)) {
             self.cause = cause;
         }
         self.kill_at = Some(Monotonic::now().after(self.execution.stop_grace));

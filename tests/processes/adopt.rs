@@ -5,8 +5,7 @@ use std::fs;
 use batchd::model::launch::{ExitCause, Launch, Report};
 use batchd::model::run::{State, StopRequest};
 use batchd::rundir::RunDir;
-use batchd::rundir::records::{Claim, ExitRecord, Started, VERSION, VERSION_READ_MIN};
-use batchd::shim::tree;
+use batchd::rundir::records::{ExitRecord, Started, VERSION, VERSION_READ_MIN};
 
 use crate::world::{World, boot, is_alive, kill};
 
@@ -16,11 +15,6 @@ fn as_row(launch: &Launch, state: State) -> Launch {
     let mut launch = launch.clone();
     launch.run.state = state;
     launch
-}
-
-fn shim(world: &World, launch: &Launch) -> i32 {
-    let claim: Claim = world.folder(launch).read(&launch.token).unwrap().unwrap();
-    claim.shim.unwrap().pid
 }
 
 /// A run whose script is running and waits for `io/go`, with the script's pid.
@@ -141,7 +135,7 @@ fn b4_a_killed_shim_means_lost_and_nothing_left() {
     let files = ["io/pid", "io/other", "io/third"];
     let pids = files.map(|name| world.wait_for(&world.file(&launch, name)).trim().parse::<i32>().unwrap());
     assert!(matches!(world.report(&launch), Report::Started { .. }));
-    kill(shim(&world, &launch));
+    kill(world.shim(&launch));
     assert_lost(world.report(&launch), "shim was killed");
     pids.iter().for_each(|pid| assert!(!is_alive(*pid), "{pid} is left"));
     world.collect(&launch);
@@ -153,7 +147,7 @@ fn b6_a_shim_killed_while_no_daemon_looked_means_lost() {
     let mut world = World::new();
     let (launch, pid) = running(&mut world);
     world.drop_supervisor();
-    kill(shim(&world, &launch));
+    kill(world.shim(&launch));
     world.start();
     world.find(&as_row(&launch, State::Starting));
     assert_lost(world.end(&launch), "shim was killed");
@@ -317,29 +311,16 @@ fn b2_a_launcher_that_is_killed_is_replaced_and_its_runs_go_on() {
     assert!(matches!(world.end(&launch), Report::Exited { success: true, .. }));
 }
 
-/// The shim that the launcher has forked ahead, and that waits for an order: it is not that of `running`.
-fn shim_ahead(world: &World, running: &Launch) -> i32 {
-    let is_shim = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "batchd-shim\n");
-    let taken = shim(world, running);
-    loop {
-        let mut shims = tree::descendants(world.launcher()).into_iter().filter(is_shim);
-        if let Some(ahead) = shims.find(|pid| *pid != taken) {
-            return ahead;
-        }
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn a6_a_shim_that_is_killed_before_it_has_an_order_costs_no_run() {
     let mut world = World::new();
     let (first, _) = running(&mut world);
-    kill(shim_ahead(&world, &first));
+    kill(world.shim_ahead(&first));
     let second = world.plan("second", "echo ran", |_, _| {});
     world.launch(&second);
     assert!(matches!(world.end(&second), Report::Exited { success: true, .. }));
     // Without a launcher it will never have one.
-    let ahead = shim_ahead(&world, &first);
+    let ahead = world.shim_ahead(&first);
     world.drop_supervisor();
     while is_alive(ahead) {
         std::thread::yield_now();

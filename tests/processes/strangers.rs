@@ -5,11 +5,11 @@ use std::fs;
 use batchd::model::launch::Report;
 use batchd::model::run::State;
 use batchd::rundir::RunDir;
-use batchd::rundir::records::{Claim, ProcessIdentity, Started, VERSION};
+use batchd::rundir::records::{Claim, ExitRecord, ProcessIdentity, Record as _, Started, VERSION};
 
-use crate::world::{World, boot, is_alive};
+use crate::world::{World, boot, go_on, is_alive};
 
-/// Whoever finds the claim of another leaves the run to it: two supervisors ask, and the script runs once.
+/// Two supervisors ask for the same run, and both their shims have the order before either goes on: the script runs once.
 #[test]
 fn a7_of_two_shims_one_gets_past_the_claim() {
     for _ in 0..20 {
@@ -17,13 +17,34 @@ fn a7_of_two_shims_one_gets_past_the_claim() {
         let witness = one.path("witness");
         let launch = one.plan("job", &format!("echo ran >> {}", witness.display()), |_, _| {});
         other.share(&one);
+        let held = [one.hold_shim("first"), other.hold_shim("second")];
         one.launch(&launch);
+        one.order_is_given();
         other.find(&launch);
+        other.order_is_given();
+        held.into_iter().for_each(go_on);
         for world in [&mut one, &mut other] {
             assert!(matches!(world.end(&launch), Report::Exited { success: true, .. }));
         }
         assert_eq!(fs::read_to_string(&witness).unwrap(), "ran\n");
     }
+}
+
+/// The claim of the stop is all that is in its way: nobody holds the lock, and no exit is recorded.
+#[test]
+fn a7_a_shim_that_comes_after_a_stop_does_not_run_its_script() {
+    let mut world = World::new();
+    let witness = world.path("witness");
+    let launch = world.plan("job", &format!("echo ran > {}", witness.display()), |_, _| {});
+    let shim = world.hold_shim("first");
+    world.launch(&launch);
+    world.order_is_given();
+    world.stop(&launch);
+    assert!(matches!(world.end(&launch), Report::StoppedBeforeStart { .. }));
+    go_on(shim);
+    world.until(|_| !is_alive(shim));
+    assert!(!witness.exists());
+    assert_eq!(world.folder(&launch).length(ExitRecord::FILE), None, "it says nothing of a run that is not its own");
 }
 
 /// This process has the pid that the files name, and is not the process that they mean.

@@ -6,10 +6,11 @@ use std::time::Duration;
 use batchd::model::definition::Execution;
 use batchd::model::launch::{ExitCause, Launch, Report};
 use batchd::model::run::Exit;
-use batchd::rundir::records::Claim;
+
+use rustix::process::Signal;
 
 use crate::root::is_root;
-use crate::world::{World, is_alive, kill};
+use crate::world::{World, go_on, is_alive, kill, signal};
 
 /// Starts a script, waits until it says (in `io/ready`) that it is ready, stops it, and returns how that ended.
 fn stopped(world: &mut World, script: &str, tweak: impl FnOnce(&mut Execution)) -> (Launch, Exit) {
@@ -158,10 +159,28 @@ fn b13_a_fork_bomb_whose_shim_was_killed_is_ended() {
     let launch = world.plan("orphans", BOMB, |execution, _| execution.user = Some("nobody".to_owned()));
     world.launch(&launch);
     world.wait_for(&world.file(&launch, "io/ready"));
-    let claim: Claim = world.folder(&launch).read(&launch.token).unwrap().unwrap();
-    kill(claim.shim.unwrap().pid);
+    kill(world.shim(&launch));
     assert!(matches!(world.end(&launch), Report::Lost { .. }));
     assert_eq!(left_inside(&world, &launch), 0);
+}
+
+/// A host that goes down tells everybody at once, and the script may have ended before its shim looks.
+#[test]
+fn k2_a_script_that_is_told_to_end_before_its_shim_looks_was_stopped() {
+    let mut world = World::new();
+    let launch = world.plan("job", "echo $$ > \"$BATCHD_RUN_DIR/io/pid\"; exec sleep 600", |_, _| {});
+    world.launch(&launch);
+    let script = world.wait_for(&world.file(&launch, "io/pid")).trim().parse().unwrap();
+    let shim = world.shim(&launch);
+    signal(shim, Signal::STOP);
+    signal(script, Signal::TERM);
+    world.until(|_| !is_alive(script));
+    signal(shim, Signal::TERM);
+    go_on(shim);
+    match world.end(&launch) {
+        Report::Exited { exit, cause, .. } => assert_eq!((exit.signal, cause), (Some(15), ExitCause::Stop)),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -13,7 +13,9 @@ use batchd::model::launch::{Launch, Report, UpstreamEnd};
 use batchd::model::run::{Exit, Follow, Given, Outcome, Run, State, Trigger};
 use batchd::model::time::Instant;
 use batchd::rundir::RunDir;
+use batchd::rundir::records::Claim;
 use batchd::supervisor::{Local, Place, Surroundings, clean_environment};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
@@ -219,15 +221,57 @@ impl World {
 
     /// Waits until the file is there and not empty, as a script says that it has come so far, and returns its text.
     pub(crate) fn wait_for(&mut self, path: &Path) -> String {
+        let mut text = String::new();
+        self.until(|_| {
+            text = fs::read_to_string(path).unwrap_or_default();
+            text.ends_with('\n')
+        });
+        text
+    }
+
+    /// Lets the supervisor go on until something holds.
+    pub(crate) fn until(&mut self, mut holds: impl FnMut(&Self) -> bool) {
         let begun = std::time::Instant::now();
-        loop {
-            match fs::read_to_string(path) {
-                Ok(text) if text.ends_with('\n') => return text,
-                Ok(_) | Err(_) => assert!(begun.elapsed() < PATIENCE, "{} never came", path.display()),
-            }
-            // The supervisor goes on meanwhile.
+        while !holds(self) {
+            assert!(begun.elapsed() < PATIENCE, "it never came");
             self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(2)).await });
         }
+    }
+
+    /// Holds the shim that waits for the next order, and returns its pid: it does nothing before it is let [`go_on`]. There
+    /// is one after a first run, which has this name.
+    pub(crate) fn hold_shim(&mut self, first: &str) -> i32 {
+        let first = self.plan(first, "true", |_, _| {});
+        self.launch(&first);
+        assert!(matches!(self.end(&first), Report::Exited { success: true, .. }));
+        let taken = self.shim(&first);
+        self.until(|_| !is_alive(taken));
+        let shim = self.shim_ahead(&first);
+        signal(shim, Signal::STOP);
+        shim
+    }
+
+    /// The pid of the shim that has claimed this run.
+    pub(crate) fn shim(&self, launch: &Launch) -> i32 {
+        let claim: Claim = self.folder(launch).read(&launch.token).unwrap().unwrap();
+        claim.shim.unwrap().pid
+    }
+
+    /// The shim that the launcher has forked ahead, and that waits for an order: it is not that of this run.
+    pub(crate) fn shim_ahead(&self, run: &Launch) -> i32 {
+        let taken = self.shim(run);
+        loop {
+            if let Some(ahead) = shims(self.launcher()).into_iter().find(|pid| *pid != taken) {
+                return ahead;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until the held shim has its order: the launcher has forked the next one by then.
+    pub(crate) fn order_is_given(&mut self) {
+        let launcher = self.launcher();
+        self.until(|_| shims(launcher).len() == 2);
     }
 
     /// The pid of the launcher.
@@ -244,6 +288,12 @@ impl World {
     }
 }
 
+/// The pids of the shims below a launcher.
+fn shims(launcher: i32) -> Vec<i32> {
+    let is_shim = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "batchd-shim\n");
+    batchd::shim::tree::descendants(launcher).into_iter().filter(is_shim).collect()
+}
+
 pub(crate) fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned()
 }
@@ -254,8 +304,16 @@ pub(crate) fn is_alive(pid: i32) -> bool {
 }
 
 pub(crate) fn kill(pid: i32) {
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    signal(pid, Signal::KILL);
+}
+
+/// Lets a process that was stopped go on.
+pub(crate) fn go_on(pid: i32) {
+    signal(pid, Signal::CONT);
+}
+
+pub(crate) fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
 pub(crate) fn upstream(of: &Launch, exit: Option<Exit>) -> UpstreamEnd {
