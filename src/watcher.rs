@@ -398,6 +398,16 @@ mod tests {
     }
 
     #[test]
+    fn k8_a_watcher_that_panics_is_begun_anew() {
+        let mut watched = Watched::new();
+        let said = watched.watcher.ask(|_| panic!("as notify does without its thread")).unwrap_err();
+        assert!(said.contains("has died"), "{said}");
+        watched.watcher.renew();
+        assert_eq!(watched.watcher.trouble, None);
+        watched.check("touch batches.d/a/script.sh", &folder("a"));
+    }
+
+    #[test]
     fn a_way_is_walked_link_by_link() {
         let home = tempfile::tempdir().unwrap();
         let home = home.path().canonicalize().unwrap();

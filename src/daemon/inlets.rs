@@ -89,7 +89,7 @@ mod tests {
     );
 
     #[test]
-    fn a_part_that_has_died_is_named() {
+    fn k8_a_part_that_has_died_is_named() {
         check("the supervisor", |ends| ends.0 = None);
         check("the server of the socket", |ends| ends.1 = None);
         check("the thread for reloads", |ends| ends.2 = None);

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_ends_when_what_waits_for_a_run_has_died() {
+    async fn k8_it_ends_when_what_waits_for_a_run_has_died() {
         let nowhere = PathBuf::new;
         let around = Surroundings {
             runs: nowhere(),

@@ -54,10 +54,10 @@ fn a21_b10_h1_a_daemon_that_dies_at_random_under_load() {
     assert!(compared.chains >= 10, "{compared:?}");
 }
 
-/// K1, K7: restarts as a service manager does them, with a signal to the one process: at any moment of its life, and as soon as
+/// Restarts as a service manager does them, with a signal to the one process: at any moment of its life, and as soon as
 /// it is ready. It never ends what runs, and never says that it failed.
 #[test]
-fn k1_a_daemon_that_is_restarted_at_random_under_load() {
+fn k1_k7_a_daemon_that_is_restarted_at_random_under_load() {
     let (mut world, mut random) = begun();
     for restart in 0..DEATHS {
         world.spawn(&[], &[]);

@@ -69,6 +69,46 @@ fn b9_what_ends_while_no_daemon_is_there_is_imported() {
     slow.check_end();
 }
 
+/// How many runs end while no daemon is there.
+const MANY: usize = 100;
+
+#[test]
+fn b9_what_ends_while_no_daemon_is_there_is_imported_once_however_much_it_is() {
+    let mut world = World::new();
+    world.settings(&format!("max_running = {MANY}\n"));
+    let up = world.pipe("up");
+    let gate = fs::File::create(world.path("gate")).unwrap();
+    gate.lock().unwrap();
+    for number in 1..=MANY {
+        let waits = "echo $BATCHD_RUN > $W/up\nflock --shared $W/gate true\necho $BATCHD_RUN >> $W/witness\n";
+        world.batch(&format!("slow-{number}"), "", waits);
+        let after = format!("after = 'slow-{number}'\n");
+        world.batch(&format!("next-{number}"), &after, "echo $BATCHD_UPSTREAM_RUN >> $W/witness\n");
+    }
+    world.start();
+    for number in 1..=MANY {
+        world.batchd(&["start", &format!("slow-{number}")]).expect(0);
+    }
+    for _ in 0..MANY {
+        up.hear();
+    }
+    assert_eq!(world.end_daemon(Signal::KILL), -9);
+    gate.unlock().unwrap();
+    world.all_gone();
+    world.start();
+    world.rest();
+    let runs = world.runs();
+    assert!(runs.iter().all(|run| run["outcome"] == "succeeded"), "{runs:?}");
+    assert_eq!(runs.len(), 2 * MANY);
+    // Each once by itself, and once by what follows it.
+    let witness = world.read("witness");
+    let mut lines: Vec<&str> = witness.lines().collect();
+    lines.sort_unstable();
+    let mut expected: Vec<String> = (1..=MANY).flat_map(|number| vec![format!("slow-{number}.1"); 2]).collect();
+    expected.sort_unstable();
+    assert_eq!(lines, expected);
+}
+
 #[test]
 fn a_daemon_that_is_told_to_stops_what_runs() {
     let mut slow = Slow::new();

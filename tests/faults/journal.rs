@@ -19,9 +19,15 @@ fn with_past() -> World {
 /// A daemon comes, runs `quick`, and goes; the run's id.
 fn run_once(world: &mut World) -> String {
     world.start();
+    let run = run_by(world);
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    run
+}
+
+/// The daemon runs `quick`; the run's id.
+fn run_by(world: &World) -> String {
     let run = world.batchd(&["start", "quick"]).expect(0).line().to_owned();
     world.end(&run);
-    assert_eq!(world.end_daemon(Signal::TERM), 0);
     run
 }
 
@@ -90,6 +96,50 @@ fn e6_a_journal_without_its_last_commits_is_not_gone_on_with() {
     assert_eq!(world.end_daemon(Signal::KILL), -9);
     world.bash("rm state/journal.db-*");
     assert_refused(&mut world, &["the folder of quick.2", "has lost what was written last"]);
+}
+
+/// The header of a `-wal` file, and that of a frame in it: <https://www.sqlite.org/fileformat2.html#walformat>.
+const WAL_HEADER_BYTES: usize = 32;
+const WAL_FRAME_HEADER_BYTES: usize = 24;
+
+/// What is missing is noticed, or it is what the run folders tell too: no script runs for a second time.
+#[test]
+fn e5_a_wal_that_is_cut_or_changed_runs_nothing_twice() {
+    let mut world = World::new();
+    world.batch("quick", "retries = 1\nretry_delay = '10ms'", "echo $BATCHD_RUN >> $W/witness; exit 1");
+    world.batch("next", "after = 'quick'", "true");
+    world.start();
+    world.batchd(&["start", "quick"]).expect(0);
+    world.rest();
+    assert_eq!(world.end_daemon(Signal::KILL), -9);
+    world.bash("mkdir kept; mv state runs witness kept");
+    let page: usize = Connection::open(world.path("kept/state/journal.db"))
+        .unwrap()
+        .query_row("PRAGMA page_size", [], |row| row.get(0))
+        .unwrap();
+    let wal = fs::read(world.path("kept/state/journal.db-wal")).unwrap();
+    let frames: Vec<usize> = (WAL_HEADER_BYTES..wal.len()).step_by(WAL_FRAME_HEADER_BYTES + page).collect();
+    let mut changed = wal.clone();
+    changed[*frames.last().unwrap() + WAL_FRAME_HEADER_BYTES + page / 2] ^= 1;
+    let cut = frames.iter().map(|length| wal[..*length].to_vec());
+    let (mut refused, mut went_on) = (0, 0);
+    for damaged in cut.chain([changed]) {
+        world.bash("rm -rf state runs witness; cp -a kept/* .");
+        fs::write(world.path("state/journal.db-wal"), &damaged).unwrap();
+        world.spawn(&[], &[]);
+        if world.daemon().ready_or_ended() {
+            world.rest();
+            assert_eq!(world.end_daemon(Signal::TERM), 0);
+            world.batchd(&["doctor"]).expect(0);
+            went_on += 1;
+        } else {
+            world.daemon().says(0, "has lost what was written last");
+            assert_eq!(world.daemon_ends(), 1);
+            refused += 1;
+        }
+        assert_eq!(world.read("witness"), "quick.1\nquick.2\n", "{} of {} bytes", damaged.len(), wal.len());
+    }
+    assert!(refused > 0 && went_on > 0, "{refused} refused, {went_on} went on");
 }
 
 #[test]
@@ -168,7 +218,18 @@ fn e9_a_journal_that_somebody_holds_is_waited_for() {
     assert!(exits(&start, crate::world::PATIENCE) && start.wait().unwrap().success());
     assert_eq!(world.end("quick.2")["outcome"], "succeeded");
     assert_eq!(world.end_daemon(Signal::TERM), 0);
-    holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    // A daemon that begins waits too, before it is ready.
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    world.spawn(&[], &[]);
+    world.daemon().says(0, "the journal can't be written now");
+    holder.execute_batch("ROLLBACK").unwrap();
+    world.daemon().says(0, "is ready");
+    assert_eq!(run_by(&world), "quick.3");
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    drop(holder);
+    // Held so that it can't even be read.
+    let holder = Connection::open(journal(&world)).unwrap();
+    holder.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE; COMMIT").unwrap();
     world.spawn(&[], &[]);
     world.daemon().says(0, "is locked by another program");
     assert_eq!(world.daemon_ends(), 1);

@@ -311,6 +311,28 @@ fn b2_a_launcher_that_is_killed_is_replaced_and_its_runs_go_on() {
     assert!(matches!(world.end(&launch), Report::Exited { success: true, .. }));
 }
 
+/// Its own program: the daemon can't start a launcher, says so, and goes on when there is one.
+#[test]
+fn k4_a_program_that_is_missing_or_no_program_is_waited_for() {
+    let mut world = World::new();
+    let program = world.path("batchd");
+    let real = fs::read_link(&program).unwrap();
+    fs::remove_file(&program).unwrap();
+    let launch = world.plan("job", "echo ran", |_, _| {});
+    world.launch(&launch);
+    let wait = |world: &mut World, why: &str| match world.report(&launch) {
+        Report::Waiting { reason } => assert!(reason.contains(why), "{reason}"),
+        other => panic!("{other:?}"),
+    };
+    wait(&mut world, "No such file");
+    fs::write(&program, "not yet").unwrap();
+    wait(&mut world, "Permission denied");
+    fs::remove_file(&program).unwrap();
+    std::os::unix::fs::symlink(real, &program).unwrap();
+    assert!(matches!(world.end(&launch), Report::Exited { success: true, .. }));
+    assert_eq!(world.text(&launch, "stdout.log"), "ran\n");
+}
+
 #[test]
 fn a6_a_shim_that_is_killed_before_it_has_an_order_costs_no_run() {
     let mut world = World::new();
