@@ -182,7 +182,8 @@ pub fn schedule(
 }
 
 impl Folders {
-    /// Looks at the folders of `dir`: at all, or at those named in `only`, and reads those that have changed. `now` is when.
+    /// Looks at the folders of `dir`: at all, or at those named in `only`, and reads those that have changed. `now` is when,
+    /// `in_force` what is in force: a definition that says the same is kept once.
     ///
     /// A folder that is gone is forgotten if it is in `gone`, and kept as it was else: the caller knows since when.
     pub fn look(
@@ -191,6 +192,7 @@ impl Folders {
         dir: &BatchesDir,
         only: Option<&BTreeSet<BatchName>>,
         present: &[BatchName],
+        in_force: &BTreeMap<BatchName, Arc<Definition>>,
         now: Instant,
     ) -> Looked {
         let mut looked = Looked::default();
@@ -199,7 +201,7 @@ impl Folders {
             if self.is_unchanged(dir, name, now) {
                 continue;
             }
-            match read(around, dir, name, now) {
+            match read(around, dir, name, in_force.get(name), now) {
                 Ok((known, content)) => {
                     looked.changed |= self.known.get(name).is_none_or(|before| before.loaded != known.loaded);
                     looked.contents.extend(content.map(|content| (name.clone(), content)));
@@ -287,6 +289,7 @@ fn read(
     around: &Surroundings,
     dir: &BatchesDir,
     name: &BatchName,
+    in_force: Option<&Arc<Definition>>,
     now: Instant,
 ) -> std::result::Result<(Known, Option<Files>), ReadError> {
     let raw = dir.read(name.as_str(), &around.trust)?;
@@ -312,12 +315,15 @@ fn read(
         }
     }
     diagnostics.extend(too_large(name, &files));
-    let loaded = if diagnostics.is_empty() {
+    let mut loaded = if diagnostics.is_empty() {
         let (toml, zip, missing_includes) = (toml.as_deref(), zip.as_deref(), missing_includes.as_slice());
         around.check(&load::Input { name, toml, files: &files, zip, missing_includes })
     } else {
         Loaded::refused(name.clone(), diagnostics)
     };
+    if let Some(in_force) = in_force.filter(|in_force| loaded.definition.as_ref() == Some(in_force)) {
+        loaded.definition = Some(in_force.clone());
+    }
     let content = loaded.definition.is_some().then_some(files);
     let settled = looks.iter().all(|(_, look)| is_settled(look, now)) && missing_includes.is_empty();
     let known = Known { looks: settled.then_some(looks), includes: outline.include, loaded: Arc::new(loaded) };

@@ -34,7 +34,7 @@ pub(super) fn fit(
     diagnostics.extend(listing.diagnostics);
     let mut folders = Folders::default();
     let mut tries = 0;
-    while !folders.look(&around, &dir, None, &listing.batches, context.now).restless.is_empty() {
+    while !folders.look(&around, &dir, None, &listing.batches, previous, context.now).restless.is_empty() {
         tries += 1;
         if tries == TRIES {
             bail!("{} changes while it is read; try again when it is at rest", folder.display());

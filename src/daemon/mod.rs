@@ -8,6 +8,7 @@ mod begin;
 mod effects;
 mod inlets;
 mod manager;
+mod memory;
 mod reload;
 mod reserve;
 mod signals;

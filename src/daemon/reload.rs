@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
+use super::memory;
 use crate::api::Reloaded;
 use crate::clock::{self, Monotonic};
 use crate::folders::{Folders, Looked, Surroundings, suddenly_empty};
@@ -150,6 +151,8 @@ impl Loader {
 
     /// Serves until nobody can send a message any more.
     pub(super) fn serve(mut self, messages: &Receiver<Message>, swaps: &mpsc::UnboundedSender<Swap>) {
+        // All of `batches.d` has just been read; later it is some of it, as a rule.
+        memory::give_back();
         loop {
             let wait = self.next_look().saturating_duration_since(clock::monotonic());
             let message = match messages.recv_timeout(wait) {
@@ -288,7 +291,8 @@ impl Loader {
         let mut changed = was_alarm;
         // Hints that came while nothing could be looked at led nowhere.
         let only = only.filter(|_| !was_alarm).cloned().or_else(|| self.at_rest(&listing, absent));
-        let looked = self.folders.look(&self.around, &dir, only.as_ref(), &listing.batches, clock::now());
+        let looked =
+            self.folders.look(&self.around, &dir, only.as_ref(), &listing.batches, &self.in_force, clock::now());
         let now = clock::monotonic();
         changed |= looked.changed;
         let present: BTreeSet<&BatchName> = listing.batches.iter().collect();
