@@ -94,8 +94,13 @@ pub fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)>
         let at = |what| (index + 1, what);
         let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
         let (key, value) = line.split_once('=').ok_or(at("no `=`; a line is KEY=VALUE"))?;
-        if matches!(check_variable_name(key), Err(VariableNameError::Malformed(_))) {
-            return Err(at("the name before `=` is not one of letters, digits and `_` that begins with no digit"));
+        match check_variable_name(key) {
+            // Of a name of batchd's own, its own value counts: it comes later.
+            Ok(()) | Err(VariableNameError::Reserved(_)) => {}
+            Err(VariableNameError::TooLong(_)) => return Err(at("the name before `=` is longer than 128 bytes")),
+            Err(VariableNameError::Malformed(_)) => {
+                return Err(at("the name before `=` is not one of letters, digits and `_` that begins with no digit"));
+            }
         }
         variables.push((key.to_owned(), unquote(value.trim()).map_err(at)?));
     }
@@ -131,6 +136,7 @@ fn unquote(value: &str) -> Result<String, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::definition::VARIABLE_NAME_BYTES_MAX;
 
     #[test]
     fn env_files() {
@@ -154,5 +160,7 @@ mod tests {
         check("A=\"b\" c", Err(1));
         check("A=\"b\\", Err(1));
         check("A=a\0b", Err(1));
+        check(&format!("{}=b", "\0".repeat(VARIABLE_NAME_BYTES_MAX + 1)), Err(1));
+        check(&format!("{}=b", "A".repeat(VARIABLE_NAME_BYTES_MAX + 1)), Err(1));
     }
 }
