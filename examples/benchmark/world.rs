@@ -46,6 +46,8 @@ impl World {
         let root = base()?.join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
         fs::create_dir_all(root.join("batches.d"))?;
         fs::write(root.join("batchd.toml"), "")?;
+        // What the figures before have written would be in the way of what this one commits.
+        rustix::fs::sync();
         Ok(Self { root })
     }
 
