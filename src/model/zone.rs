@@ -112,13 +112,14 @@ impl Zone {
     /// When a clock shows `civil`, to the second.
     pub fn meaning(&self, civil: NaiveDateTime) -> Meaning {
         let civil_s = civil.and_utc().timestamp();
-        let (mut first, mut second) = (None, None);
+        let (mut first, mut second, mut skipped) = (None, None, None);
         let mut segment = self.segment(civil_s - i64::from(OFFSET_S_MAX));
         // Only a segment that comes within the largest offset of the civil time can show it.
         loop {
             let at_s = civil_s - i64::from(segment.offset_s);
             if at_s < segment.start_s && first.is_none() {
-                return Meaning::Gap(Instant::from_s(segment.start_s));
+                // Clocks that are put back right after they were put forward still show it.
+                skipped = skipped.or(Some(segment.start_s));
             }
             if (segment.start_s..segment.end_s).contains(&at_s) {
                 first = first.or(Some(at_s));
@@ -129,11 +130,12 @@ impl Zone {
             }
             segment = self.segment(segment.end_s);
         }
-        match (first.map(Instant::from_s), second.map(Instant::from_s)) {
-            (Some(first), Some(second)) if first != second => Meaning::Ambiguous(first, second),
-            (Some(only), _) => Meaning::Unique(only),
+        match (first.map(Instant::from_s), second.map(Instant::from_s), skipped.map(Instant::from_s)) {
+            (Some(first), Some(second), _) if first != second => Meaning::Ambiguous(first, second),
+            (Some(only), _, _) => Meaning::Unique(only),
+            (None, _, Some(first_later)) => Meaning::Gap(first_later),
             // Clocks begin before every civil time and end after it, so they show it or pass over it.
-            (None, _) => unreachable!("the civil time {civil} is neither shown nor skipped in {}", self.name),
+            (None, _, None) => unreachable!("the civil time {civil} is neither shown nor skipped in {}", self.name),
         }
     }
 
@@ -250,6 +252,20 @@ mod tests {
         check("2026-10-25T03:00:00", Meaning::Unique(at("2026-10-25T02:00:00Z")));
         check("2426-03-29T02:30:00", Meaning::Gap(at("2426-03-29T01:00:00Z")));
         check("2426-01-01T00:30:00", Meaning::Unique(at("2425-12-31T23:30:00Z")));
+    }
+
+    /// No country has done so; a file may say it.
+    #[test]
+    fn clocks_that_are_put_back_behind_where_they_were_put_forward() {
+        let zone = Zone::new("Test/There-and-back", -22 * HOUR, [(0, 0), (7200, -22 * HOUR)], None);
+        let check = |civil_s: i64, expected: Meaning| assert_eq!(zone.meaning(civil_time(civil_s)), expected);
+        let at = Instant::from_s;
+        let back = 7200 - i64::from(22 * HOUR);
+        check(back - 7200 - 1, Meaning::Unique(at(-1)));
+        check(back - 7200, Meaning::Gap(at(0)));
+        check(back, Meaning::Unique(at(7200)));
+        check(-1, Meaning::Unique(at(i64::from(22 * HOUR) - 1)));
+        check(0, Meaning::Ambiguous(at(0), at(i64::from(22 * HOUR))));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub const ZIP_ENTRIES_MAX: usize = DEFINITION_FILES_MAX;
 pub const ZIP_RATIO_MAX: u64 = 200;
 /// The most bytes of an entry's path (design 4.5).
 pub const ZIP_PATH_BYTES_MAX: usize = 255;
+/// So much of an entry's name stands in a message: more than any name that can be unpacked.
+const ENTRY_CHARACTERS_SHOWN: usize = 300;
 /// The file that an archive must have at its root (design 3.1).
 pub const ZIP_SCRIPT: &str = "script.sh";
 
@@ -41,7 +43,7 @@ pub enum ZipError {
     #[error("it is no zip archive, or a damaged one: {0}")]
     Damaged(String),
     /// One entry can't be read.
-    #[error("its entry `{}` is damaged: {what}", shown(name))]
+    #[error("its entry `{}` is damaged: {what}", entry(name))]
     DamagedEntry {
         /// The entry.
         name: String,
@@ -58,7 +60,7 @@ pub enum ZipError {
     #[error("it unpacks to more than {ZIP_RATIO_MAX} times its size")]
     RatioTooHigh,
     /// An entry's path is not one that a definition can have.
-    #[error("its entry `{}` can't be unpacked: {what}", shown(name))]
+    #[error("its entry `{}` can't be unpacked: {what}", entry(name))]
     BadPath {
         /// The entry.
         name: String,
@@ -69,7 +71,7 @@ pub enum ZipError {
     #[error("it has two entries of the same name")]
     DuplicateNames,
     /// Two entries that are one on some systems.
-    #[error("its entries `{}` and `{}` differ only in upper and lower case", shown(one), shown(other))]
+    #[error("its entries `{}` and `{}` differ only in upper and lower case", entry(one), entry(other))]
     CaseTwins {
         /// The one.
         one: String,
@@ -77,10 +79,10 @@ pub enum ZipError {
         other: String,
     },
     /// A file below a file.
-    #[error("its entry `{}` is a file and a folder", shown(.0))]
+    #[error("its entry `{}` is a file and a folder", entry(.0))]
     FileAndFolder(String),
     /// A link, a device, a FIFO.
-    #[error("its entry `{}` is {kind}", shown(name))]
+    #[error("its entry `{}` is {kind}", entry(name))]
     NotRegular {
         /// The entry.
         name: String,
@@ -88,10 +90,10 @@ pub enum ZipError {
         kind: String,
     },
     /// It wants a password.
-    #[error("its entry `{}` is encrypted", shown(.0))]
+    #[error("its entry `{}` is encrypted", entry(.0))]
     Encrypted(String),
     /// Packed by a method other than stored and deflate.
-    #[error("its entry `{}` is packed by `{method}`", shown(name))]
+    #[error("its entry `{}` is packed by `{method}`", entry(name))]
     Method {
         /// The entry.
         name: String,
@@ -234,6 +236,11 @@ fn read_entry(
     Ok(content)
 }
 
+/// An entry's name for a message: it may have 65,535 bytes, and its beginning is enough to find it.
+fn entry(name: &str) -> String {
+    shown(&name.chars().take(ENTRY_CHARACTERS_SHOWN).collect::<String>())
+}
+
 fn kind_shown(kind: u32) -> &'static str {
     match kind {
         0o120_000 => "a link",
@@ -247,7 +254,7 @@ fn kind_shown(kind: u32) -> &'static str {
 
 /// Checks a path in an archive against the grammar of [`Files`] and the limits.
 fn check_path(path: &str) -> Result<(), ZipError> {
-    let bad = |what: &str| Err(ZipError::BadPath { name: path.chars().take(300).collect(), what: what.to_owned() });
+    let bad = |what: &str| Err(ZipError::BadPath { name: path.to_owned(), what: what.to_owned() });
     if path.len() > ZIP_PATH_BYTES_MAX {
         return bad("its path is longer than 255 bytes");
     }
