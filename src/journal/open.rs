@@ -107,8 +107,10 @@ pub(super) fn read_meta(connection: &Connection) -> rusqlite::Result<(JournalId,
 /// The version of the tables of a file that is a journal of batchd.
 pub(super) fn version_of(connection: &Connection, path: &Path) -> Result<u32, OpenError> {
     let header = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    let application = header("application_id").map_err(|error| OpenError::of(path, &error))?;
-    let version = header("user_version").map_err(|error| OpenError::of(path, &error))?;
+    // The first look makes what SQLite keeps beside the file, for which there may be no room.
+    let failed = |error| OpenError::of_system(path, &error, system_error(connection));
+    let application = header("application_id").map_err(failed)?;
+    let version = header("user_version").map_err(failed)?;
     match (application, u32::try_from(version)) {
         (APPLICATION_ID, Ok(version)) if version > 0 => Ok(version),
         _ => {
