@@ -234,7 +234,7 @@ fn open_journal(paths: &Paths, group: Option<u32>) -> Result<(Journal, Reserve, 
     ahead::refuse_without_journal(paths)?;
     let reserve = Reserve::of(&paths.state, &paths.journal());
     let journal = match Journal::open(&paths.journal()) {
-        Err(OpenError::NoRoom { .. }) if reserve.give_up() => Journal::open(&paths.journal())?,
+        Err(OpenError::NoRoom { .. }) if reserve.release() => Journal::open(&paths.journal())?,
         opened => opened?,
     };
     protect_journal(&paths.journal(), group)?;

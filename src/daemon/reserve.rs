@@ -72,9 +72,15 @@ impl Reserve {
         self.make().inspect_err(|_| drop(self.hand_over()))
     }
 
-    /// Gives it up. False: there was none.
+    /// Gives it up to whoever comes first: to open the journal, SQLite needs room beside its `-wal` file too. False: there was
+    /// none.
+    pub(super) fn release(&self) -> bool {
+        fs::remove_file(&self.path).is_ok()
+    }
+
+    /// Gives it up to the journal. False: there was none.
     pub(super) fn give_up(&self) -> bool {
-        let given_up = fs::remove_file(&self.path).is_ok();
+        let given_up = self.release();
         if given_up {
             // Scripts that wait for room to write would have taken it within a second. Where it can't be handed over, it is
             // there for whoever comes first.
