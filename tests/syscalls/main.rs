@@ -3,7 +3,7 @@
 //! give there. Whatever the daemon makes of it, the next one goes on, and in the end `doctor` is content and every script
 //! has run as often as its row says.
 //!
-//! `cargo test` runs a sample. All of it, a quarter of an hour: `SYSCALLS=all cargo test --test syscalls -- --nocapture`.
+//! `cargo test` runs a sample. All of it, a thousand cases in minutes: `SYSCALLS=all cargo test --test syscalls -- --nocapture`.
 
 #[path = "../world/mod.rs"]
 mod world;
@@ -49,7 +49,7 @@ fn sweep(target: Target) {
     let (mut struck, mut failed) = (0, Vec::new());
     for case in all.iter().step_by(step) {
         println!("{case}");
-        // The others are looked at all the same: all of them take hours.
+        // The others are looked at all the same: a whole sweep finds all that is wrong.
         match std::panic::catch_unwind(|| Scenario::run(case)) {
             Ok(was_struck) => struck += u32::from(was_struck),
             Err(_) => failed.push(case.to_string()),
