@@ -31,6 +31,9 @@ pub struct RunView {
     pub outcome: Option<Outcome>,
     /// Why it ended so.
     pub reason: Option<String>,
+    /// The operator who started it, if one did.
+    #[serde(default)]
+    pub started_by: Option<String>,
     /// Why it waits, or how it came about.
     pub remark: Option<String>,
     /// What it waits for, until it has begun.
@@ -99,6 +102,7 @@ impl From<&Run> for RunView {
             state: run.state.word(),
             outcome: run.outcome(),
             reason: end.and_then(|end| end.reason.clone()),
+            started_by: run.started_by.clone(),
             remark: run.remark.clone(),
             // A row alone does not say: it depends on the others.
             waits_for: None,
@@ -157,6 +161,7 @@ pub(crate) mod tests {
             boot: None,
             starting_at: None,
             started_at: None,
+            started_by: None,
             remark: None,
             stop: None,
             given: Given::default(),

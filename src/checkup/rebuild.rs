@@ -192,6 +192,7 @@ fn run(record: RunRecord, position: u64, started_at: Option<Instant>, end: End) 
         boot: Some(BOOT_UNKNOWN.to_owned()),
         starting_at: Some(started_at.unwrap_or(record.token.queued_at)),
         started_at,
+        started_by: None,
         remark: None,
         stop: None,
         given: Given { input: record.input, ..Given::default() },

@@ -114,6 +114,7 @@ fn settled(journal: &JournalId, runs: &Path, run: &Run, now: Instant, restored: 
         state: State::Ended(end),
         started_at: started_at.or(run.started_at),
         starting_at,
+        started_by: None,
         remark: None,
         ..run.clone()
     };

@@ -37,6 +37,7 @@ const CHANGES: &[&str] = &[
     "cpu_system_ms",
     "memory_bytes_max",
     "left_running",
+    "remarks",
     "start_at",
     "joining",
     "starting_at",
@@ -48,6 +49,7 @@ const CHANGES: &[&str] = &[
     "upstreams",
     "definition",
     "boot",
+    "started_by",
     "remark",
     "stop_by",
     "stop_reason",
@@ -113,6 +115,7 @@ pub(super) fn upsert(statement: &mut Statement<'_>, run: &Run, transaction: Opti
         exit.map(|exit| exit.cpu_system_ms),
         exit.map(|exit| exit.memory_bytes_max),
         exit.map(|exit| exit.left_running),
+        exit.map(|exit| json_unless_default(&exit.remarks)).transpose()?.flatten(),
         run.start_at,
         run.joining,
         run.starting_at,
@@ -124,6 +127,7 @@ pub(super) fn upsert(statement: &mut Statement<'_>, run: &Run, transaction: Opti
         json_unless_default(&run.upstreams)?,
         run.definition,
         run.boot,
+        run.started_by,
         run.remark,
         stop.map(|stop| &stop.by),
         stop.map(|stop| &stop.reason),
@@ -164,6 +168,7 @@ pub(super) fn run_from_row(row: &Row<'_>) -> Result<Run> {
         upstreams: next.json()?,
         definition: next.take()?,
         boot: next.take()?,
+        started_by: next.take()?,
         remark: next.take()?,
         stop: match (next.take()?, next.take()?, next.take()?) {
             (Some(by), Some(reason), Some(at)) => Some(StopRequest { by, reason, at }),
@@ -177,7 +182,7 @@ pub(super) fn run_from_row(row: &Row<'_>) -> Result<Run> {
     })
 }
 
-/// The columns from `state` to `left_running`.
+/// The columns from `state` to `remarks`.
 fn state(next: &mut Next<'_>) -> Result<State> {
     let word = next.take()?;
     let outcome: Option<Outcome> = next.take()?;
@@ -186,6 +191,7 @@ fn state(next: &mut Next<'_>) -> Result<State> {
     let measured: [Option<u64>; 7] =
         [next.take()?, next.take()?, next.take()?, next.take()?, next.take()?, next.take()?, next.take()?];
     let left_running = next.take()?;
+    let remarks = next.json()?;
     let exit = match (measured, left_running) {
         (
             [Some(out), Some(out_dropped), Some(err), Some(err_dropped), Some(user), Some(system), Some(memory)],
@@ -201,6 +207,7 @@ fn state(next: &mut Next<'_>) -> Result<State> {
             cpu_system_ms: system,
             memory_bytes_max: memory,
             left_running: left,
+            remarks,
         }),
         _ => None,
     };

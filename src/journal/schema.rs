@@ -20,6 +20,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: VERSION_1 },
     Migration { version: 2, sql: VERSION_2 },
     Migration { version: 3, sql: VERSION_3 },
+    Migration { version: 4, sql: VERSION_4 },
 ];
 
 /// The version that this batchd writes.
@@ -229,6 +230,36 @@ const VERSION_3: &str = "
 DROP INDEX run_occurrence;
 CREATE UNIQUE INDEX run_occurrence ON run (batch, due_at)
 WHERE trigger = 'schedule' AND attempt = 1 AND due_at % 1000 = 0;
+";
+
+/// Who started a run by hand, and the remarks of its shim.
+const VERSION_4: &str = "
+ALTER TABLE run ADD COLUMN started_by TEXT;
+ALTER TABLE run ADD COLUMN remarks TEXT;
+
+DROP VIEW runs;
+CREATE VIEW runs AS SELECT
+    batch || '.' || number AS id,
+    batch, number, chain, pass, trigger, attempt, previous, state, outcome, reason,
+    strftime('%Y-%m-%dT%H:%M:%fZ', due_at / 1000.0, 'unixepoch') AS due_at,
+    strftime('%Y-%m-%dT%H:%M:%fZ', queued_at / 1000.0, 'unixepoch') AS queued_at,
+    strftime('%Y-%m-%dT%H:%M:%fZ', start_at / 1000.0, 'unixepoch') AS start_at,
+    strftime('%Y-%m-%dT%H:%M:%fZ', starting_at / 1000.0, 'unixepoch') AS starting_at,
+    strftime('%Y-%m-%dT%H:%M:%fZ', started_at / 1000.0, 'unixepoch') AS started_at,
+    strftime('%Y-%m-%dT%H:%M:%fZ', ended_at / 1000.0, 'unixepoch') AS ended_at,
+    ended_at - started_at AS duration_ms,
+    started_at - due_at AS late_ms,
+    exit_code, signal, stdout_bytes, stdout_dropped_bytes, stderr_bytes, stderr_dropped_bytes,
+    cpu_user_ms, cpu_system_ms, memory_bytes_max, left_running,
+    coalesce(upstreams, '[]') AS upstreams,
+    lower(hex(definition)) AS definition,
+    boot, caught_up, priority, pool, started_by, remark, coalesce(remarks, '[]') AS remarks, stop_by, stop_reason,
+    strftime('%Y-%m-%dT%H:%M:%fZ', stop_at / 1000.0, 'unixepoch') AS stop_at,
+    strftime('%Y-%m-%dT%H:%M:%fZ', range_from / 1000.0, 'unixepoch') AS range_from,
+    range_count, range_at_least,
+    due_at AS due_at_ms,
+    queued_at AS queued_at_ms
+FROM run;
 ";
 
 /// The triggers of [`VERSION_2`]: a hand that wants to change history has to drop one of them.

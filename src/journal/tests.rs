@@ -55,6 +55,7 @@ fn run(id: &str) -> Run {
         boot: None,
         starting_at: None,
         started_at: None,
+        started_by: None,
         remark: None,
         stop: None,
         given: Given::default(),

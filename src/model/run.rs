@@ -53,6 +53,9 @@ pub struct Run {
     pub starting_at: Option<Instant>,
     /// When its script was let go.
     pub started_at: Option<Instant>,
+    /// The operator who started it: `uid 1000`. Unset unless its trigger is `manual` or `rerun`.
+    #[serde(default)]
+    pub started_by: Option<String>,
     /// Why it waits, while it does, or a remark on how it came about; for people.
     pub remark: Option<String>,
     /// Who asked for its end.
@@ -128,6 +131,9 @@ pub struct Exit {
     pub memory_bytes_max: u64,
     /// How many processes were left, and ended, when the script had ended.
     pub left_running: u32,
+    /// What an operator should know of how the run went, one sentence each. They change neither outcome nor exit code.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 /// Why a run exists.

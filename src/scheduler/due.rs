@@ -429,6 +429,7 @@ impl Scheduler {
             boot: None,
             starting_at: None,
             started_at: None,
+            started_by: None,
             remark: None,
             stop: None,
             given: Given::default(),

@@ -22,7 +22,7 @@ impl Scheduler {
     pub(super) fn request(&mut self, now: Instant, by: &str, request: Request, history: Vec<Run>) -> Reply {
         let answer = match request {
             Request::Start { batch, follow, given, queue, force } => {
-                self.start_by_hand(now, &batch, follow, given, By { queue, force })
+                self.start_by_hand(now, &batch, follow, given, By { by, queue, force })
             }
             Request::Stop { run, reason } => self.stop(now, &run, &stop_request(now, by, reason), &history),
             Request::StopAll { reason } => Ok(self.stop_all(now, &stop_request(now, by, reason))),
@@ -35,7 +35,7 @@ impl Scheduler {
         answer.unwrap_or_else(|refusal| refusal)
     }
 
-    fn start_by_hand(&mut self, now: Instant, name: &BatchName, follow: Follow, given: Given, by: By) -> Answer {
+    fn start_by_hand(&mut self, now: Instant, name: &BatchName, follow: Follow, given: Given, by: By<'_>) -> Answer {
         check_given(&given)?;
         let node = self.in_force(name)?.clone();
         let definition = node.definition();
@@ -58,7 +58,8 @@ impl Scheduler {
             let hint = format!("`batchd start --queue {name}` waits for it; `batchd stop {other}` ends it");
             return Err(refused(Refusal::Busy, format!("{name} is busy: {other} {what}"), Some(hint)));
         }
-        let run = Run { given, ..self.first_run(now, &node, Trigger::Manual, follow) };
+        let started_by = Some(by.by.to_owned());
+        let run = Run { given, started_by, ..self.first_run(now, &node, Trigger::Manual, follow) };
         let id = run.id.clone();
         self.admit_patiently(now, run);
         let prospects = self.prospects(now, name, Asked { follow, chain: None });
@@ -127,6 +128,7 @@ impl Scheduler {
             due_at: old.due_at,
             upstreams,
             given: old.given.clone(),
+            started_by: Some(by.to_owned()),
             ..self.first_run(now, &node, Trigger::Rerun, follow)
         };
         let new = run.id.clone();
@@ -226,7 +228,8 @@ impl Scheduler {
 }
 
 /// The flags of a start by hand.
-struct By {
+struct By<'a> {
+    by: &'a str,
     queue: bool,
     force: bool,
 }

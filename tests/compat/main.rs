@@ -23,6 +23,7 @@ struct Left {
 const ALL: &[Left] = &[
     Left { folder: "journal-1", journal: 1, proven: None },
     Left { folder: "journal-2", journal: 2, proven: Some(2) },
+    Left { folder: "journal-3", journal: 3, proven: Some(2) },
 ];
 
 fn folder() -> PathBuf {

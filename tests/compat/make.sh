@@ -54,4 +54,4 @@ kill -KILL -- "-$script"
 "$batchd" runs -n 1000 --json >runs.json
 # One file: what is in its WAL is brought into it.
 sqlite3 state/journal.db 'PRAGMA wal_checkpoint(TRUNCATE)' >/dev/null
-rm -rf daemon.log state/daemon.lock state/socket state/journal.db-*
+rm -rf daemon.log state/daemon.lock state/socket state/reserve state/journal.db-*

@@ -344,6 +344,7 @@ pub(crate) fn run(id: RunId, hash: DefinitionHash) -> Run {
         boot: Some(boot()),
         starting_at: Some(now),
         started_at: None,
+        started_by: None,
         remark: None,
         stop: None,
         given: Given::default(),

@@ -214,6 +214,7 @@ impl Random {
             boot: self.maybe(Self::text),
             starting_at: self.maybe(Self::instant),
             started_at: self.maybe(Self::instant),
+            started_by: self.maybe(|random| format!("uid {}", random.next())),
             remark: self.maybe(Self::text),
             stop: self.maybe(|random| StopRequest { by: random.text(), reason: random.text(), at: random.instant() }),
             given: Given {
@@ -258,6 +259,7 @@ impl Random {
             cpu_system_ms: self.number(),
             memory_bytes_max: self.number(),
             left_running: self.next() as u32,
+            remarks: self.maybe(|random| format!("remark {}", random.next())).into_iter().collect(),
         }
     }
 }
