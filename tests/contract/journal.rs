@@ -238,6 +238,7 @@ fn run(text: &str) -> Run {
         boot: None,
         starting_at: None,
         started_at: None,
+        started_by: None,
         remark: None,
         stop: None,
         given: Given::default(),
