@@ -29,7 +29,9 @@ use crate::store::unpack;
 use crate::zones::Zones;
 
 /// The file in a batch's folder that makes it one.
-const BATCH_TOML: &str = "batch.toml";
+pub const BATCH_TOML: &str = "batch.toml";
+/// The permission bits of a file's owner.
+const OWNER_BITS: u32 = 0o700;
 
 /// A change within this time before a folder was looked at may be followed by another that leaves no trace in its
 /// fingerprint: file systems stamp changes by coarse clocks, up to 2 s over a network.
@@ -45,6 +47,8 @@ pub struct Surroundings {
     pub settings: SettingsFile,
     /// Who may write definitions.
     pub trust: Trust,
+    /// Everybody may: `--insecure-permissions`.
+    pub insecure: bool,
     /// batchd itself, to unpack zips in a process of their own.
     pub program: PathBuf,
 }
@@ -114,7 +118,7 @@ impl Surroundings {
             }
         };
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Ok((Self { zones, host, settings, trust, program: own_program()? }, diagnostics))
+        Ok((Self { zones, host, settings, trust, insecure, program: own_program()? }, diagnostics))
     }
 
     /// The definition of a batch whose content is whole: a zip's entries, and what is included, in their places.
@@ -123,6 +127,22 @@ impl Surroundings {
         let outline = load::outline(&String::from_utf8_lossy(toml.unwrap_or_default()));
         let zip = outline.script.as_deref().filter(|script| is_zip(script));
         self.check(&load::Input { name, toml, files, zip, missing_includes: &[] }).definition
+    }
+
+    /// Users, beside root and the daemon's, who may own what a run reads from `batches.d`; none: everybody.
+    pub fn trusted_owners(&self) -> Option<Vec<String>> {
+        (!self.insecure).then(|| self.settings.settings.trusted_owners.clone())
+    }
+
+    /// The relative `env_file` of a batch, as its path beside the script.
+    fn env_file(&self, outline: &load::Outline) -> Option<String> {
+        let file = outline.env_file.clone().or_else(|| self.settings.defaults.env_file.clone())?;
+        (!file.starts_with('/')).then_some(file)
+    }
+
+    /// The relative `env_file` that a `batch.toml` of these bytes names, as its path beside the script.
+    pub fn env_file_of(&self, toml: &[u8]) -> Option<String> {
+        self.env_file(&load::outline(&String::from_utf8_lossy(toml)))
     }
 
     fn check(&self, input: &load::Input<'_>) -> Loaded {
@@ -297,10 +317,11 @@ fn read(
     let mut files = raw.files;
     let toml = files.0.get(BATCH_TOML).map(|file| file.bytes.clone());
     let outline = load::outline(&String::from_utf8_lossy(toml.as_deref().unwrap_or_default()));
+    let env_file = around.env_file(&outline);
     let mut diagnostics = Vec::new();
     let zip = zip_of(outline.script.as_deref(), &files);
     if let Some(zip) = &zip {
-        diagnostics.extend(open_zip(around, name, zip, &mut files));
+        diagnostics.extend(open_zip(around, name, (zip, env_file.as_deref()), &mut files));
     }
     let mut missing_includes = Vec::new();
     for include in outline.include.iter().filter(|include| is_includable(include)) {
@@ -314,6 +335,8 @@ fn read(
             Err(ReadError::Refused(mut refused)) => diagnostics.append(&mut refused),
         }
     }
+    // It is read when a run starts, and never kept.
+    env_file.map(|file| files.0.remove(&file));
     diagnostics.extend(too_large(name, &files));
     let mut loaded = if diagnostics.is_empty() {
         let (toml, zip, missing_includes) = (toml.as_deref(), zip.as_deref(), missing_includes.as_slice());
@@ -347,10 +370,15 @@ fn is_zip(path: &str) -> bool {
 }
 
 /// Puts a zip's entries in its place, as if they lay in the folder; or what is wrong with it.
-fn open_zip(around: &Surroundings, name: &BatchName, zip: &str, files: &mut Files) -> Option<Diagnostic> {
+fn open_zip(
+    around: &Surroundings,
+    name: &BatchName,
+    (zip, env_file): (&str, Option<&str>),
+    files: &mut Files,
+) -> Option<Diagnostic> {
     let archive = files.0.remove(zip)?;
     let file = format!("{name}/{zip}");
-    let entries = match unpack::unzip_in_child(&around.program, &archive.bytes) {
+    let mut entries = match unpack::unzip_in_child(&around.program, &archive.bytes) {
         Ok(entries) => entries,
         Err(error) => return Some(error.diagnostic(Some(name.clone()), file)),
     };
@@ -359,6 +387,13 @@ fn open_zip(around: &Surroundings, name: &BatchName, zip: &str, files: &mut File
         let hint = "take one of the two away: a zip's entries lie in the folder as if they had been copied there";
         return Some(Diagnostic::of_file(Some(name.clone()), file, what).with_hint(hint));
     }
+    if let Some(path) = env_file.filter(|path| entries.0.contains_key(*path)) {
+        let what = format!("the `env_file` `{path}` is inside the zip, and secrets in a zip are kept with it");
+        let hint = format!("remove `{path}` from the zip, and put it beside the zip");
+        return Some(Diagnostic::of_file(Some(name.clone()), file, what).with_hint(hint));
+    }
+    // Whoever can't read the archive can't read what was in it.
+    entries.0.values_mut().for_each(|entry| entry.mode &= archive.mode | OWNER_BITS);
     files.0.extend(entries.0);
     None
 }

@@ -38,7 +38,7 @@ fn settings_complaints(text: &str) -> Vec<String> {
 fn batch_complaints(text: &str) -> Vec<String> {
     let (settings, _) = load::settings("batchd.toml", b"[pools]\ndatabase = 1\n", &|_| Ok(()));
     let context = Context { settings: &settings, host: "host", zone_known: &|_| Ok(()) };
-    let script = FileContent { executable: true, bytes: b"exit 0\n".to_vec() };
+    let script = FileContent { mode: 0o755, bytes: b"exit 0\n".to_vec() };
     let files = Files([("script.sh".to_owned(), script)].into());
     let name = load::batch_name("example").unwrap();
     let input = Input { name: &name, toml: Some(text.as_bytes()), files: &files, zip: None, missing_includes: &[] };

@@ -54,7 +54,7 @@ fn graph() -> Result<Graph> {
         let toml = format!("cron = \"{index} * * * *\"\ntimezone = \"UTC\"\n");
         let mut files = Files::default();
         for (path, text) in [("batch.toml", toml.as_str()), ("script.sh", "true\n")] {
-            files.0.insert(path.to_owned(), FileContent { bytes: text.as_bytes().to_vec(), executable: false });
+            files.0.insert(path.to_owned(), FileContent { bytes: text.as_bytes().to_vec(), mode: 0o644 });
         }
         let input = Input { name: &name, toml: Some(toml.as_bytes()), files: &files, zip: None, missing_includes: &[] };
         let definition = load::definition(&input, &context).definition.context("the definition is refused")?;

@@ -15,7 +15,7 @@ pub(crate) fn check(bytes: &[u8]) {
     let zone_known = |_: &str| Ok(());
     let (settings, _) = load::settings("batchd.toml", b"pools.few = 2", &zone_known);
     let outline = load::outline(&String::from_utf8_lossy(bytes));
-    let content = |bytes: &[u8]| FileContent { bytes: bytes.to_vec(), executable: false };
+    let content = |bytes: &[u8]| FileContent { bytes: bytes.to_vec(), mode: 0o644 };
     let files = [("batch.toml", content(bytes)), ("script.sh", content(bytes)), ("a.py", content(b"print(1)"))];
     let files = Files(files.into_iter().map(|(path, file)| (path.to_owned(), file)).collect());
     let context = Context { settings: &settings, host: "host", zone_known: &zone_known };

@@ -54,7 +54,8 @@ pub(super) fn run(args: &CheckArgs, context: &mut Context) -> Result<Exit> {
         let what = format!("{} is not a folder of batches: that is {}", folder.display(), below.display());
         return Err(Complaint::usage(what, format!("`batchd check {}`", below.display())));
     }
-    let fitted = disk::fit(context, &folder, &BTreeMap::new(), args.insecure_permissions)?;
+    let mut fitted = disk::fit(context, &folder, &BTreeMap::new(), args.insecure_permissions)?;
+    fitted.diagnostics.extend(disk::env_files(context, &folder, &fitted.graph, args.insecure_permissions)?);
     let batches = fitted.graph.len();
     let diagnostics = &fitted.diagnostics;
     if args.json.json {

@@ -1,6 +1,7 @@
 //! What is on the disk, checked as a daemon would, without one.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +11,10 @@ use super::Context;
 use crate::folders::{Folders, Surroundings, suddenly_empty};
 use crate::load::Fitted;
 use crate::model::definition::Definition;
+use crate::model::diagnostic::Diagnostic;
+use crate::model::graph::Graph;
 use crate::model::id::BatchName;
+use crate::store::env_file::{self, EnvFile};
 use crate::store::read::BatchesDir;
 
 /// How often folders that change while they are read are read again.
@@ -43,4 +47,27 @@ pub(super) fn fit(
     let mut fitted = folders.fit(&around, previous);
     diagnostics.append(&mut fitted.diagnostics);
     Ok(Fitted { diagnostics, ..fitted })
+}
+
+/// What is wrong with the `env_file`s of the batches in `graph`. An absolute one that is not there, or that only the daemon
+/// may read, is passed over: the definitions may be meant for another host, and may be checked by another user.
+pub(super) fn env_files(context: &Context, folder: &Path, graph: &Graph, insecure: bool) -> Result<Vec<Diagnostic>> {
+    let (around, _) = Surroundings::read(&context.paths.settings, insecure)?;
+    let trusted_owners = around.trusted_owners();
+    let batches = std::path::absolute(folder)?;
+    let mut diagnostics = Vec::new();
+    for (batch, node) in graph.iter() {
+        let execution = &node.definition().execution;
+        let Some(file) = &execution.env_file else { continue };
+        let (user, trusted_owners) = (execution.user.as_deref(), trusted_owners.as_deref());
+        let Err(error) = env_file::read(&EnvFile { batches: &batches, batch, file, user, trusted_owners }) else {
+            continue;
+        };
+        let elsewhere =
+            file.starts_with('/') && matches!(error.kind, Some(ErrorKind::NotFound | ErrorKind::PermissionDenied));
+        if !elsewhere {
+            diagnostics.push(error.diagnostic(batch, &batches));
+        }
+    }
+    Ok(diagnostics)
 }

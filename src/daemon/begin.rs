@@ -24,7 +24,7 @@ use super::{Daemon, ahead};
 use crate::api::{ApiHandle, Runs, server, socket};
 use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
-use crate::folders::{Surroundings, own_program, schedule};
+use crate::folders::{BATCH_TOML, Surroundings, own_program, schedule};
 use crate::journal::query::{Filter, Reader};
 use crate::journal::{Journal, OpenError};
 use crate::model::definition::Definition;
@@ -38,7 +38,7 @@ use crate::paths::Paths;
 use crate::rundir::LOCK;
 use crate::scheduler::{Event, Scheduler};
 use crate::shim::shortage::said;
-use crate::store::{definitions, users, workspace};
+use crate::store::{definitions, modes, upgrade, users, workspace};
 use crate::supervisor::{self, Local, Place as _};
 use crate::watcher::Watcher;
 use crate::zones::Zones;
@@ -80,6 +80,7 @@ pub(super) async fn begin(
     let (journal, reserve, no_room) = open_journal(&paths, group)?;
     let recovered = journal.recover()?;
     ahead::refuse_older_journal(&paths, &recovered)?;
+    upgrade_store(&paths.state, &recovered, &around);
     let reader = Reader::open(&paths.journal())?;
     let before = Arc::new(graph_before(&around.zones, &recovered, &limits));
     // Watch first, look second: what changes in between is seen twice, and not never.
@@ -96,7 +97,7 @@ pub(super) async fn begin(
     let boot = clock::boot_id().context("can't read the boot id of the host")?;
     let (reports_inlet, reports) = mpsc::unbounded_channel();
     let (shortage, is_short) = watch::channel(no_room);
-    let place = Local::start(supervisor_surroundings(&paths, &boot)?, reports_inlet, is_short)
+    let place = Local::start(supervisor_surroundings(&paths, &boot, loader.trusted_owners())?, reports_inlet, is_short)
         .context("can't start the supervisor")?;
     let journal_id = journal.id().clone();
     let mut daemon = Daemon {
@@ -184,9 +185,36 @@ fn clear_unfinished(state: &Path) {
     if let Err(error) = definitions::clear_unfinished(state) {
         warn!("what an earlier daemon had begun to write stays: {error}");
     }
+    if let Err(error) = modes::clear_unfinished(state) {
+        warn!("what an earlier daemon had begun to write stays: {error}");
+    }
     // One of a shim that is just ending may be gone before it is removed.
     if let Err(error) = workspace::clear_unfinished(state) {
         warn!("what an earlier shim had begun to write stays: {error}");
+    }
+}
+
+/// Makes what earlier versions kept in the state folder as private as this one keeps it. What fails is tried again at the
+/// next start.
+fn upgrade_store(state: &Path, recovered: &Recovered, around: &Surroundings) {
+    let busy = recovered.runs.iter().filter(|run| run.is_under_way()).map(|run| run.id.batch.clone()).collect();
+    let env_file_of = |toml: &[u8]| around.env_file_of(toml);
+    match upgrade::upgrade(state, &busy, BATCH_TOML, &env_file_of) {
+        Ok(None) => {}
+        Ok(Some(upgraded)) => {
+            if upgraded.closed > 0 {
+                let closed = upgraded.closed;
+                warn!(
+                    closed,
+                    "workspaces are now private (mode 0700); programs of other users can't read them any more"
+                );
+            }
+            if upgraded.env_files_removed > 0 {
+                let removed = upgraded.env_files_removed;
+                warn!(removed, "removed the copies of `env_file`s that an earlier version kept in the state folder");
+            }
+        }
+        Err(error) => warn!("can't make private what an earlier version left in the state folder: {error}"),
     }
 }
 
@@ -292,13 +320,19 @@ fn loader(args: &DaemonArgs, paths: &Paths, around: Surroundings, watcher: Watch
 }
 
 /// What the place where runs live has to know.
-fn supervisor_surroundings(paths: &Paths, boot: &str) -> Result<supervisor::Surroundings> {
+fn supervisor_surroundings(
+    paths: &Paths,
+    boot: &str,
+    trusted_owners: supervisor::TrustedOwners,
+) -> Result<supervisor::Surroundings> {
     let mut environment = supervisor::clean_environment(|name| std::env::var(name).ok());
     let variables = paths.variables().map(|(name, path)| (name.to_owned(), path.display().to_string()));
     environment.extend(variables);
     Ok(supervisor::Surroundings {
         runs: paths.runs.clone(),
         state: paths.state.clone(),
+        batches: paths.batches.clone(),
+        trusted_owners,
         boot: boot.to_owned(),
         environment,
         program: own_program()?,

@@ -9,8 +9,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -25,8 +25,9 @@ use crate::model::diagnostic::{Diagnostic, shown};
 use crate::model::files::Files;
 use crate::model::graph::Graph;
 use crate::model::id::{BatchName, DefinitionHash};
-use crate::store::definitions;
 use crate::store::read::{BatchesDir, Listing};
+use crate::store::{definitions, modes};
+use crate::supervisor::TrustedOwners;
 use crate::watcher::{Hint, Quiet, Watcher};
 use settings::{AtStart, Read, SettingsOnDisk};
 
@@ -67,6 +68,8 @@ pub(super) struct Loader {
     /// Sends the hints; dropped, it would fall silent.
     watcher: Watcher,
     around: Surroundings,
+    /// Of `around`, for the runs that start.
+    trusted_owners: TrustedOwners,
     /// What of the settings is read once, when the daemon starts.
     at_start: AtStart,
     folders: Folders,
@@ -115,6 +118,7 @@ impl Loader {
             watcher,
             at_start: AtStart::of(&around.settings),
             // Until `begin` tells what is wrong with them.
+            trusted_owners: Arc::new(Mutex::new(around.trusted_owners())),
             settings_read: Ok((around.settings.clone(), Vec::new())),
             around,
             folders: Folders::default(),
@@ -133,6 +137,11 @@ impl Loader {
             asked: Vec::new(),
             paused_until: clock::monotonic(),
         }
+    }
+
+    /// Who may own files in `batches.d`, as the settings say it at any time.
+    pub(super) fn trusted_owners(&self) -> TrustedOwners {
+        self.trusted_owners.clone()
     }
 
     /// The graph of all that is on the disk, for a daemon that begins, and what is wrong with it. If `batches.d` can't be
@@ -350,17 +359,26 @@ impl Loader {
 
     /// Puts what was read into the store. What can't be stored can't run: what is in force stays.
     fn store(&mut self, looked: Looked) {
-        let hashed = looked.contents.iter().map(|(name, files)| (name, files.hash(), files));
+        let hashed: Vec<_> = looked.contents.iter().map(|(name, files)| (name, files.hash(), files)).collect();
         let new: Vec<(&BatchName, DefinitionHash, &Files)> =
-            hashed.filter(|(_, hash, _)| !self.stored.contains(hash)).collect();
+            hashed.iter().filter(|(_, hash, _)| !self.stored.contains(hash)).copied().collect();
         let contents: Vec<(DefinitionHash, &Files)> = new.iter().map(|(_, hash, files)| (*hash, *files)).collect();
+        let complaint = |name: &BatchName, problem: &dyn std::fmt::Display| {
+            let what = format!("can't copy the folder into the state folder: {problem}");
+            Diagnostic::of_file(Some(name.clone()), name.to_string(), what)
+        };
         match definitions::put_all(&self.state, &contents) {
             Ok(()) => self.stored.extend(new.iter().map(|(_, hash, _)| *hash)),
             Err(problem) => {
                 for (name, _, _) in new {
-                    let what = format!("it can't be copied into the state folder: {problem}");
-                    self.folders.complain(name, Diagnostic::of_file(Some(name.clone()), name.to_string(), what));
+                    self.folders.complain(name, complaint(name, &problem));
                 }
+            }
+        }
+        // Modes are no part of the hash: they may be new where all else is known.
+        for (name, hash, files) in hashed {
+            if let Err(problem) = modes::note(&self.state, name.as_str(), hash, files) {
+                self.folders.complain(name, complaint(name, &problem));
             }
         }
     }

@@ -40,6 +40,7 @@ const KNOWN: &[(&str, Kind, &[u32])] = &[
     ("daemon.lock", Kind::File, &[0o600]),
     ("reserve", Kind::File, &[0o600]),
     ("definitions", Kind::Folder, &[0o700]),
+    ("modes", Kind::Folder, &[0o700]),
     ("socket", Kind::Folder, &[0o700, 0o750]),
     // Whoever comes through its folder may use it.
     ("socket/batchd.sock", Kind::Socket, &[0o666]),
@@ -59,6 +60,15 @@ pub fn check(entry: &Entry, owner: u32, moving: bool) -> Vec<Violation> {
     let expected: Option<(Kind, &[u32])> = match (known, below) {
         (Some((_, kind, modes)), _) => Some((*kind, modes)),
         (None, Some(("definitions", name))) if is_hash(name) => Some((Kind::Folder, &[])),
+        // What is left of a definition without a file that must not be kept.
+        (None, Some(("definitions", name))) if name.strip_suffix(".json").is_some_and(is_hash) => {
+            Some((Kind::File, &[]))
+        }
+        (None, Some(("modes", name)))
+            if name.strip_suffix(".json").is_some_and(|name| BatchName::new(name).is_ok()) =>
+        {
+            Some((Kind::File, &[0o600]))
+        }
         (None, Some(("workspaces", name))) => return workspace(entry, name, moving),
         (None, None) if COPIES.iter().any(|copy| entry.path.strip_prefix(copy).is_some_and(is_number)) => {
             Some((Kind::File, &[]))

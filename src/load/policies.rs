@@ -40,7 +40,7 @@ pub struct Policies {
     pub hosts: Option<Vec<String>>,
     /// `env`.
     pub env: BTreeMap<String, String>,
-    /// `env_file`: absolute, or relative to the workspace.
+    /// `env_file`: absolute, or relative to the batch's folder.
     pub env_file: Option<String>,
     /// `user`.
     pub user: Option<String>,

@@ -269,7 +269,7 @@ pub(super) fn contained_path(key: &str, value: &DeValue<'_>) -> Result<String, W
     let odd = |part: &str| part.is_empty() || part == "." || part == "..";
     if relative.split('/').any(odd) {
         let hint = if key == "env_file" {
-            "an absolute path, or one below the workspace, such as `report.env`"
+            "an absolute path, or a file in the batch's folder, such as `report.env`"
         } else {
             "a file in the batch's folder, such as `bin/load.sh`"
         };

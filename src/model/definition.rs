@@ -122,7 +122,7 @@ pub struct Execution {
     /// Variables.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// A file of variables, read when a run starts. Relative: in the workspace.
+    /// A file of variables, read when a run starts. Relative: in the batch's folder.
     #[serde(default)]
     pub env_file: Option<String>,
     /// Where the script runs, if not in its workspace. Absolute.

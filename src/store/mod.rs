@@ -4,9 +4,12 @@
 //! workspace; it prints nothing, reads no clock, and starts no thread.
 
 pub mod definitions;
+pub mod env_file;
+pub mod modes;
 pub mod read;
 pub mod trust;
 pub mod unpack;
+pub mod upgrade;
 pub mod users;
 mod walk;
 pub mod workspace;

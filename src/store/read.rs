@@ -311,8 +311,8 @@ mod tests {
         let folder = read(&root).unwrap();
         assert_eq!(paths(&folder), ["b", "batch.toml", "lib/a", "script.sh"]);
         assert_eq!(folder.files.0["b"].bytes, b"lib/a");
-        assert!(folder.files.0["script.sh"].executable);
-        assert!(!folder.files.0["batch.toml"].executable);
+        assert!(folder.files.0["script.sh"].is_executable());
+        assert!(!folder.files.0["batch.toml"].is_executable());
         assert_eq!(open(&root).fingerprint("report"), Ok(folder.fingerprint));
         assert_eq!(open(&root).read("gone", &Trust::insecure()), Err(ReadError::Gone));
     }

@@ -17,7 +17,7 @@ use super::read::{Fingerprint, ReadError, link_instead_of_folder};
 use super::trust::{Role, Trust};
 use super::{FOLDER_DEPTH_MAX, is_left_out};
 use crate::model::diagnostic::{Diagnostic, shown};
-use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files};
+use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files, MODE_MASK};
 use crate::model::id::BatchName;
 use crate::model::time::Instant;
 
@@ -235,8 +235,8 @@ impl<'a> Walk<'a> {
             return self.over_limit("", format!("its files have more than {mebibytes} MiB"));
         }
         self.bytes_left -= length;
-        let executable = stat.st_mode & Mode::XUSR.bits() != 0;
-        self.files.0.insert(path.to_owned(), FileContent { bytes, executable });
+        let mode = stat.st_mode & MODE_MASK;
+        self.files.0.insert(path.to_owned(), FileContent { bytes, mode });
         Ok(())
     }
 

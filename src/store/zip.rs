@@ -11,8 +11,8 @@ use zip::CompressionMethod;
 use zip::read::{ZipArchive, ZipFileEntry};
 
 use super::{FOLDER_DEPTH_MAX, is_left_out};
-use crate::model::diagnostic::{Diagnostic, shell_path, shown};
-use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files};
+use crate::model::diagnostic::{Diagnostic, shown};
+use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files, MODE_MASK};
 use crate::model::id::BatchName;
 
 /// The most entries of an archive, folders included (design 4.5).
@@ -33,8 +33,8 @@ const KIND_MASK: u32 = 0o170_000;
 const KIND_REGULAR: u32 = 0o100_000;
 /// The kind of a folder.
 const KIND_FOLDER: u32 = 0o040_000;
-/// The mode bit that lets the owner execute.
-const OWNER_EXECUTES: u32 = 0o100;
+/// The permission bits of an entry from a system that has none. Its archive's own mode restricts it further.
+const MODE_WITHOUT_UNIX: u32 = 0o644;
 
 /// Why an archive is not unpacked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -101,7 +101,7 @@ pub enum ZipError {
         method: String,
     },
     /// No [`ZIP_SCRIPT`] at its root.
-    #[error("it has no `{ZIP_SCRIPT}` at its root{}", below(top_folder.as_deref()))]
+    #[error("it has no `{ZIP_SCRIPT}`{}", below(top_folder.as_deref()))]
     NoScript {
         /// The one folder that has everything in it, if there is one.
         top_folder: Option<String>,
@@ -115,7 +115,8 @@ pub enum ZipError {
 }
 
 fn below(top_folder: Option<&str>) -> String {
-    top_folder.map(|folder| format!("; all of it lies below `{}/`", shown(folder))).unwrap_or_default()
+    top_folder
+        .map_or_else(|| " at its root".to_owned(), |folder| format!(" in `{}/`, its only top folder", entry(folder)))
 }
 
 impl ZipError {
@@ -137,11 +138,10 @@ impl ZipError {
                 "make the archive again without a password; secrets belong into an `env_file`".to_owned()
             }
             Self::Method { .. } => "make the archive again with the usual method, deflate".to_owned(),
-            Self::NoScript { top_folder: Some(folder) } => {
-                let (folder, archive) = (shell_path(folder), shell_path(&format!("../{folder}.zip")));
-                format!("make the archive inside the folder: `cd {folder} && zip -r {archive} .`")
+            Self::NoScript { top_folder: Some(_) } => {
+                format!("put the script into that folder as `{ZIP_SCRIPT}`, and make the archive again")
             }
-            Self::NoScript { top_folder: None } => format!("put the script into the archive as `{ZIP_SCRIPT}`"),
+            Self::NoScript { top_folder: None } => format!("add the script to the archive as `{ZIP_SCRIPT}`"),
             Self::NoChild(_) => "it is tried again with the next reload; see what the host is short of".to_owned(),
         }
     }
@@ -152,8 +152,8 @@ impl ZipError {
     }
 }
 
-/// The files in an archive, without what version control, editors and macOS leave there. The owner's x bit of an entry's
-/// Unix mode makes it executable; an entry without such a mode is not.
+/// The files in an archive, without the leftovers of version control, editors and macOS, with the permission bits of their
+/// entries. If everything lies below one folder, as forges and file managers pack it, that folder is the root.
 pub fn unzip(bytes: &[u8]) -> Result<Files, ZipError> {
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|error| ZipError::Damaged(error.to_string()))?;
     if archive.len() > ZIP_ENTRIES_MAX {
@@ -174,7 +174,7 @@ pub fn unzip(bytes: &[u8]) -> Result<Files, ZipError> {
             let ratio = bytes_max_by_ratio < DEFINITION_BYTES_MAX;
             return Err(if ratio { ZipError::RatioTooHigh } else { ZipError::TooManyBytes });
         }
-        collector.add(file.path, FileContent { bytes: content, executable: file.executable })?;
+        collector.add(file.path, FileContent { bytes: content, mode: file.mode })?;
     }
     collector.finish()
 }
@@ -182,7 +182,7 @@ pub fn unzip(bytes: &[u8]) -> Result<Files, ZipError> {
 /// What an entry says of itself, once it is checked.
 struct EntryToUnpack {
     path: String,
-    executable: bool,
+    mode: u32,
 }
 
 /// Checks all that an entry says of itself; none if it is a folder or left out.
@@ -213,7 +213,8 @@ fn entry_to_unpack(entry: &ZipFileEntry<'_>) -> Result<Option<EntryToUnpack>, Zi
         CompressionMethod::Stored | CompressionMethod::Deflated => {}
         method => return Err(ZipError::Method { name: name.to_owned(), method: format!("{method}") }),
     }
-    Ok(Some(EntryToUnpack { path: path.to_owned(), executable: mode & OWNER_EXECUTES != 0 }))
+    let permissions = if mode == 0 { MODE_WITHOUT_UNIX } else { mode & MODE_MASK };
+    Ok(Some(EntryToUnpack { path: path.to_owned(), mode: permissions }))
 }
 
 /// The bytes of an entry, at most `bytes_max` of them.
@@ -324,20 +325,26 @@ impl Collector {
         Ok(())
     }
 
-    /// All files, if the script is among them.
+    /// All files, if the script is among them: at the root, or in the one folder that everything lies in, which then is the
+    /// root.
     pub(super) fn finish(self) -> Result<Files, ZipError> {
-        if self.files.0.contains_key(ZIP_SCRIPT) {
-            return Ok(self.files);
+        let files = self.files;
+        if files.0.contains_key(ZIP_SCRIPT) {
+            return Ok(files);
         }
-        let tops: BTreeSet<Option<&str>> =
-            self.files.0.keys().map(|path| path.split_once('/').map(|(top, _)| top)).collect();
-        let mut tops = tops.into_iter();
-        let top_folder = match (tops.next(), tops.next()) {
-            (Some(Some(top)), None) => Some(top.to_owned()),
-            _ => None,
-        };
-        Err(ZipError::NoScript { top_folder })
+        let Some(top) = only_top_folder(&files) else { return Err(ZipError::NoScript { top_folder: None }) };
+        if !files.0.contains_key(&format!("{top}/{ZIP_SCRIPT}")) {
+            return Err(ZipError::NoScript { top_folder: Some(top) });
+        }
+        Ok(Files(files.0.into_iter().map(|(path, file)| (path[top.len() + 1..].to_owned(), file)).collect()))
     }
+}
+
+/// The folder that all files lie in, if there is one.
+fn only_top_folder(files: &Files) -> Option<String> {
+    let mut tops = files.0.keys().map(|path| path.split_once('/').map(|(top, _)| top));
+    let first = tops.next()??;
+    tops.all(|top| top == Some(first)).then(|| first.to_owned())
 }
 
 #[cfg(test)]

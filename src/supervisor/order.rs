@@ -1,6 +1,7 @@
 //! From a [`Launch`] to what is written for it: the shim's order, and `run.json`.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::model::definition::Overlap;
 use crate::model::launch::Launch;
@@ -14,6 +15,9 @@ const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// The locale if the daemon's own environment does not say: text is UTF-8, and nothing is sorted or translated by surprise.
 const LANG_DEFAULT: &str = "C.UTF-8";
 
+/// Users, beside root and the daemon's, who may own files of `batches`; none: everybody. It changes with the settings.
+pub type TrustedOwners = Arc<Mutex<Option<Vec<String>>>>;
+
 /// Where the local place works, and what is the same for all its runs.
 #[derive(Clone, Debug)]
 pub struct Surroundings {
@@ -21,6 +25,10 @@ pub struct Surroundings {
     pub runs: PathBuf,
     /// The daemon's own folder, absolute.
     pub state: PathBuf,
+    /// The folder of all batches, absolute.
+    pub batches: PathBuf,
+    /// See [`TrustedOwners`].
+    pub trusted_owners: TrustedOwners,
     /// The boot of the host, as /proc/sys/kernel/random/boot_id names it.
     pub boot: String,
     /// The variables that every script gets: [`clean_environment`] and the four paths.
@@ -79,6 +87,8 @@ pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Resu
         boot: around.boot.clone(),
         runs: around.runs.clone(),
         state: around.state.clone(),
+        batches: around.batches.clone(),
+        trusted_owners: around.trusted_owners.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         definition: hash,
         own_workspace,
         execution: definition.execution.clone(),

@@ -347,6 +347,8 @@ mod tests {
         let around = Surroundings {
             runs: nowhere(),
             state: nowhere(),
+            batches: nowhere(),
+            trusted_owners: Default::default(),
             boot: String::new(),
             environment: Default::default(),
             program: nowhere(),

@@ -148,7 +148,7 @@ fn add_files(files: &mut Files, folder: &Path, prefix: &str) {
 }
 
 fn add(files: &mut Files, name: String, bytes: Vec<u8>) {
-    files.0.insert(name, FileContent { bytes, executable: false });
+    files.0.insert(name, FileContent { bytes, mode: 0o644 });
 }
 
 /// A folder's entries by name; none of a folder that is not there.

@@ -82,6 +82,8 @@ impl World {
         let around = Surroundings {
             runs: self.path("runs"),
             state: self.path("state"),
+            batches: self.path("batches.d"),
+            trusted_owners: Default::default(),
             boot: boot(),
             environment: clean_environment(variable),
             program: self.program.clone(),
@@ -125,7 +127,7 @@ impl World {
         let batch = BatchName::new(name).unwrap();
         let files = batchd::model::files::Files(BTreeMap::from([(
             "script.sh".to_owned(),
-            batchd::model::files::FileContent { bytes: script.as_bytes().to_vec(), executable: true },
+            batchd::model::files::FileContent { bytes: script.as_bytes().to_vec(), mode: 0o755 },
         )]));
         let hash = batchd::store::definitions::put(&self.path("state"), &files).unwrap();
         let definition = definition(&batch, hash);

@@ -1,5 +1,7 @@
 //! The settings while the daemon runs: read again when they may have changed, and what of them takes a restart.
 
+use std::sync::PoisonError;
+
 use tracing::info;
 
 use super::{Loader, Surroundings};
@@ -68,6 +70,7 @@ impl Loader {
         if !diagnostics.is_empty() {
             (self.around.settings, self.around.trust) = (before.settings, before.trust);
         }
+        *self.trusted_owners.lock().unwrap_or_else(PoisonError::into_inner) = self.around.trusted_owners();
         self.of_settings = diagnostics;
         if AtStart::of(&self.around.settings) != self.at_start {
             let what = "`batches`, `runs`, `state` or `socket_group` has changed since the daemon started";

@@ -49,7 +49,7 @@ impl Host {
     }
 
     fn load(&self, name: &str, toml: &str) -> Loaded {
-        let content = |text: &str| FileContent { bytes: text.as_bytes().to_vec(), executable: false };
+        let content = |text: &str| FileContent { bytes: text.as_bytes().to_vec(), mode: 0o644 };
         let files = [("batch.toml", content(toml)), ("script.sh", content("true\n"))];
         let files = Files(files.into_iter().map(|(path, file)| (path.to_owned(), file)).collect());
         let name = BatchName::new(name).unwrap();

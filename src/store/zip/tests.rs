@@ -95,9 +95,9 @@ fn unpacks_what_is_part_of_a_definition() {
     let leftovers = [entry("lib/a~", ""), entry(".git/config", ""), entry("lib/.DS_Store", "")];
     let entries = [&[mac, folder, executable, no_mode], leftovers.as_slice()].concat();
     let files = unzip(&archive(&entries)).unwrap();
-    let found: Vec<(&str, &[u8], bool)> =
-        files.0.iter().map(|(path, file)| (path.as_str(), file.bytes.as_slice(), file.executable)).collect();
-    assert_eq!(found, [("lib/ä b", b"b".as_slice(), false), ("script.sh", b"echo", true)]);
+    let found: Vec<(&str, &[u8], u32)> =
+        files.0.iter().map(|(path, file)| (path.as_str(), file.bytes.as_slice(), file.mode)).collect();
+    assert_eq!(found, [("lib/ä b", b"b".as_slice(), 0o644), ("script.sh", b"echo", 0o755)]);
 }
 
 #[test]
@@ -172,13 +172,26 @@ fn says_where_the_script_is_missing() {
     };
     check(&[], None);
     check(&["a"], None);
-    check(&["load/script.sh", "load/lib/a"], Some("load"));
+    check(&["load/main.sh", "load/lib/a"], Some("load"));
+    check(&["load/deep/script.sh"], Some("load"));
     check(&["load/script.sh", "other/a"], None);
     check(&["load/script.sh", "a"], None);
     let error = ZipError::NoScript { top_folder: Some("load".to_owned()) };
-    let expected = "load/load.zip: it has no `script.sh` at its root; all of it lies below `load/`\n  \
-                    hint: make the archive inside the folder: `cd load && zip -r ../load.zip .`";
+    let expected = "load/load.zip: it has no `script.sh` in `load/`, its only top folder\n  \
+                    hint: put the script into that folder as `script.sh`, and make the archive again";
     assert_eq!(error.diagnostic(None, "load/load.zip").to_string(), expected);
+}
+
+/// As forges and file managers pack a folder.
+#[test]
+fn the_only_top_folder_is_the_root() {
+    let folder = Entry { mode: 0o040_755, ..entry("report-main/", "") };
+    let entries = [folder, entry("report-main/script.sh", "echo"), entry("report-main/lib/a", "a")];
+    let mac = [entry("__MACOSX/report-main/._script.sh", "x"), entry("__MACOSX/._report-main", "x")];
+    for entries in [entries.to_vec(), [entries.as_slice(), &mac].concat()] {
+        let files = unzip(&archive(&entries)).unwrap();
+        assert_eq!(files.0.keys().collect::<Vec<_>>(), ["lib/a", "script.sh"]);
+    }
 }
 
 #[test]
