@@ -78,9 +78,7 @@ pub(super) async fn begin(
     let limits = around.settings.settings.limits.clone();
     let group = socket_group(&around, &paths)?;
     let (journal, reserve, no_room) = open_journal(&paths, group)?;
-    let recovered = journal.recover()?;
-    ahead::refuse_older_journal(&paths, &recovered)?;
-    upgrade_store(&paths.state, &recovered, &around);
+    let recovered = recover(&journal, &paths, &around)?;
     let reader = Reader::open(&paths.journal())?;
     let before = Arc::new(graph_before(&around.zones, &recovered, &limits));
     // Watch first, look second: what changes in between is seen twice, and not never.
@@ -192,6 +190,14 @@ fn clear_unfinished(state: &Path) {
     if let Err(error) = workspace::clear_unfinished(state) {
         warn!("what an earlier shim had begun to write stays: {error}");
     }
+}
+
+/// What the journal knows; the rest of the state folder is brought up to it.
+fn recover(journal: &Journal, paths: &Paths, around: &Surroundings) -> Result<Recovered> {
+    let recovered = journal.recover()?;
+    ahead::refuse_older_journal(paths, &recovered)?;
+    upgrade_store(&paths.state, &recovered, around);
+    Ok(recovered)
 }
 
 /// Makes what earlier versions kept in the state folder as private as this one keeps it. What fails is tried again at the

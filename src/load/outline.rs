@@ -45,7 +45,7 @@ mod tests {
         check("script = \"a.zip\"\ninclude = [\"_a\", 1, \"_b\"]", Some("a.zip"), &["_a", "_b"]);
         check("script = 1\ninclude = \"_a\"", None, &[]);
         let env_file = |text: &str| outline(text).env_file;
-        assert_eq!(env_file("env_file = \"./job.env\"").as_deref(), Some("job.env"));
+        assert_eq!(env_file("env_file = \"./own.env\"").as_deref(), Some("own.env"));
         check("crn = = 3\nscript = \"a.sh\"", Some("a.sh"), &[]);
     }
 }

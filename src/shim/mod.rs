@@ -69,7 +69,7 @@ impl Refusal {
             }
             WorkspaceError::Definition(DefinitionError::Missing(..) | DefinitionError::Damaged(_)) => false,
         };
-        let reason = format!("the workspace can't be brought up to date: {error}");
+        let reason = format!("can't update the workspace: {error}");
         if shortage { Self::Trouble(reason) } else { Self::could_not_run(reason) }
     }
 

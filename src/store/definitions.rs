@@ -36,11 +36,11 @@ const EXECUTABLE_MODE: u32 = 0o700;
 #[derive(Debug, thiserror::Error)]
 pub enum DefinitionError {
     /// It is not there.
-    #[error("the definition {0} is not in `{path}`; `batchd reload` stores what is in force again", path = .1.display())]
+    #[error("definition {0} is missing from `{path}`; run `batchd reload` to store the current definitions again", path = .1.display())]
     Missing(DefinitionHash, PathBuf),
     /// It is not what was stored.
     #[error(
-        "the definition in `{path}` is damaged; remove that folder, then `batchd reload` stores it again",
+        "the definition in `{path}` is damaged; remove the folder, then run `batchd reload`",
         path = .0.display()
     )]
     Damaged(PathBuf),

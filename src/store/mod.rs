@@ -1,4 +1,4 @@
-//! Folders and zips to bytes, and back to the disk: who may write them, what is in them, `definitions/`, `workspaces/`.
+//! Folders and zips to bytes, and back to the disk: who may write them, `definitions/`, `modes/`, `workspaces/`; `env_file`s.
 //!
 //! It knows files, owners and limits. It does not know what a `batch.toml` means, what is in force, or which run needs a
 //! workspace; it prints nothing, reads no clock, and starts no thread.
@@ -53,9 +53,9 @@ fn cannot<E: Into<io::Error>>(act: &'static str, path: &Path) -> impl FnOnce(E) 
 /// What to do about the answers that an operator can do something about.
 fn advice(kind: io::ErrorKind) -> &'static str {
     match kind {
-        io::ErrorKind::PermissionDenied => "; give the daemon's user the right to do so",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room on its file system",
-        io::ErrorKind::ReadOnlyFilesystem => "; mount its file system writable",
+        io::ErrorKind::PermissionDenied => "; give the daemon's user access",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on the file system",
+        io::ErrorKind::ReadOnlyFilesystem => "; mount the file system read-write",
         _ => "",
     }
 }

@@ -120,13 +120,13 @@ mod tests {
     use crate::model::files::FileContent;
 
     fn files(mode: u32) -> Files {
-        Files([("job.env".to_owned(), FileContent { bytes: Vec::new(), mode })].into())
+        Files([("own.env".to_owned(), FileContent { bytes: Vec::new(), mode })].into())
     }
 
     fn applied(state: &Path, definition: DefinitionHash, stored: u32) -> u32 {
         let mut files = files(stored);
         apply(state, "report", definition, &mut files);
-        files.0["job.env"].mode
+        files.0["own.env"].mode
     }
 
     #[test]

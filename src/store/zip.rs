@@ -40,10 +40,10 @@ const MODE_WITHOUT_UNIX: u32 = 0o644;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ZipError {
     /// Its bytes are not those of an archive, or are damaged.
-    #[error("it is no zip archive, or a damaged one: {0}")]
+    #[error("not a valid zip archive: {0}")]
     Damaged(String),
     /// One entry can't be read.
-    #[error("its entry `{}` is damaged: {what}", entry(name))]
+    #[error("entry `{}` is damaged: {what}", entry(name))]
     DamagedEntry {
         /// The entry.
         name: String,
@@ -51,16 +51,16 @@ pub enum ZipError {
         what: String,
     },
     /// More than [`ZIP_ENTRIES_MAX`].
-    #[error("it has more than {ZIP_ENTRIES_MAX} entries")]
+    #[error("the archive has more than {ZIP_ENTRIES_MAX} entries")]
     TooManyEntries,
     /// More than [`DEFINITION_BYTES_MAX`].
-    #[error("it unpacks to more than {} MiB", DEFINITION_BYTES_MAX / (1024 * 1024))]
+    #[error("the archive unpacks to more than {} MiB", DEFINITION_BYTES_MAX / (1024 * 1024))]
     TooManyBytes,
     /// More than [`ZIP_RATIO_MAX`].
-    #[error("it unpacks to more than {ZIP_RATIO_MAX} times its size")]
+    #[error("the archive unpacks to more than {ZIP_RATIO_MAX} times its size")]
     RatioTooHigh,
     /// An entry's path is not one that a definition can have.
-    #[error("its entry `{}` can't be unpacked: {what}", entry(name))]
+    #[error("can't unpack entry `{}`: {what}", entry(name))]
     BadPath {
         /// The entry.
         name: String,
@@ -68,10 +68,10 @@ pub enum ZipError {
         what: String,
     },
     /// Two entries for one path.
-    #[error("it has two entries of the same name")]
+    #[error("two entries have the same name")]
     DuplicateNames,
     /// Two entries that are one on some systems.
-    #[error("its entries `{}` and `{}` differ only in upper and lower case", entry(one), entry(other))]
+    #[error("entries `{}` and `{}` differ only in case", entry(one), entry(other))]
     CaseTwins {
         /// The one.
         one: String,
@@ -79,10 +79,10 @@ pub enum ZipError {
         other: String,
     },
     /// A file below a file.
-    #[error("its entry `{}` is a file and a folder", entry(.0))]
+    #[error("entry `{}` is both a file and a folder", entry(.0))]
     FileAndFolder(String),
     /// A link, a device, a FIFO.
-    #[error("its entry `{}` is {kind}", entry(name))]
+    #[error("entry `{}` is {kind}", entry(name))]
     NotRegular {
         /// The entry.
         name: String,
@@ -90,10 +90,10 @@ pub enum ZipError {
         kind: String,
     },
     /// It wants a password.
-    #[error("its entry `{}` is encrypted", entry(.0))]
+    #[error("entry `{}` is encrypted", entry(.0))]
     Encrypted(String),
     /// Packed by a method other than stored and deflate.
-    #[error("its entry `{}` is packed by `{method}`", entry(name))]
+    #[error("entry `{}` is compressed with `{method}`", entry(name))]
     Method {
         /// The entry.
         name: String,
@@ -101,16 +101,16 @@ pub enum ZipError {
         method: String,
     },
     /// No [`ZIP_SCRIPT`] at its root.
-    #[error("it has no `{ZIP_SCRIPT}`{}", below(top_folder.as_deref()))]
+    #[error("the archive has no `{ZIP_SCRIPT}`{}", below(top_folder.as_deref()))]
     NoScript {
         /// The one folder that has everything in it, if there is one.
         top_folder: Option<String>,
     },
     /// The child that unpacks could not be started, or its answer not be read.
-    #[error("it can't be unpacked now: {0}")]
+    #[error("can't unpack the archive now: {0}")]
     NoChild(String),
     /// The child did not come back with an answer.
-    #[error("unpacking it took too much memory or time, or failed ({0})")]
+    #[error("unpacking the archive failed, or took too much memory or time ({0})")]
     ChildDied(String),
 }
 
@@ -124,25 +124,26 @@ impl ZipError {
     pub fn hint(&self) -> String {
         match self {
             Self::Damaged(_) | Self::DamagedEntry { .. } | Self::DuplicateNames | Self::ChildDied(_) => {
-                "make the archive again; `unzip -t` tests it".to_owned()
+                "create the archive again; `unzip -t` tests an archive".to_owned()
             }
             Self::TooManyEntries | Self::TooManyBytes | Self::RatioTooHigh => {
-                "keep data and dependencies elsewhere; a definition is the script and what it needs beside it"
-                    .to_owned()
+                "keep data and dependencies elsewhere; a batch holds the script and the files that it needs".to_owned()
             }
             Self::BadPath { .. } | Self::CaseTwins { .. } | Self::FileAndFolder(_) => {
-                "rename it, and make the archive again with `zip -r` inside the folder of the script".to_owned()
+                "rename the entry, and create the archive again with `zip -r` in the script's folder".to_owned()
             }
-            Self::NotRegular { .. } => "put the file itself in; an archive has regular files only".to_owned(),
+            Self::NotRegular { .. } => "replace the entry with a regular file".to_owned(),
             Self::Encrypted(_) => {
-                "make the archive again without a password; secrets belong into an `env_file`".to_owned()
+                "create the archive without a password, and put secrets into an `env_file`".to_owned()
             }
-            Self::Method { .. } => "make the archive again with the usual method, deflate".to_owned(),
+            Self::Method { .. } => "create the archive with the default method, deflate".to_owned(),
             Self::NoScript { top_folder: Some(_) } => {
-                format!("put the script into that folder as `{ZIP_SCRIPT}`, and make the archive again")
+                format!("add the script to that folder as `{ZIP_SCRIPT}`, and create the archive again")
             }
             Self::NoScript { top_folder: None } => format!("add the script to the archive as `{ZIP_SCRIPT}`"),
-            Self::NoChild(_) => "it is tried again with the next reload; see what the host is short of".to_owned(),
+            Self::NoChild(_) => {
+                "batchd tries again at the next reload; check the host's memory and processes".to_owned()
+            }
         }
     }
 
@@ -190,7 +191,7 @@ fn entry_to_unpack(entry: &ZipFileEntry<'_>) -> Result<Option<EntryToUnpack>, Zi
     let raw = entry.name_raw();
     let Ok(name) = std::str::from_utf8(raw) else {
         let name = String::from_utf8_lossy(raw).into_owned();
-        return Err(ZipError::BadPath { name, what: "its name is not UTF-8".to_owned() });
+        return Err(ZipError::BadPath { name, what: "the name is not UTF-8".to_owned() });
     };
     let path = name.strip_suffix('/').unwrap_or(name);
     check_path(path)?;
@@ -232,7 +233,7 @@ fn read_entry(
     entry.take(bytes_max).read_to_end(&mut content).map_err(|error| damaged(error.to_string()))?;
     let length = content.len() as u64;
     if length < bytes_max && length != declared {
-        return Err(damaged(format!("it has {length} bytes, and says that it has {declared}")));
+        return Err(damaged(format!("the entry has {length} bytes, but declares {declared}")));
     }
     Ok(content)
 }
@@ -248,8 +249,8 @@ fn kind_shown(kind: u32) -> &'static str {
         0o010_000 => "a FIFO",
         0o140_000 => "a socket",
         0o020_000 | 0o060_000 => "a device",
-        KIND_FOLDER => "a folder without a `/` at its end",
-        _ => "no regular file",
+        KIND_FOLDER => "a folder without a trailing `/`",
+        _ => "not a regular file",
     }
 }
 
@@ -257,25 +258,25 @@ fn kind_shown(kind: u32) -> &'static str {
 fn check_path(path: &str) -> Result<(), ZipError> {
     let bad = |what: &str| Err(ZipError::BadPath { name: path.to_owned(), what: what.to_owned() });
     if path.len() > ZIP_PATH_BYTES_MAX {
-        return bad("its path is longer than 255 bytes");
+        return bad("the path is longer than 255 bytes");
     }
     if path.starts_with('/') {
-        return bad("its path is absolute");
+        return bad("the path is absolute");
     }
     if path.contains('\\') {
-        return bad("its path has a backslash; parts of a path are separated by `/`");
+        return bad("the path has a backslash; use `/` to separate its parts");
     }
     if path.contains('\0') {
-        return bad("its path has a NUL byte");
+        return bad("the path has a NUL byte");
     }
     if path.split('/').any(|part| part == "..") {
-        return bad("its path leads out of the archive");
+        return bad("the path leads out of the archive");
     }
     if path.split('/').any(|part| part.is_empty() || part == ".") {
-        return bad("a part of its path is empty or `.`");
+        return bad("a part of the path is empty or `.`");
     }
     if path.split('/').count() > FOLDER_DEPTH_MAX {
-        return bad("it is nested too deep");
+        return bad("the path is nested too deeply");
     }
     Ok(())
 }

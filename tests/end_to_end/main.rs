@@ -11,5 +11,6 @@ mod commands;
 mod hints;
 mod lifecycle;
 mod manager;
+mod privacy;
 mod reload;
 mod shutdown;

@@ -153,7 +153,7 @@ fn e2_a_workspace_that_finds_no_room_leaves_nothing_behind() {
     world.start();
     disk.fill_but(1024 * 1024);
     world.batchd(&["start", "quick"]).expect(0);
-    sees_wait(&world, "quick.1", "the workspace can't be brought up to date");
+    sees_wait(&world, "quick.1", "can't update the workspace");
     let workspaces = fs::read_dir(world.path("state/workspaces")).unwrap();
     let names: Vec<String> = workspaces.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.iter().all(|name| !name.contains(".new-")), "{names:?}");

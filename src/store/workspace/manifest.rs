@@ -1,7 +1,9 @@
 //! What was deployed into a workspace: kept beside it, where its script can't come.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
@@ -19,6 +21,8 @@ use crate::model::id::DefinitionHash;
 const VERSION: u32 = 2;
 /// The version in which a file's content had to be looked up in the stored definition.
 const WITHOUT_DIGESTS: u32 = 1;
+/// Nobody but the daemon's user has any business with a manifest.
+const MODE: u32 = 0o600;
 /// So many bytes of a SHA-256 tell two versions of a file apart, also ones that were made to be taken for one another.
 const DIGEST_BYTES: usize = 16;
 
@@ -198,7 +202,9 @@ impl Manifest {
         let path = path(workspaces, name);
         let beside = PathBuf::from(format!("{}{UNFINISHED}{}", path.display(), rustix::process::getpid()));
         let bytes = serde_json::to_vec(self).map_err(cannot("write", &beside))?;
-        let written = fs::write(&beside, bytes).map_err(cannot("write", &beside));
+        // It tells the names of files, and digests that a short secret could be guessed from.
+        let open = || OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&beside);
+        let written = open().and_then(|mut file| file.write_all(&bytes)).map_err(cannot("write", &beside));
         if written.is_err() {
             // The next process has another number, and would write another one beside it.
             let _ = fs::remove_file(&beside);

@@ -106,6 +106,8 @@ fn the_second_deployment_writes_nothing() {
     assert_eq!(fs::metadata(host.path("lib/a")).unwrap().mode() & 0o7777, 0o600);
     assert_eq!(fs::metadata(host.path("lib")).unwrap().mode() & 0o7777, 0o700);
     assert_eq!(fs::metadata(host.path("")).unwrap().mode() & 0o7777, 0o700);
+    let manifest = host.state().join("workspaces/.report.json");
+    assert_eq!(fs::metadata(manifest).unwrap().mode() & 0o7777, 0o600);
     // It does not even look at the definition.
     fs::remove_dir_all(definition_path(host.state(), hash)).unwrap();
     assert_eq!(host.deploy(hash).written, 0);

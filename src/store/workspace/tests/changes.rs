@@ -172,11 +172,11 @@ fn make_old(host: &Host, manifest_of: DefinitionHash) {
 #[test]
 fn what_an_earlier_version_left_is_made_private_once() {
     let host = Host::new(None);
-    let hash = host.put(&[("script.sh", ""), ("batch.toml", "env"), ("job.env", "A=1"), ("data", "d")]);
+    let hash = host.put(&[("script.sh", ""), ("batch.toml", "env"), ("own.env", "A=1"), ("data", "d")]);
     host.deploy(hash);
     make_old(&host, hash);
     fs::write(host.path("data"), "by the script").unwrap();
-    let env_file_of = |index: &[u8]| (index == b"env").then(|| "job.env".to_owned());
+    let env_file_of = |index: &[u8]| (index == b"env").then(|| "own.env".to_owned());
     let upgrade = |busy: &[&str]| {
         let busy = busy.iter().map(|name| BatchName::new(name).unwrap()).collect();
         upgrade::upgrade(host.state(), &busy, "batch.toml", &env_file_of).unwrap()
@@ -188,7 +188,7 @@ fn what_an_earlier_version_left_is_made_private_once() {
     assert_eq!(host.list(), ["batch.toml", "data", "script.sh"]);
     // The old definition is still whole, and still checked.
     let stored = definition_path(host.state(), hash);
-    assert!(!stored.join("job.env").exists());
+    assert!(!stored.join("own.env").exists());
     definitions::verify(host.state(), hash).unwrap();
     assert_eq!(host.deploy(hash).remarks, Vec::<String>::new());
     assert_eq!(host.read("data"), "by the script");
@@ -200,14 +200,14 @@ fn what_an_earlier_version_left_is_made_private_once() {
 #[test]
 fn a_busy_workspace_keeps_its_env_file_until_its_next_deployment() {
     let host = Host::new(None);
-    let hash = host.put(&[("script.sh", ""), ("batch.toml", "env"), ("job.env", "A=1")]);
+    let hash = host.put(&[("script.sh", ""), ("batch.toml", "env"), ("own.env", "A=1")]);
     host.deploy(hash);
     make_old(&host, hash);
     let busy = [BatchName::new("report").unwrap()].into();
-    let env_file_of = |_: &[u8]| Some("job.env".to_owned());
+    let env_file_of = |_: &[u8]| Some("own.env".to_owned());
     let done = upgrade::upgrade(host.state(), &busy, "batch.toml", &env_file_of).unwrap();
     assert_eq!(done, Some(upgrade::Upgraded { closed: 1, env_files_removed: 1 }));
-    assert!(host.path("job.env").exists());
+    assert!(host.path("own.env").exists());
     host.deploy(host.put(&[("script.sh", ""), ("batch.toml", "env")]));
     assert_eq!(host.list(), ["batch.toml", "script.sh"]);
 }
