@@ -200,7 +200,9 @@ fn check_owner(trust: &Trust, path: &Path, place: &Path, open: &OwnedFd) -> Resu
 
 /// A complaint about a folder on the way to the file.
 fn of_complaint(path: &Path, complaint: Diagnostic) -> EnvFileError {
-    EnvFileError { hint: complaint.hint.clone(), ..EnvFileError::new(path, complaint.headline()) }
+    let is_of_file = Path::new(&complaint.file) == path;
+    let what = if is_of_file { complaint.what.clone() } else { complaint.headline() };
+    EnvFileError { hint: complaint.hint, ..EnvFileError::new(path, what) }
 }
 
 /// Reads `KEY=VALUE` lines: blank lines and lines that begin with `#` are passed over, `export ` before a key too. A value

@@ -92,8 +92,8 @@ fn a1_a8_the_first_start_tightens_what_an_earlier_version_left() {
     let old = Files(old.map(|(path, file)| (path.to_owned(), file)).into());
     let hash = definitions::put(&world.path("state"), &old).unwrap();
     let daemon = world.start();
-    daemon.says(0, "workspaces are now private");
-    daemon.says(0, "removed the copies of `env_file`s");
+    daemon.says(0, "made 1 workspace private");
+    daemon.says(0, "removed 1 copy of an `env_file`");
     assert_eq!(mode(&world.path("state/workspaces/report")), 0o700);
     assert!(!definitions::definition_path(&world.path("state"), hash).join("job.env").exists());
     definitions::verify(&world.path("state"), hash).unwrap();
