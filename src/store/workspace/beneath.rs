@@ -11,13 +11,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::super::walk::{FILE, FOLDER};
 use super::super::{FileError, cannot};
 use super::{NEW_FILE, Owner, Trace, belongs_to, give};
 use crate::model::files::FileContent;
+use crate::os;
 
 /// Of a folder that only the daemon's user can enter.
 const PRIVATE_MODE: Mode = Mode::from_raw_mode(0o700);
@@ -232,7 +233,7 @@ impl<'a> Beneath<'a> {
     fn move_aside(&mut self, folder: &OwnedFd, path: &str, name: &str) -> Result<(), FileError> {
         for number in 1..=ASIDE_MAX {
             let aside = format!("{name}.aside-{number}");
-            match rustix::fs::renameat_with(folder, name, folder, &aside, RenameFlags::NOREPLACE) {
+            match os::rename_to_free(folder, name, folder, &aside) {
                 Ok(()) => {
                     self.moved_aside.push((path.to_owned(), format!("{path}.aside-{number}")));
                     return Ok(());

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::super::{FileError, cannot};
 use super::{Owner, UNFINISHED, WorkspaceName};
 use crate::model::id::DefinitionHash;
+use crate::os;
 
 /// The version of the format. A manifest of another version counts as none: all files are compared, none is removed.
 const VERSION: u32 = 1;
@@ -75,11 +76,11 @@ impl Manifest {
     /// Writes it beside and renames it into place.
     pub(super) fn write(&self, workspaces: &Path, name: &WorkspaceName) -> Result<(), FileError> {
         let path = path(workspaces, name);
-        let beside = PathBuf::from(format!("{}{UNFINISHED}{}", path.display(), rustix::process::getpid()));
+        let beside = PathBuf::from(format!("{}{UNFINISHED}{}", path.display(), os::process_name()));
         let bytes = serde_json::to_vec(self).map_err(cannot("write", &beside))?;
         let written = fs::write(&beside, bytes).map_err(cannot("write", &beside));
         if written.is_err() {
-            // The next process has another number, and would write another one beside it.
+            // The next process has another name, and would write another one beside it.
             let _ = fs::remove_file(&beside);
         }
         written?;
