@@ -8,8 +8,11 @@ mod backup;
 mod chains;
 mod clock;
 mod commands;
+#[path = "../nfs/guest.rs"]
+mod guest;
 mod hints;
 mod lifecycle;
 mod manager;
+mod nfs;
 mod reload;
 mod shutdown;
