@@ -10,15 +10,16 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::CWD;
 
 use super::rebuild::{BOOT_UNKNOWN, Sheet, behind, end_of, row_of, survey, unknown};
 use super::{Places, disk};
 use crate::journal::Journal;
-use crate::journal::backup::rename_to_free;
 use crate::model::id::{JournalId, RunId, Token};
 use crate::model::record::{BatchFacts, InForce, PeriodChange, Record, Recovered};
 use crate::model::run::{End, Outcome, Run, State};
 use crate::model::time::Instant;
+use crate::os::rename_to_free;
 use crate::rundir::RunDir;
 use crate::rundir::records::RunRecord;
 
@@ -195,7 +196,7 @@ fn remove(folder: &Path) -> Result<()> {
 
 fn put_in_place(made: &Path, journal: &Path) -> Result<()> {
     File::open(made)?.sync_all()?;
-    rename_to_free(made, journal)?;
+    rename_to_free(CWD, made, CWD, journal)?;
     if let Some(folder) = journal.parent() {
         File::open(folder)?.sync_all()?;
     }

@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::CWD;
 
 use super::error::OpenError;
 use super::open::{beside, exists, folder_of, version_of};
@@ -19,6 +19,7 @@ use super::schema::VERSION;
 use super::{Journal, TRANSACTIONS_OF_OPENING};
 use crate::model::id::JournalId;
 use crate::model::time::Instant;
+use crate::os::rename_to_free;
 
 /// The key in `meta` that makes a journal a backup, with the instant at which it was made.
 const BACKED_UP_AT: &str = "backed_up_at";
@@ -173,21 +174,9 @@ fn open_copy(path: &Path) -> rusqlite::Result<Connection> {
 fn put_beside_all(part: &Path, file: &Path) -> io::Result<u64> {
     let written = File::open(part)?;
     written.sync_all()?;
-    rename_to_free(part, file)?;
+    rename_to_free(CWD, part, CWD, file)?;
     File::open(folder_of(file))?.sync_all()?;
     Ok(written.metadata()?.len())
-}
-
-/// Renames `from` to a name that is free.
-pub fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Not every file system knows how; those have links.
-        Err(rustix::io::Errno::INVAL) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
-        result => Ok(result?),
-    }
 }
 
 fn taken(file: &Path, error: io::Error) -> BackupError {

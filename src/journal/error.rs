@@ -20,7 +20,7 @@ pub enum OpenError {
     },
     /// It lies where SQLite's locks and shared memory can't be relied on.
     #[error(
-        "{path} is on a network file system ({kind}), where SQLite's locks can't be relied on: put the folder `state` on a local disk"
+        "{path} is on a network file system ({kind}), where SQLite's locks are unreliable. Keep `state` on a local disk; `batches.d` and `runs` may stay: `batchd daemon --state /var/lib/batchd`, or `state = \"/var/lib/batchd\"` in batchd.toml"
     )]
     NetworkFileSystem {
         /// The folder.

@@ -94,11 +94,12 @@ pub fn await_order(orders: OwnedFd, notices: BorrowedFd<'_>) -> ! {
     run(&order, notices)
 }
 
-/// Has a launcher find out once what every shim would have to: the kernel's fast path to the clock, and what the processor can
-/// do for a hash (an instruction that leaves a virtual machine).
+/// Lets a launcher find out once what every shim would have to: the kernel's fast path to the clock, what the processor can
+/// do for a hash (an instruction that leaves a virtual machine), and the host's name for temporary files.
 pub fn warm_up() {
     let _ = clock::now();
     let _ = Files::default().hash();
+    let _ = crate::os::process_name();
 }
 
 fn run(order: &[u8], notices: BorrowedFd<'_>) -> ! {

@@ -229,7 +229,7 @@ impl<'a> Watch<'a> {
             // The kernel counts it in units of 1024 bytes: getrusage(2).
             memory_bytes_max: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
             left_running: self.left_running,
-            remarks: self.remarks.clone(),
+            remarks: self.remarks.iter().cloned().chain(self.pump.sync()).collect(),
         };
         let success = exit_code.is_some_and(|code| self.execution.success_exit_codes.contains(&code));
         Ending::Exited { wait_status, cause: self.cause, success, exit }

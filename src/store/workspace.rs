@@ -14,9 +14,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{CWD, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
-use rustix::process::{Pid, getpid, test_kill_process};
 
 use self::beneath::{Beneath, Staging};
 use self::changes::Changes;
@@ -26,6 +25,7 @@ use super::walk::FOLDER;
 use super::{FileError, cannot, folders_of, modes, users};
 use crate::model::files::Files;
 use crate::model::id::{BatchName, DefinitionHash};
+use crate::os;
 
 /// The folder in `state/`.
 const WORKSPACES: &str = "workspaces";
@@ -33,8 +33,10 @@ const WORKSPACES: &str = "workspaces";
 const WORKSPACES_MODE: Mode = Mode::from_raw_mode(0o711);
 /// Of a workspace: what a script leaves there, and the files of its definition, are its user's alone.
 const WORKSPACE_MODE: Mode = Mode::from_raw_mode(0o700);
-/// Between a workspace's name and the number of the process that prepares something for it.
+/// Between a workspace's name and the name of the process that prepares something for it.
 const UNFINISHED: &str = ".new-";
+/// How old it is when nobody can be at work on it any more, in seconds: a deployment takes seconds, on a slow server minutes.
+const UNFINISHED_AGE_S_MAX: i64 = 24 * 60 * 60;
 
 /// The user whom a workspace belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +189,7 @@ fn workspaces(state: &Path) -> Result<Vec<(WorkspaceName, PathBuf)>, FileError> 
 }
 
 /// Removes what shims that died left half done. For the start of a daemon; what living shims prepare is left to them.
+/// Whether a shim of another host, another container or an earlier boot lives can't be known: what is old is nobody's.
 pub fn clear_unfinished(state: &Path) -> Result<(), WorkspaceError> {
     let workspaces = state.join(WORKSPACES);
     let entries = match std::fs::read_dir(&workspaces) {
@@ -194,19 +197,37 @@ pub fn clear_unfinished(state: &Path) -> Result<(), WorkspaceError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(cannot("read", &workspaces)(error).into()),
     };
+    let now = touch(&workspaces).map_err(cannot("touch", &workspaces))?;
     for entry in entries {
         let entry = entry.map_err(cannot("read", &workspaces))?;
         let name = entry.file_name();
-        let process = name.to_str().filter(|name| name.starts_with('.')).and_then(|name| name.rsplit_once(UNFINISHED));
-        let Some(process) = process.and_then(|(_, number)| Pid::from_raw(number.parse().ok()?)) else { continue };
-        if test_kill_process(process) == Err(Errno::SRCH) {
-            let path = entry.path();
+        let parts = name.to_str().filter(|name| name.starts_with('.')).and_then(|name| name.rsplit_once(UNFINISHED));
+        let Some((_, process)) = parts else { continue };
+        let path = entry.path();
+        let is_old = || {
+            let stat = rustix::fs::lstat(&path);
+            stat.is_ok_and(|stat| now.saturating_sub(modified_s(&stat)) > UNFINISHED_AGE_S_MAX)
+        };
+        if os::has_ended(process).unwrap_or_else(is_old) {
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
             let removed = if is_folder { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             removed.map_err(cannot("remove", &path))?;
         }
     }
     Ok(())
+}
+
+/// The current time in seconds, by the clock that stamps the files of this folder: a server may have its own.
+fn touch(folder: &Path) -> rustix::io::Result<i64> {
+    let folder = rustix::fs::openat(CWD, folder, FOLDER, Mode::empty())?;
+    let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    rustix::fs::futimens(&folder, &Timestamps { last_access: now, last_modification: now })?;
+    Ok(modified_s(&rustix::fs::fstat(&folder)?))
+}
+
+#[allow(clippy::unnecessary_cast, reason = "the field has other types on 32-bit systems; all values fit")]
+fn modified_s(stat: &Stat) -> i64 {
+    stat.st_mtime as i64
 }
 
 /// One workspace on its way to one definition.
@@ -242,7 +263,7 @@ impl Deployment<'_> {
         // Before the workspace is there: of a workspace without manifest nobody knows what is to be removed one day.
         self.manifest.write(&self.workspaces, self.target.name)?;
         staging.hand_over(WORKSPACE_MODE)?;
-        match rustix::fs::renameat_with(CWD, &staging.path, CWD, &self.path, RenameFlags::NOREPLACE) {
+        match os::rename_to_free(CWD, &staging.path, CWD, &self.path) {
             Ok(()) => Ok(Deployed { path: self.path, written: files.0.len(), remarks: Vec::new() }),
             // With `overlap = "allow"`, another shim was faster.
             Err(Errno::EXIST) => {
@@ -305,7 +326,7 @@ impl Deployment<'_> {
     }
 
     fn staging_path(&self) -> PathBuf {
-        self.workspaces.join(format!(".{}{UNFINISHED}{}", self.target.name.0, getpid()))
+        self.workspaces.join(format!(".{}{UNFINISHED}{}", self.target.name.0, os::process_name()))
     }
 }
 

@@ -8,9 +8,12 @@ mod backup;
 mod chains;
 mod clock;
 mod commands;
+#[path = "../nfs/guest.rs"]
+mod guest;
 mod hints;
 mod lifecycle;
 mod manager;
+mod nfs;
 mod privacy;
 mod reload;
 mod shutdown;

@@ -124,7 +124,10 @@ fn i16_fifos_keep_nobody() {
     let mut world = World::new();
     world.batch("envfile", &format!("env_file = '{}'\n", world.path("pipe").display()), "echo\n");
     world.bash("mkfifo pipe");
-    let plants = "cd \"$BATCHD_RUN_DIR\"; for name in trouble exit.json.new; do rm -f $name; mkfifo $name; done\n";
+    // The shim is the script's parent: the script knows the name that it writes to before it renames.
+    let plants = "cd \"$BATCHD_RUN_DIR\"; boot=$(tr -d - < /proc/sys/kernel/random/boot_id)
+process=$boot-$(stat -Lc %i /proc/self/ns/pid)-$PPID
+for name in trouble exit.json.$process.new; do rm -f $name; mkfifo $name; done\n";
     world.batch("plants", "", plants);
     world.start();
     let run = world.batchd(&["start", "envfile", "--wait"]).expect(125);

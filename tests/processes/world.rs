@@ -118,6 +118,8 @@ impl World {
     pub(crate) fn names(&self, run: &Launch) -> Vec<String> {
         let entries = fs::read_dir(self.file(run, "")).unwrap();
         let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        // On NFS, a file that was removed has such a name for as long as a process has it open.
+        names.retain(|name| !name.starts_with(".nfs"));
         names.sort();
         names
     }

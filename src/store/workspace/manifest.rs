@@ -15,6 +15,7 @@ use super::super::{FileError, cannot, definitions};
 use super::{Target, UNFINISHED, WorkspaceName};
 use crate::model::files::{FileContent, Files};
 use crate::model::id::DefinitionHash;
+use crate::os;
 
 /// The version of the format. A manifest of any other but [`WITHOUT_DIGESTS`] counts as none: all files are compared, none is
 /// removed.
@@ -200,13 +201,13 @@ impl Manifest {
     /// Writes it beside and renames it into place.
     pub(super) fn write(&self, workspaces: &Path, name: &WorkspaceName) -> Result<(), FileError> {
         let path = path(workspaces, name);
-        let beside = PathBuf::from(format!("{}{UNFINISHED}{}", path.display(), rustix::process::getpid()));
+        let beside = PathBuf::from(format!("{}{UNFINISHED}{}", path.display(), os::process_name()));
         let bytes = serde_json::to_vec(self).map_err(cannot("write", &beside))?;
         // It tells the names of files, and digests that a short secret could be guessed from.
         let open = || OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&beside);
         let written = open().and_then(|mut file| file.write_all(&bytes)).map_err(cannot("write", &beside));
         if written.is_err() {
-            // The next process has another number, and would write another one beside it.
+            // The next process has another name, and would write another one beside it.
             let _ = fs::remove_file(&beside);
         }
         written?;

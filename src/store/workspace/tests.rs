@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::RenameFlags;
+
 use super::*;
 use crate::model::files::FileContent;
 use crate::root::is_root;
@@ -361,15 +363,21 @@ fn what_dead_shims_left_is_cleared() {
     let host = Host::new(None);
     host.deploy(host.put(&[("script.sh", "echo")]));
     let workspaces = host.state().join(WORKSPACES);
+    let own = os::process_name();
     // Beyond the largest number of a process.
-    let dead = ".report.new-4194305";
-    let alive = format!(".report.new-{}", getpid());
-    for folder in [dead, &alive] {
-        fs::create_dir(workspaces.join(folder)).unwrap();
+    let dead = format!("{}-4194305", own.rsplit_once('-').unwrap().0);
+    let [elsewhere, forgotten] = ["0-1-4194305", "0-1-4194306"].map(str::to_owned);
+    for process in [&dead, &own, &elsewhere, &forgotten] {
+        fs::create_dir(workspaces.join(format!(".report.new-{process}"))).unwrap();
     }
-    fs::write(workspaces.join(".report.json.new-4194305"), "").unwrap();
+    let two_days_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 24 * 60 * 60);
+    fs::write(workspaces.join(format!(".report.json.new-{dead}")), "").unwrap();
+    let old = workspaces.join(format!(".report.new-{forgotten}"));
+    fs::File::open(old).unwrap().set_modified(two_days_ago).unwrap();
     clear_unfinished(host.state()).unwrap();
-    assert_eq!(host.list_beside(), [".report.json".to_owned(), alive]);
+    let mut left = vec![".report.json".to_owned(), format!(".report.new-{elsewhere}"), format!(".report.new-{own}")];
+    left.sort();
+    assert_eq!(host.list_beside(), left);
     clear_unfinished(&host.state().join("none")).unwrap();
 }
 
