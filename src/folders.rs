@@ -18,14 +18,15 @@ use rustix::fs::{Mode, OFlags};
 use crate::load::{self, Diagnosis, Fitted, Loaded, SettingsFile};
 use crate::model::cron::Expression;
 use crate::model::definition::Definition;
-use crate::model::diagnostic::Diagnostic;
+use crate::model::diagnostic::{Diagnostic, shown};
 use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, Files};
 use crate::model::id::BatchName;
 use crate::model::schedule::Schedule;
 use crate::model::time::Instant;
-use crate::store::read::{BatchesDir, Fingerprint, Listing, ReadError};
+use crate::store::read::{BatchesDir, Fingerprint, Listing, RawFolder, ReadError};
 use crate::store::trust::Trust;
 use crate::store::unpack;
+use crate::store::writers;
 use crate::zones::Zones;
 
 /// The file in a batch's folder that makes it one.
@@ -80,6 +81,19 @@ struct Known {
     loaded: Arc<Loaded>,
 }
 
+/// What a look at `batches.d` depends on.
+pub struct Look<'l> {
+    /// The folders to look at; none: all.
+    pub only: Option<&'l BTreeSet<BatchName>>,
+    /// What is in force: a definition that says the same is kept once.
+    pub in_force: &'l BTreeMap<BatchName, Arc<Definition>>,
+    /// When the look happens.
+    pub now: Instant,
+    /// Whether a file, a path below `batches.d` modified at that time, may still be written. Asked where the kernel doesn't
+    /// say: for other owners' files and on network file systems.
+    pub may_be_open: &'l dyn Fn(&str, Instant) -> bool,
+}
+
 /// What a look at `batches.d` has found.
 #[derive(Debug, Default)]
 pub struct Looked {
@@ -87,8 +101,8 @@ pub struct Looked {
     pub changed: bool,
     /// Folders that changed while they were read: look at them again.
     pub restless: Vec<BatchName>,
-    /// What is no batch and not ignored.
-    pub diagnostics: Vec<Diagnostic>,
+    /// Folders with a file that is being written, a path below `batches.d`: they stay as they were.
+    pub open: BTreeMap<BatchName, String>,
     /// The content of what was read anew, by batch: for the store, if it comes into force.
     pub contents: BTreeMap<BatchName, Files>,
 }
@@ -182,32 +196,22 @@ pub fn schedule(
 }
 
 impl Folders {
-    /// Looks at the folders of `dir`: at all, or at those named in `only`, and reads those that have changed. `now` is when,
-    /// `in_force` what is in force: a definition that says the same is kept once.
-    ///
-    /// A folder that is gone is forgotten if it is in `gone`, and kept as it was else: the caller knows since when.
-    pub fn look(
-        &mut self,
-        around: &Surroundings,
-        dir: &BatchesDir,
-        only: Option<&BTreeSet<BatchName>>,
-        present: &[BatchName],
-        in_force: &BTreeMap<BatchName, Arc<Definition>>,
-        now: Instant,
-    ) -> Looked {
+    /// Looks at the folders of `dir` that are `present`, and reads those that have changed.
+    pub fn look(&mut self, around: &Surroundings, dir: &BatchesDir, present: &[BatchName], look: &Look<'_>) -> Looked {
         let mut looked = Looked::default();
-        let asked = |name: &BatchName| only.is_none_or(|only| only.contains(name));
+        let asked = |name: &BatchName| look.only.is_none_or(|only| only.contains(name));
         for name in present.iter().filter(|name| asked(name)) {
-            if self.is_unchanged(dir, name, now) {
+            if self.is_unchanged(dir, name, look.now) {
                 continue;
             }
-            match read(around, dir, name, in_force.get(name), now) {
+            match read(around, dir, name, look) {
                 Ok((known, content)) => {
                     looked.changed |= self.known.get(name).is_none_or(|before| before.loaded != known.loaded);
                     looked.contents.extend(content.map(|content| (name.clone(), content)));
                     self.known.insert(name.clone(), known);
                 }
                 Err(ReadError::Changed) => looked.restless.push(name.clone()),
+                Err(ReadError::Open(file)) => drop(looked.open.insert(name.clone(), file)),
                 // It was there when the folder was listed, and will be missed at the next look.
                 Err(ReadError::Gone) => {}
                 Err(ReadError::Refused(diagnostics)) => {
@@ -289,10 +293,10 @@ fn read(
     around: &Surroundings,
     dir: &BatchesDir,
     name: &BatchName,
-    in_force: Option<&Arc<Definition>>,
-    now: Instant,
+    look: &Look<'_>,
 ) -> std::result::Result<(Known, Option<Files>), ReadError> {
     let raw = dir.read(name.as_str(), &around.trust)?;
+    check_closed(name.as_str(), &raw, look)?;
     let mut looks = vec![(name.to_string(), raw.fingerprint)];
     let mut files = raw.files;
     let toml = files.0.get(BATCH_TOML).map(|file| file.bytes.clone());
@@ -306,11 +310,12 @@ fn read(
     for include in outline.include.iter().filter(|include| is_includable(include)) {
         match dir.read(include, &around.trust) {
             Ok(raw) => {
+                check_closed(include, &raw, look)?;
                 looks.push((include.clone(), raw.fingerprint));
                 files.0.extend(raw.files.0.into_iter().map(|(path, file)| (format!("{include}/{path}"), file)));
             }
             Err(ReadError::Gone) => missing_includes.push(include.clone()),
-            Err(ReadError::Changed) => return Err(ReadError::Changed),
+            Err(error @ (ReadError::Changed | ReadError::Open(_))) => return Err(error),
             Err(ReadError::Refused(mut refused)) => diagnostics.append(&mut refused),
         }
     }
@@ -321,13 +326,36 @@ fn read(
     } else {
         Loaded::refused(name.clone(), diagnostics)
     };
-    if let Some(in_force) = in_force.filter(|in_force| loaded.definition.as_ref() == Some(in_force)) {
+    if let Some(in_force) = look.in_force.get(name).filter(|in_force| loaded.definition.as_ref() == Some(in_force)) {
         loaded.definition = Some(in_force.clone());
     }
     let content = loaded.definition.is_some().then_some(files);
-    let settled = looks.iter().all(|(_, look)| is_settled(look, now)) && missing_includes.is_empty();
+    let settled = looks.iter().all(|(_, seen)| is_settled(seen, look.now)) && missing_includes.is_empty();
     let known = Known { looks: settled.then_some(looks), includes: outline.include, loaded: Arc::new(loaded) };
     Ok((known, content))
+}
+
+/// Refuses a folder with a file that is not written to its end: quiet is not complete.
+fn check_closed(folder: &str, raw: &RawFolder, look: &Look<'_>) -> std::result::Result<(), ReadError> {
+    for unfinished in &raw.unfinished {
+        let path = format!("{folder}/{}", unfinished.path);
+        if unfinished.unknown_since.is_none_or(|modified_at| (look.may_be_open)(&path, modified_at)) {
+            return Err(ReadError::Open(path));
+        }
+    }
+    Ok(())
+}
+
+/// The complaint about a file below `batches`, a path in it, that has been open for writing for a while.
+pub fn still_open(batches: &Path, batch: &BatchName, file: &str) -> Diagnostic {
+    let what = match writers::writer_of(&batches.join(file)) {
+        Some(writer) => {
+            format!("process {} (`{}`) still has this file open for writing", writer.pid, shown(&writer.name))
+        }
+        None => "this file is still open for writing".to_owned(),
+    };
+    let hint = "the batch stays as it was until the file is closed; to write slowly, write a copy and rename it";
+    Diagnostic::of_file(Some(batch.clone()), shown(file), what).with_hint(hint)
 }
 
 /// The zip whose entries are the batch: the one that `script` names, else, without a `script.sh`, the only one.

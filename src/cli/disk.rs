@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 
 use super::Context;
-use crate::folders::{Folders, Surroundings, suddenly_empty};
+use crate::folders::{Folders, Look, Surroundings, still_open, suddenly_empty};
 use crate::load::Fitted;
 use crate::model::definition::Definition;
 use crate::model::id::BatchName;
@@ -34,11 +34,20 @@ pub(super) fn fit(
     diagnostics.extend(listing.diagnostics);
     let mut folders = Folders::default();
     let mut tries = 0;
-    while !folders.look(&around, &dir, None, &listing.batches, previous, context.now).restless.is_empty() {
+    // Nothing is put in force here: where the kernel doesn't say whether a file has a writer, its content is judged.
+    let look = Look { only: None, in_force: previous, now: context.now, may_be_open: &|_, _| false };
+    let open = loop {
+        let looked = folders.look(&around, &dir, &listing.batches, &look);
+        if looked.restless.is_empty() {
+            break looked.open;
+        }
         tries += 1;
         if tries == TRIES {
             bail!("{} changes while it is read; try again when it is at rest", folder.display());
         }
+    };
+    for (batch, file) in open {
+        folders.complain(&batch, still_open(folder, &batch, &file));
     }
     let mut fitted = folders.fit(&around, previous);
     diagnostics.append(&mut fitted.diagnostics);

@@ -10,6 +10,7 @@ pub mod unpack;
 pub mod users;
 mod walk;
 pub mod workspace;
+pub mod writers;
 pub mod zip;
 
 use std::collections::BTreeSet;

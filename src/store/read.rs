@@ -70,6 +70,17 @@ pub struct RawFolder {
     pub files: Files,
     /// How it looked while they were read.
     pub fingerprint: Fingerprint,
+    /// Those of the files that may still be written.
+    pub unfinished: Vec<Unfinished>,
+}
+
+/// A file that somebody has open for writing, or may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Its path in the folder.
+    pub path: String,
+    /// When it was last modified, by the file system's clock, if the kernel doesn't say whether it has a writer; none: it has.
+    pub unknown_since: Option<Instant>,
 }
 
 /// Why there is no [`RawFolder`].
@@ -79,6 +90,8 @@ pub enum ReadError {
     Gone,
     /// It changed while it was read: read it again after a quiet period.
     Changed,
+    /// This file, a path below `batches.d`, is being written: read it again when the file is closed.
+    Open(String),
     /// It must not, or can't be read.
     Refused(Vec<Diagnostic>),
 }
@@ -165,7 +178,9 @@ impl BatchesDir {
             return Err(ReadError::Changed);
         }
         match walk.complaints() {
-            diagnostics if diagnostics.is_empty() => Ok(RawFolder { files: walk.files, fingerprint }),
+            diagnostics if diagnostics.is_empty() => {
+                Ok(RawFolder { files: walk.files, fingerprint, unfinished: walk.unfinished })
+            }
             diagnostics => Err(ReadError::Refused(diagnostics)),
         }
     }

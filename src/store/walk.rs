@@ -13,8 +13,9 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::read::{Fingerprint, ReadError, link_instead_of_folder};
+use super::read::{Fingerprint, ReadError, Unfinished, link_instead_of_folder};
 use super::trust::{Role, Trust};
+use super::writers::{Writers, writers_of};
 use super::{FOLDER_DEPTH_MAX, is_left_out};
 use crate::model::diagnostic::{Diagnostic, shown};
 use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files};
@@ -43,6 +44,8 @@ pub(super) struct Walk<'a> {
     paths: Option<String>,
     /// What was read.
     pub(super) files: Files,
+    /// Those of them that may still be written.
+    pub(super) unfinished: Vec<Unfinished>,
     files_seen: usize,
     folders_seen: usize,
     bytes_left: u64,
@@ -60,6 +63,7 @@ impl<'a> Walk<'a> {
             newest_change_ns: i128::MIN,
             paths: Some(String::new()),
             files: Files::default(),
+            unfinished: Vec::new(),
             files_seen: 0,
             folders_seen: 0,
             bytes_left: DEFINITION_BYTES_MAX,
@@ -225,7 +229,8 @@ impl<'a> Walk<'a> {
         }
         let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).min(BYTES_RESERVED_MAX));
         // One more than allowed, so that the limit shows; the size that the file claims is not believed.
-        if let Err(error) = File::from(file).take(self.bytes_left + 1).read_to_end(&mut bytes) {
+        let file = File::from(file);
+        if let Err(error) = (&file).take(self.bytes_left + 1).read_to_end(&mut bytes) {
             self.refuse_unreadable(path, error);
             return Ok(());
         }
@@ -235,6 +240,16 @@ impl<'a> Walk<'a> {
             return self.over_limit("", format!("its files have more than {mebibytes} MiB"));
         }
         self.bytes_left -= length;
+        // After the bytes: whoever wrote some of them and is not done has the file open now, or it was modified since `stat`.
+        let unknown_since = match writers_of(&file) {
+            Writers::None => None,
+            Writers::Some => Some(None),
+            Writers::Unknown => Some(Some(Instant::from_ms(
+                stat.st_mtime.saturating_mul(1000).saturating_add(stat.st_mtime_nsec as i64 / 1_000_000),
+            ))),
+        };
+        let unfinished = unknown_since.map(|unknown_since| Unfinished { path: path.to_owned(), unknown_since });
+        self.unfinished.extend(unfinished);
         let executable = stat.st_mode & Mode::XUSR.bits() != 0;
         self.files.0.insert(path.to_owned(), FileContent { bytes, executable });
         Ok(())
