@@ -55,12 +55,12 @@ fn read_bounded(settings: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(settings, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a file"));
+        return Err(io::Error::other("not a file"));
     }
     let mut bytes = Vec::new();
     let limit = load::TEXT_BYTES_MAX as u64;
     if file.take(limit + 1).read_to_end(&mut bytes)? as u64 > limit {
-        return Err(io::Error::other(format!("it has more than {limit} bytes; is it the right file?")));
+        return Err(io::Error::other(format!("more than {limit} bytes; check that it is the right file")));
     }
     Ok(bytes)
 }
@@ -136,12 +136,12 @@ impl Surroundings {
         let toml = files.0.get(BATCH_TOML).map(|file| file.bytes.as_slice());
         let outline = load::outline(&String::from_utf8_lossy(toml.unwrap_or_default()));
         let zip = outline.script.as_deref().filter(|script| is_zip(script));
-        self.check(&load::Input { name, toml, files, zip, missing_includes: &[] }).definition
+        self.check(&load::Input { name, toml, files, zip, missing_includes: &[] }, "").definition
     }
 
-    fn check(&self, input: &load::Input<'_>) -> Loaded {
+    fn check(&self, input: &load::Input<'_>, batches: &str) -> Loaded {
         let zone_known = |zone: &str| zone_known(&self.zones, zone);
-        let context = load::Context { settings: &self.settings, host: &self.host, zone_known: &zone_known };
+        let context = load::Context { settings: &self.settings, host: &self.host, batches, zone_known: &zone_known };
         load::definition(input, &context)
     }
 
@@ -155,11 +155,11 @@ impl Surroundings {
 pub fn suddenly_empty(batches: &Path, listing: &Listing) -> Diagnostic {
     let hint = match listing.is_bare {
         true => {
-            "is it mounted? if all batches are to go, put any file into it (a README will do), then `batchd reload`"
+            "check that its file system is mounted; to remove all batches, put any file into the folder and run `batchd reload`"
         }
-        false => "if that is meant, `batchd reload` removes all batches",
+        false => "to remove all batches, run `batchd reload`",
     };
-    let what = "it is suddenly empty; what was in it stays in force";
+    let what = "this folder is suddenly empty; its batches stay in force";
     Diagnostic::of_file(None, batches.display().to_string(), what).with_hint(hint)
 }
 
@@ -322,7 +322,8 @@ fn read(
     diagnostics.extend(too_large(name, &files));
     let mut loaded = if diagnostics.is_empty() {
         let (toml, zip, missing_includes) = (toml.as_deref(), zip.as_deref(), missing_includes.as_slice());
-        around.check(&load::Input { name, toml, files: &files, zip, missing_includes })
+        let batches = dir.path().display().to_string();
+        around.check(&load::Input { name, toml, files: &files, zip, missing_includes }, &batches)
     } else {
         Loaded::refused(name.clone(), diagnostics)
     };
@@ -383,8 +384,8 @@ fn open_zip(around: &Surroundings, name: &BatchName, zip: &str, files: &mut File
         Err(error) => return Some(error.diagnostic(Some(name.clone()), file)),
     };
     if let Some(path) = entries.0.keys().find(|path| files.0.contains_key(*path)) {
-        let what = format!("`{path}` is in the zip and beside it");
-        let hint = "take one of the two away: a zip's entries lie in the folder as if they had been copied there";
+        let what = format!("`{}` is both in the zip and next to it", shown(path));
+        let hint = "remove one of the two; the zip is unpacked into the batch's folder";
         return Some(Diagnostic::of_file(Some(name.clone()), file, what).with_hint(hint));
     }
     files.0.extend(entries.0);
@@ -398,15 +399,16 @@ fn is_includable(include: &str) -> bool {
 
 /// The limits of a definition, for a folder with what it includes.
 fn too_large(name: &BatchName, files: &Files) -> Option<Diagnostic> {
-    let hint = "keep data elsewhere, and let the script read it from there";
+    let hint = "keep data in another folder, and read it from there";
     let of_file = |what: String| Diagnostic::of_file(Some(name.clone()), name.to_string(), what).with_hint(hint);
     if files.0.len() > DEFINITION_FILES_MAX {
         return Some(of_file(format!(
-            "{} files are more than the {DEFINITION_FILES_MAX} of a definition",
+            "the batch has {} files, more than the {DEFINITION_FILES_MAX} allowed",
             files.0.len()
         )));
     }
     let bytes = files.bytes_total();
-    (bytes > DEFINITION_BYTES_MAX)
-        .then(|| of_file(format!("{bytes} bytes are more than the {} MiB of a definition", DEFINITION_BYTES_MAX >> 20)))
+    (bytes > DEFINITION_BYTES_MAX).then(|| {
+        of_file(format!("the batch has {bytes} bytes, more than the {} MiB allowed", DEFINITION_BYTES_MAX >> 20))
+    })
 }

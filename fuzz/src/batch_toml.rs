@@ -18,7 +18,7 @@ pub(crate) fn check(bytes: &[u8]) {
     let content = |bytes: &[u8]| FileContent { bytes: bytes.to_vec(), executable: false };
     let files = [("batch.toml", content(bytes)), ("script.sh", content(bytes)), ("a.py", content(b"print(1)"))];
     let files = Files(files.into_iter().map(|(path, file)| (path.to_owned(), file)).collect());
-    let context = Context { settings: &settings, host: "host", zone_known: &zone_known };
+    let context = Context { settings: &settings, host: "host", batches: "batches.d", zone_known: &zone_known };
     let input = Input { name: &name, toml: Some(bytes), files: &files, zip: None, missing_includes: &outline.include };
     let loaded = load::definition(&input, &context);
     assert_eq!(loaded.definition.is_none(), !loaded.diagnostics.is_empty());

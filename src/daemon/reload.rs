@@ -149,7 +149,7 @@ impl Loader {
         // What the journal has and the disk has not, vanished when it was first missed: now.
         self.in_force.keys().for_each(|name| self.folders.remember(name));
         if self.git_is_at_work(clock::monotonic()) {
-            info!("git is at work in batches.d: what was in force stays until it is done");
+            info!("git is writing to batches.d; the batches stay as they were until it is done");
             return (before, Vec::new());
         }
         self.scan(Absent::RemovedLater);
@@ -216,7 +216,7 @@ impl Loader {
             }
             Hint::Trouble(what) => {
                 self.open.events_are_missing();
-                warn!("{what}; changes are found once a minute, until they can be watched again");
+                warn!("{what}; until that works again, changes are found once a minute");
                 self.scan_at = self.scan_at.min(now + Quiet::PERIOD);
             }
         }
@@ -308,7 +308,7 @@ impl Loader {
         }
         let was_alarm = self.alarm.take().is_some();
         if was_alarm {
-            info!("{}: the alarm is over, what is in it counts again", self.batches.display());
+            info!("{}: the alarm is over; its content is in force again", self.batches.display());
         }
         let mut changed = was_alarm;
         // Hints that came while nothing could be looked at led nowhere.
@@ -383,7 +383,7 @@ impl Loader {
             Ok(()) => self.stored.extend(new.iter().map(|(_, hash, _)| *hash)),
             Err(problem) => {
                 for (name, _, _) in new {
-                    let what = format!("it can't be copied into the state folder: {problem}");
+                    let what = format!("can't copy this batch into the state folder: {problem}");
                     self.folders.complain(name, Diagnostic::of_file(Some(name.clone()), name.to_string(), what));
                 }
             }
@@ -392,8 +392,7 @@ impl Loader {
 
     /// The folder has been written to for so long that it stays as it is in force. Whether that is news.
     fn complain_of_unrest(&mut self, folder: &str) -> bool {
-        let what =
-            "it has been changing for two seconds without a pause; what is in force stays until it comes to rest";
+        let what = "this folder has been changing for two seconds; the batch stays as it was until the changes stop";
         // Of a `_folder` those batches that include it.
         let mut batches: BTreeSet<BatchName> = self.folders.including(folder).cloned().collect();
         batches.extend(BatchName::new(folder));
@@ -431,10 +430,32 @@ impl Loader {
         for diagnostic in diagnostics.iter().filter(|diagnostic| !self.told.contains(diagnostic)) {
             // One line an event, whatever is named in it; the excerpt is what `batchd reload` and `batchd check` show.
             let hint = diagnostic.hint.iter().map(|hint| format!("; {hint}")).collect::<String>();
-            warn!("{}", shown(&(diagnostic.headline() + &hint)));
+            let line = shown(&(diagnostic.headline() + &hint));
+            if diagnostic.is_error() { warn!("{line}") } else { info!("{line}") }
         }
+        self.tell_what_is_valid_again(&diagnostics);
         self.told.clone_from(&diagnostics);
         Swap { graph, diagnostics, done: Vec::new() }
+    }
+
+    /// Without this, the warning about an edit that was taken back would be the last word of the log.
+    fn tell_what_is_valid_again(&self, diagnostics: &[Diagnostic]) {
+        let subjects = |diagnostics: &[Diagnostic]| -> BTreeSet<(Option<BatchName>, String)> {
+            let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
+            // A batch is one subject, whichever of its files has the error.
+            let subject = |one: &Diagnostic| match &one.batch {
+                Some(batch) => (one.batch.clone(), batch.to_string()),
+                None => (None, one.file.clone()),
+            };
+            errors.map(subject).collect()
+        };
+        let now = subjects(diagnostics);
+        for (batch, name) in subjects(&self.told).difference(&now) {
+            // A batch that was removed is no longer valid or invalid.
+            if batch.as_ref().is_none_or(|batch| self.in_force.contains_key(batch)) {
+                info!("{} is valid again", shown(name));
+            }
+        }
     }
 
     /// Remembers what is in force now.

@@ -13,9 +13,9 @@ use rustix::io::Errno;
 use super::trust::Trust;
 use super::walk::{FOLDER, Walk};
 use super::{FileError, cannot};
-use crate::model::diagnostic::{Diagnostic, shown};
+use crate::model::diagnostic::{Diagnostic, not_a_batch_name, shell_path, shown};
 use crate::model::files::Files;
-use crate::model::id::{BATCH_NAME_CHARACTERS_MAX, BatchName};
+use crate::model::id::BatchName;
 use crate::model::time::Instant;
 
 /// An open `batches.d`. Opened anew for each scan, it follows a link at its path that is swapped.
@@ -29,10 +29,10 @@ pub struct BatchesDir {
 #[derive(Debug, thiserror::Error)]
 pub enum BatchesDirError {
     /// It is not there, now.
-    #[error("`{}` does not exist; create it, or say where the batches are with --batches", .0.display())]
+    #[error("there is no folder `{}`; create it, or name another one with --batches", .0.display())]
     Missing(PathBuf),
     /// It is something else.
-    #[error("`{}` is not a folder; say where the batches are with --batches", .0.display())]
+    #[error("`{}` is not a folder; name a folder with --batches", .0.display())]
     NotAFolder(PathBuf),
     /// It can't be opened or read.
     #[error(transparent)]
@@ -136,12 +136,14 @@ impl BatchesDir {
                 kind => kind,
             };
             let name = entry.file_name().to_string_lossy();
-            if kind == FileType::Symlink {
+            if kind == FileType::RegularFile {
+                listing.diagnostics.extend(self.file_instead_of_batch(&name));
+            } else if kind == FileType::Symlink {
                 listing.diagnostics.extend(self.link_instead_of_batch(entry.file_name(), &name));
             } else if kind == FileType::Directory {
                 match entry.file_name().to_str().ok().and_then(|name| BatchName::new(name).ok()) {
                     Some(batch) => listing.batches.push(batch),
-                    None => listing.diagnostics.push(not_a_batch_name(&name)),
+                    None => listing.diagnostics.push(not_a_batch_name(&self.path.display().to_string(), &name)),
                 }
             }
         }
@@ -185,6 +187,37 @@ impl BatchesDir {
         }
     }
 
+    /// The path of the folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A remark on a file that is ignored, and was probably meant as a batch.
+    fn file_instead_of_batch(&self, name: &str) -> Option<Diagnostic> {
+        let (stem, extension) = name.rsplit_once('.')?;
+        let at = |path: &str| shell_path(&self.path.join(path).display().to_string());
+        let (what, hint) = if extension.eq_ignore_ascii_case("zip") {
+            let hint = match BatchName::suggestion(stem) {
+                Some(batch) => {
+                    let (folder, toml) = (at(batch.as_str()), at(&format!("{batch}/batch.toml")));
+                    format!("make it one: `mkdir -p {folder} && mv {} {folder}/ && touch {toml}`", at(name))
+                }
+                None => "make a folder for it, with a `batch.toml` beside it".to_owned(),
+            };
+            ("this zip is ignored; a batch is a folder with a `batch.toml`, and the zip belongs in that folder", hint)
+        } else if matches!(name, "batch.toml" | "script.sh") {
+            let hint = format!(
+                "move it into the folder of its batch: `mkdir -p {0} && mv {1} {0}/`",
+                at("my-batch"),
+                at(name)
+            );
+            ("this file is ignored; a batch is a folder in `batches.d`", hint)
+        } else {
+            return None;
+        };
+        Some(Diagnostic::of_file(None, shown(name), what).with_hint(hint).as_remark())
+    }
+
     /// What is wrong with a link that leads to a folder, or that has a batch's name and leads to none: it was meant as one.
     fn link_instead_of_batch(&self, link: &CStr, name: &str) -> Option<Diagnostic> {
         let target = rustix::fs::statat(&self.folder, link, AtFlags::empty());
@@ -194,37 +227,17 @@ impl BatchesDir {
         }
         let batch = BatchName::new(name).ok()?;
         let what = match target {
-            Ok(_) => "it is a link, and not to a folder",
-            Err(_) => "it is a link that leads nowhere",
+            Ok(_) => "this is a link to something other than a folder",
+            Err(_) => "this link leads nowhere",
         };
-        let hint = "a batch is a folder: put it there, or remove the link";
+        let hint = "a batch is a folder; replace the link with one, or remove the link";
         Some(Diagnostic::of_file(Some(batch), shown(name), what).with_hint(hint))
     }
 }
 
 pub(super) fn link_instead_of_folder(name: &str) -> Diagnostic {
-    let hint = "put the folder itself there, or remove the link; all of `batches.d` may be a link, one batch may not";
-    Diagnostic::of_file(BatchName::new(name).ok(), shown(name), "it is a link to a folder").with_hint(hint)
-}
-
-fn not_a_batch_name(name: &str) -> Diagnostic {
-    let what = format!(
-        "the folder's name is not a batch name: a name begins with a-z or 0-9, goes on with a-z, 0-9, `_` or `-`, and has \
-         at most {BATCH_NAME_CHARACTERS_MAX} characters"
-    );
-    let hint = match suggestion(name) {
-        Some(better) => format!("rename it to `{better}`, or put `_` before its name if it is no batch"),
-        None => "rename it, or put `_` before its name if it is no batch".to_owned(),
-    };
-    Diagnostic::of_file(None, shown(name), what).with_hint(hint)
-}
-
-/// The batch name that is nearest to what somebody wrote.
-fn suggestion(name: &str) -> Option<String> {
-    let allowed = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c.to_ascii_lowercase() } else { '-' };
-    let mapped: String = name.chars().map(allowed).collect();
-    let begun = mapped.trim_matches(['-', '_']);
-    BatchName::new(begun.get(..BATCH_NAME_CHARACTERS_MAX).unwrap_or(begun)).ok().map(|name| name.to_string())
+    let hint = "replace the link with the folder; `batches.d` itself can be a link, a batch can't";
+    Diagnostic::of_file(BatchName::new(name).ok(), shown(name), "this is a link to a folder").with_hint(hint)
 }
 
 #[cfg(test)]
@@ -288,15 +301,16 @@ mod tests {
         assert_eq!(names, ["load", "report"]);
         let found: Vec<(&str, &str)> =
             listing.diagnostics.iter().map(|d| (d.file.as_str(), d.hint.as_deref().unwrap())).collect();
+        let path = root.path().display();
+        let my_report = format!(
+            "rename it: `mv '{path}/My Report' {path}/my-report`; if it is not a batch, put `_` before its name"
+        );
         let expected = [
-            ("--", "rename it, or put `_` before its name if it is no batch"),
-            ("My Report", "rename it to `my-report`, or put `_` before its name if it is no batch"),
-            ("dangling", "a batch is a folder: put it there, or remove the link"),
-            ("link", "a batch is a folder: put it there, or remove the link"),
-            (
-                "other",
-                "put the folder itself there, or remove the link; all of `batches.d` may be a link, one batch may not",
-            ),
+            ("--", "rename it; if it is not a batch, put `_` before its name"),
+            ("My Report", my_report.as_str()),
+            ("dangling", "a batch is a folder; replace the link with one, or remove the link"),
+            ("link", "a batch is a folder; replace the link with one, or remove the link"),
+            ("other", "replace the link with the folder; `batches.d` itself can be a link, a batch can't"),
         ];
         assert_eq!(found, expected);
     }
@@ -341,21 +355,21 @@ mod tests {
             make(&report);
             assert_eq!(complaint(&root), expected);
         };
-        let leads_out = "report/batch.toml: it is a link that leads out of the folder";
+        let leads_out = "report/batch.toml: this link leads out of the folder";
         check(&|r| symlink("../secret", r.join("batch.toml")).unwrap(), leads_out);
         check(&|r| symlink("/etc/passwd", r.join("batch.toml")).unwrap(), leads_out);
         check(&|r| symlink("../report/script.sh", r.join("batch.toml")).unwrap(), leads_out);
         check(&|r| symlink("/proc/self/fd/0", r.join("batch.toml")).unwrap(), leads_out);
-        let nowhere = "report/batch.toml: it is a link that leads nowhere";
+        let nowhere = "report/batch.toml: this link leads nowhere";
         check(&|r| symlink("none", r.join("batch.toml")).unwrap(), nowhere);
         check(&|r| symlink("batch.toml", r.join("batch.toml")).unwrap(), nowhere);
-        check(&|r| symlink(".", r.join("loop")).unwrap(), "report/loop: it is a link to a folder");
-        check(&|r| fs::create_dir(r.join("batch.toml")).unwrap(), "report/batch.toml: it is a folder");
+        check(&|r| symlink(".", r.join("loop")).unwrap(), "report/loop: this is a link to a folder");
+        check(&|r| fs::create_dir(r.join("batch.toml")).unwrap(), "report/batch.toml: this is a folder, not a file");
         let fifo = |path: &Path| mknodat(CWD, path, Kind::Fifo, Mode::RUSR, 0).unwrap();
-        check(&|r| fifo(&r.join("batch.toml")), "report/batch.toml: it is a FIFO");
-        check(&|r| (fifo(&r.join(".f~")), symlink(".f~", r.join("l")).unwrap()).1, "report/l: it is a FIFO");
-        check(&|r| drop(UnixListener::bind(r.join("s")).unwrap()), "report/s: it is a socket");
-        check(&|r| fs::write(r.join(not_utf8()), "").unwrap(), "report/a\u{fffd}: its name is not UTF-8");
+        check(&|r| fifo(&r.join("batch.toml")), "report/batch.toml: this is a FIFO");
+        check(&|r| (fifo(&r.join(".f~")), symlink(".f~", r.join("l")).unwrap()).1, "report/l: this is a FIFO");
+        check(&|r| drop(UnixListener::bind(r.join("s")).unwrap()), "report/s: this is a socket");
+        check(&|r| fs::write(r.join(not_utf8()), "").unwrap(), "report/a\u{fffd}: this file's name is not UTF-8");
     }
 
     /// A file name that is not UTF-8.
@@ -368,7 +382,7 @@ mod tests {
         let (root, report) = root();
         fs::rename(&report, root.path().join("elsewhere")).unwrap();
         symlink("elsewhere", &report).unwrap();
-        assert_eq!(complaint(&root), "report: it is a link to a folder");
+        assert_eq!(complaint(&root), "report: this is a link to a folder");
     }
 
     #[test]
@@ -376,12 +390,51 @@ mod tests {
         let (root, report) = root();
         fs::write(report.join("script.sh"), "").unwrap();
         fs::set_permissions(report.join("script.sh"), fs::Permissions::from_mode(0o646)).unwrap();
-        assert_eq!(complaint(&root), "report/script.sh: everybody may write it");
+        assert_eq!(complaint(&root), "report/script.sh: this is writable by everybody");
         assert!(open(&root).read("report", &Trust::insecure()).is_ok());
         fs::set_permissions(report.join("script.sh"), fs::Permissions::from_mode(0o644)).unwrap();
         assert!(read(&root).is_ok());
         fs::set_permissions(&report, fs::Permissions::from_mode(0o1757)).unwrap();
-        assert_eq!(complaint(&root), "report: everybody may write it");
+        assert_eq!(complaint(&root), "report: this is writable by everybody");
+    }
+
+    #[test]
+    fn a_tree_that_others_may_write_is_one_complaint_with_one_command() {
+        let (root, report) = root();
+        fs::create_dir(report.join("lib")).unwrap();
+        for name in ["script.sh", "lib/a", "lib/b", "batch.toml"] {
+            fs::write(report.join(name), "").unwrap();
+            fs::set_permissions(report.join(name), fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        let Err(ReadError::Refused(diagnostics)) = read(&root) else { panic!() };
+        let said: Vec<(&str, &str)> =
+            diagnostics.iter().map(|one| (one.what.as_str(), one.hint.as_deref().unwrap())).collect();
+        let group = if crate::root::is_root() { ("their group and everybody", "go") } else { ("everybody", "o") };
+        let what = format!(
+            "4 files and folders (`report/batch.toml`, `report/lib/a`, `report/lib/b`, …) are writable by {}",
+            group.0
+        );
+        let hint = format!("run `chmod -R {}-w {}`", group.1, report.display());
+        assert_eq!(said, [(what.as_str(), hint.as_str())]);
+        let command = hint.trim_start_matches("run `").trim_end_matches('`');
+        assert!(std::process::Command::new("sh").args(["-c", command]).status().unwrap().success());
+        assert!(read(&root).is_ok());
+    }
+
+    #[test]
+    fn files_that_were_meant_as_batches_are_remarked_on() {
+        let (root, _) = root();
+        for name in ["My Load.zip", "batch.toml", "script.sh", "notes.txt", "README.md"] {
+            fs::write(root.path().join(name), "").unwrap();
+        }
+        let listing = open(&root).list().unwrap();
+        let files: Vec<&str> = listing.diagnostics.iter().map(|one| one.file.as_str()).collect();
+        assert_eq!(files, ["My Load.zip", "batch.toml", "script.sh"]);
+        assert!(listing.diagnostics.iter().all(|one| !one.is_error()));
+        let hint = listing.diagnostics[0].hint.as_deref().unwrap();
+        let command = hint.trim_start_matches("make it one: `").trim_end_matches('`');
+        assert!(std::process::Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
+        assert!(root.path().join("my-load/My Load.zip").exists() && root.path().join("my-load/batch.toml").exists());
     }
 
     #[test]
@@ -392,13 +445,13 @@ mod tests {
         let (root, report) = root();
         fs::write(report.join("script.sh"), "").unwrap();
         chown(report.join("script.sh"), Some(54_321), None).unwrap();
-        let expected = "report/script.sh: it belongs to user 54321, who is not trusted with what batchd runs";
+        let expected = "report/script.sh: this belongs to user 54321, who is not trusted to write what batchd runs";
         assert_eq!(complaint(&root), expected);
         chown(&report, Some(54_321), None).unwrap();
         let Err(ReadError::Refused(diagnostics)) = read(&root) else { panic!() };
-        assert_eq!(diagnostics.len(), 2);
+        assert_eq!(diagnostics.len(), 1, "one command for the whole tree");
         let path = report.display();
-        let expected = format!("run `chown root {path}`, or name its owner in the settings' `trusted_owners`");
+        let expected = format!("run `chown -R root {path}`, or add its owner to `trusted_owners` in the settings");
         assert_eq!(diagnostics[0].hint.as_ref().unwrap(), &expected);
     }
 
@@ -407,15 +460,15 @@ mod tests {
         let (root, report) = root();
         // Sparse: it has no block on the disk, and no byte of it is read beyond the limit.
         fs::File::create(report.join("big")).unwrap().set_len(DEFINITION_BYTES_MAX + 1).unwrap();
-        assert_eq!(complaint(&root), "report: its files have more than 64 MiB");
+        assert_eq!(complaint(&root), "report: this batch has more than 64 MiB");
         fs::remove_file(report.join("big")).unwrap();
         (0..=DEFINITION_FILES_MAX).for_each(|n| fs::write(report.join(n.to_string()), "").unwrap());
-        assert_eq!(complaint(&root), "report: it has more than 4096 files");
+        assert_eq!(complaint(&root), "report: this batch has more than 4096 files");
         fs::remove_file(report.join("0")).unwrap();
         assert!(read(&root).is_ok());
         fs::remove_file(report.join("1")).unwrap();
         fs::create_dir_all(report.join("d/".repeat(FOLDER_DEPTH_MAX + 1))).unwrap();
-        assert!(complaint(&root).ends_with("its folders are nested more than 32 deep"));
+        assert!(complaint(&root).ends_with("folders are nested more than 32 deep"));
     }
 
     #[test]
@@ -424,7 +477,7 @@ mod tests {
         (0..30).for_each(|n| symlink("none", report.join(n.to_string())).unwrap());
         let Err(ReadError::Refused(diagnostics)) = read(&root) else { panic!() };
         assert_eq!(diagnostics.len(), 21);
-        assert_eq!(diagnostics[20].what, "10 more complaints like these");
+        assert_eq!(diagnostics[20].what, "10 more errors like these");
     }
 
     #[test]

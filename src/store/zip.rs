@@ -11,7 +11,7 @@ use zip::CompressionMethod;
 use zip::read::{ZipArchive, ZipFileEntry};
 
 use super::{FOLDER_DEPTH_MAX, is_left_out};
-use crate::model::diagnostic::{Diagnostic, shell_path, shown};
+use crate::model::diagnostic::{Diagnostic, quoted, shell_path};
 use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files};
 use crate::model::id::BatchName;
 
@@ -22,8 +22,6 @@ pub const ZIP_ENTRIES_MAX: usize = DEFINITION_FILES_MAX;
 pub const ZIP_RATIO_MAX: u64 = 200;
 /// The most bytes of an entry's path (design 4.5).
 pub const ZIP_PATH_BYTES_MAX: usize = 255;
-/// So much of an entry's name stands in a message: more than any name that can be unpacked.
-const ENTRY_CHARACTERS_SHOWN: usize = 300;
 /// The file that an archive must have at its root (design 3.1).
 pub const ZIP_SCRIPT: &str = "script.sh";
 
@@ -40,10 +38,10 @@ const OWNER_EXECUTES: u32 = 0o100;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ZipError {
     /// Its bytes are not those of an archive, or are damaged.
-    #[error("it is no zip archive, or a damaged one: {0}")]
+    #[error("this is not a zip archive, or it is damaged: {}", quoted(.0))]
     Damaged(String),
     /// One entry can't be read.
-    #[error("its entry `{}` is damaged: {what}", entry(name))]
+    #[error("the zip's entry `{}` is damaged: {what}", entry(name))]
     DamagedEntry {
         /// The entry.
         name: String,
@@ -51,16 +49,16 @@ pub enum ZipError {
         what: String,
     },
     /// More than [`ZIP_ENTRIES_MAX`].
-    #[error("it has more than {ZIP_ENTRIES_MAX} entries")]
+    #[error("the zip has more than {ZIP_ENTRIES_MAX} entries")]
     TooManyEntries,
     /// More than [`DEFINITION_BYTES_MAX`].
-    #[error("it unpacks to more than {} MiB", DEFINITION_BYTES_MAX / (1024 * 1024))]
+    #[error("the zip unpacks to more than {} MiB", DEFINITION_BYTES_MAX / (1024 * 1024))]
     TooManyBytes,
     /// More than [`ZIP_RATIO_MAX`].
-    #[error("it unpacks to more than {ZIP_RATIO_MAX} times its size")]
+    #[error("the zip unpacks to more than {ZIP_RATIO_MAX} times its size")]
     RatioTooHigh,
     /// An entry's path is not one that a definition can have.
-    #[error("its entry `{}` can't be unpacked: {what}", entry(name))]
+    #[error("the zip's entry `{}` can't be unpacked: {what}", entry(name))]
     BadPath {
         /// The entry.
         name: String,
@@ -68,10 +66,10 @@ pub enum ZipError {
         what: String,
     },
     /// Two entries for one path.
-    #[error("it has two entries of the same name")]
+    #[error("the zip has two entries of the same name")]
     DuplicateNames,
     /// Two entries that are one on some systems.
-    #[error("its entries `{}` and `{}` differ only in upper and lower case", entry(one), entry(other))]
+    #[error("the zip's entries `{}` and `{}` differ only in upper and lower case", entry(one), entry(other))]
     CaseTwins {
         /// The one.
         one: String,
@@ -79,10 +77,10 @@ pub enum ZipError {
         other: String,
     },
     /// A file below a file.
-    #[error("its entry `{}` is a file and a folder", entry(.0))]
+    #[error("the zip's entry `{}` is both a file and a folder", entry(.0))]
     FileAndFolder(String),
     /// A link, a device, a FIFO.
-    #[error("its entry `{}` is {kind}", entry(name))]
+    #[error("the zip's entry `{}` is {kind}", entry(name))]
     NotRegular {
         /// The entry.
         name: String,
@@ -90,10 +88,10 @@ pub enum ZipError {
         kind: String,
     },
     /// It wants a password.
-    #[error("its entry `{}` is encrypted", entry(.0))]
+    #[error("the zip's entry `{}` is encrypted", entry(.0))]
     Encrypted(String),
     /// Packed by a method other than stored and deflate.
-    #[error("its entry `{}` is packed by `{method}`", entry(name))]
+    #[error("the zip's entry `{}` is compressed with `{method}`", entry(name))]
     Method {
         /// The entry.
         name: String,
@@ -101,21 +99,21 @@ pub enum ZipError {
         method: String,
     },
     /// No [`ZIP_SCRIPT`] at its root.
-    #[error("it has no `{ZIP_SCRIPT}` at its root{}", below(top_folder.as_deref()))]
+    #[error("the zip has no `{ZIP_SCRIPT}` at its root{}", below(top_folder.as_deref()))]
     NoScript {
         /// The one folder that has everything in it, if there is one.
         top_folder: Option<String>,
     },
     /// The child that unpacks could not be started, or its answer not be read.
-    #[error("it can't be unpacked now: {0}")]
+    #[error("can't unpack the zip now: {0}")]
     NoChild(String),
     /// The child did not come back with an answer.
-    #[error("unpacking it took too much memory or time, or failed ({0})")]
+    #[error("unpacking the zip took too much memory or time, or failed ({0})")]
     ChildDied(String),
 }
 
 fn below(top_folder: Option<&str>) -> String {
-    top_folder.map(|folder| format!("; all of it lies below `{}/`", shown(folder))).unwrap_or_default()
+    top_folder.map(|folder| format!("; everything is in its folder `{}/`", quoted(folder))).unwrap_or_default()
 }
 
 impl ZipError {
@@ -123,26 +121,23 @@ impl ZipError {
     pub fn hint(&self) -> String {
         match self {
             Self::Damaged(_) | Self::DamagedEntry { .. } | Self::DuplicateNames | Self::ChildDied(_) => {
-                "make the archive again; `unzip -t` tests it".to_owned()
+                "make the zip again; `unzip -t` tests it".to_owned()
             }
             Self::TooManyEntries | Self::TooManyBytes | Self::RatioTooHigh => {
-                "keep data and dependencies elsewhere; a definition is the script and what it needs beside it"
-                    .to_owned()
+                "keep data and dependencies in another folder; a batch has only its script and a few files".to_owned()
             }
             Self::BadPath { .. } | Self::CaseTwins { .. } | Self::FileAndFolder(_) => {
-                "rename it, and make the archive again with `zip -r` inside the folder of the script".to_owned()
+                "rename the entry, and make the zip again with `zip -r` in the script's folder".to_owned()
             }
-            Self::NotRegular { .. } => "put the file itself in; an archive has regular files only".to_owned(),
-            Self::Encrypted(_) => {
-                "make the archive again without a password; secrets belong into an `env_file`".to_owned()
-            }
-            Self::Method { .. } => "make the archive again with the usual method, deflate".to_owned(),
+            Self::NotRegular { .. } => "replace the entry with a regular file".to_owned(),
+            Self::Encrypted(_) => "make the zip again without a password; put secrets in an `env_file`".to_owned(),
+            Self::Method { .. } => "make the zip again with the default method, deflate".to_owned(),
             Self::NoScript { top_folder: Some(folder) } => {
                 let (folder, archive) = (shell_path(folder), shell_path(&format!("../{folder}.zip")));
-                format!("make the archive inside the folder: `cd {folder} && zip -r {archive} .`")
+                format!("make the zip inside the folder: `cd {folder} && zip -r {archive} .`")
             }
-            Self::NoScript { top_folder: None } => format!("put the script into the archive as `{ZIP_SCRIPT}`"),
-            Self::NoChild(_) => "it is tried again with the next reload; see what the host is short of".to_owned(),
+            Self::NoScript { top_folder: None } => format!("add the script to the zip as `{ZIP_SCRIPT}`"),
+            Self::NoChild(_) => "the next reload tries again; check the host's memory and processes".to_owned(),
         }
     }
 
@@ -238,7 +233,7 @@ fn read_entry(
 
 /// An entry's name for a message: it may have 65,535 bytes, and its beginning is enough to find it.
 fn entry(name: &str) -> String {
-    shown(&name.chars().take(ENTRY_CHARACTERS_SHOWN).collect::<String>())
+    quoted(name)
 }
 
 fn kind_shown(kind: u32) -> &'static str {

@@ -79,7 +79,7 @@ fn i3_a_link_to_a_secret_shows_nothing_of_it() {
     let said = check.out + &check.err;
     assert!(!said.contains("tiger"), "{said}");
     assert_eq!(said.matches("leads out of the folder").count(), 5, "{said}");
-    assert!(said.contains("folder: it is a link to a folder"), "{said}");
+    assert!(said.contains("folder: this is a link to a folder"), "{said}");
     assert!(said.contains("0 batches would be in force"), "{said}");
 }
 

@@ -6,6 +6,7 @@ use ::zip::ZipWriter;
 use ::zip::write::SimpleFileOptions;
 
 use super::*;
+use crate::model::diagnostic::quoted;
 
 /// One entry of an archive that is written by hand, so that each field can lie.
 #[derive(Clone)]
@@ -126,35 +127,38 @@ fn refuses_entries_that_a_definition_can_not_have() {
         assert_eq!(error.to_string(), expected);
         assert!(!error.hint().is_empty());
     };
-    check(entry("../x", ""), "its entry `../x` can't be unpacked: its path leads out of the archive");
-    check(entry("a/../../x", ""), "its entry `a/../../x` can't be unpacked: its path leads out of the archive");
-    check(entry("a/..", ""), "its entry `a/..` can't be unpacked: its path leads out of the archive");
-    check(entry("/etc/x", ""), "its entry `/etc/x` can't be unpacked: its path is absolute");
-    check(entry("./x", ""), "its entry `./x` can't be unpacked: a part of its path is empty or `.`");
-    check(entry("a//x", ""), "its entry `a//x` can't be unpacked: a part of its path is empty or `.`");
+    check(entry("../x", ""), "the zip's entry `../x` can't be unpacked: its path leads out of the archive");
+    check(entry("a/../../x", ""), "the zip's entry `a/../../x` can't be unpacked: its path leads out of the archive");
+    check(entry("a/..", ""), "the zip's entry `a/..` can't be unpacked: its path leads out of the archive");
+    check(entry("/etc/x", ""), "the zip's entry `/etc/x` can't be unpacked: its path is absolute");
+    check(entry("./x", ""), "the zip's entry `./x` can't be unpacked: a part of its path is empty or `.`");
+    check(entry("a//x", ""), "the zip's entry `a//x` can't be unpacked: a part of its path is empty or `.`");
     check(
         entry("..\\x", ""),
-        "its entry `..\\x` can't be unpacked: its path has a backslash; parts of a path are separated by `/`",
+        "the zip's entry `..\\x` can't be unpacked: its path has a backslash; parts of a path are separated by `/`",
     );
-    check(entry("a\0b", ""), "its entry `a\\0b` can't be unpacked: its path has a NUL byte");
+    check(entry("a\0b", ""), "the zip's entry `a\\0b` can't be unpacked: its path has a NUL byte");
     let not_utf8 = Entry { name: b"a\xff".to_vec(), flags: 0, ..entry("", "") };
-    check(not_utf8, "its entry `a\u{fffd}` can't be unpacked: its name is not UTF-8");
+    check(not_utf8, "the zip's entry `a\u{fffd}` can't be unpacked: its name is not UTF-8");
     let long = "a/".repeat(127) + "xy";
-    check(entry(&long, ""), &format!("its entry `{long}` can't be unpacked: its path is longer than 255 bytes"));
+    check(
+        entry(&long, ""),
+        &format!("the zip's entry `{}` can't be unpacked: its path is longer than 255 bytes", quoted(&long)),
+    );
     let deep = "a/".repeat(32) + "x";
-    check(entry(&deep, ""), &format!("its entry `{deep}` can't be unpacked: it is nested too deep"));
+    check(entry(&deep, ""), &format!("the zip's entry `{deep}` can't be unpacked: it is nested too deep"));
     let of_kind = |mode| Entry { mode, ..entry("x", "/etc/passwd") };
-    check(of_kind(0o120_777), "its entry `x` is a link");
-    check(of_kind(0o010_644), "its entry `x` is a FIFO");
-    check(of_kind(0o020_644), "its entry `x` is a device");
-    check(of_kind(0o060_644), "its entry `x` is a device");
-    check(of_kind(0o140_644), "its entry `x` is a socket");
-    check(of_kind(0o040_755), "its entry `x` is a folder without a `/` at its end");
-    check(Entry { flags: 0x801, ..entry("x", "secret") }, "its entry `x` is encrypted");
-    check(Entry { method: 14, ..entry("x", "") }, "its entry `x` is packed by `Lzma`");
-    check(script(), "it has two entries of the same name");
-    check(entry("Script.sh", ""), "its entries `script.sh` and `Script.sh` differ only in upper and lower case");
-    check(entry("script.sh/x", ""), "its entry `script.sh` is a file and a folder");
+    check(of_kind(0o120_777), "the zip's entry `x` is a link");
+    check(of_kind(0o010_644), "the zip's entry `x` is a FIFO");
+    check(of_kind(0o020_644), "the zip's entry `x` is a device");
+    check(of_kind(0o060_644), "the zip's entry `x` is a device");
+    check(of_kind(0o140_644), "the zip's entry `x` is a socket");
+    check(of_kind(0o040_755), "the zip's entry `x` is a folder without a `/` at its end");
+    check(Entry { flags: 0x801, ..entry("x", "secret") }, "the zip's entry `x` is encrypted");
+    check(Entry { method: 14, ..entry("x", "") }, "the zip's entry `x` is compressed with `Lzma`");
+    check(script(), "the zip has two entries of the same name");
+    check(entry("Script.sh", ""), "the zip's entries `script.sh` and `Script.sh` differ only in upper and lower case");
+    check(entry("script.sh/x", ""), "the zip's entry `script.sh` is both a file and a folder");
 }
 
 #[test]
@@ -176,8 +180,8 @@ fn says_where_the_script_is_missing() {
     check(&["load/script.sh", "other/a"], None);
     check(&["load/script.sh", "a"], None);
     let error = ZipError::NoScript { top_folder: Some("load".to_owned()) };
-    let expected = "load/load.zip: it has no `script.sh` at its root; all of it lies below `load/`\n  \
-                    hint: make the archive inside the folder: `cd load && zip -r ../load.zip .`";
+    let expected = "load/load.zip: the zip has no `script.sh` at its root; everything is in its folder `load/`\n  \
+                    hint: make the zip inside the folder: `cd load && zip -r ../load.zip .`";
     assert_eq!(error.diagnostic(None, "load/load.zip").to_string(), expected);
 }
 
