@@ -83,7 +83,7 @@ fn every_link_leads_somewhere() {
 
 /// The keys that the loader names when it is asked for one that it does not know.
 fn known_keys(complaints: &[String]) -> Vec<String> {
-    let hint = complaints.iter().find_map(|text| text.split_once("known here are ")).expect("a list of keys").1;
+    let hint = complaints.iter().find_map(|text| text.split_once("the known keys are ")).expect("a list of keys").1;
     let names = hint.lines().next().unwrap().split('`').skip(1).step_by(2);
     names.map(str::to_owned).collect()
 }

@@ -94,7 +94,7 @@ mod tests {
         let error = Diagnostic::of_file(None, "a", "wrong");
         let remark = error.clone().as_remark();
         assert_eq!(summary(1, &[]), "1 batch is valid");
-        assert_eq!(summary(3, &[error.clone()]), "\n1 error; 3 batches are valid");
+        assert_eq!(summary(3, std::slice::from_ref(&error)), "\n1 error; 3 batches are valid");
         assert_eq!(summary(0, &[error.clone(), error.clone()]), "\n2 errors; 0 batches are valid");
         assert_eq!(summary(2, &[remark.clone(), error, remark.clone()]), "\n1 error, 2 remarks; 2 batches are valid");
         assert_eq!(summary(2, &[remark]), "\n1 remark; 2 batches are valid");

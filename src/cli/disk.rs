@@ -10,8 +10,10 @@ use super::Context;
 use crate::folders::{Folders, Look, Surroundings, still_open, suddenly_empty};
 use crate::load::Fitted;
 use crate::model::definition::Definition;
+use crate::model::diagnostic::shown;
 use crate::model::id::BatchName;
 use crate::store::read::BatchesDir;
+use crate::store::trust::Trust;
 
 /// How often folders that change while they are read are read again.
 const TRIES: usize = 20;
@@ -24,9 +26,15 @@ pub(super) fn fit(
     previous: &BTreeMap<BatchName, Arc<Definition>>,
     insecure: bool,
 ) -> Result<Fitted> {
-    let (around, mut diagnostics) = Surroundings::read(&context.paths.settings, insecure)?;
+    let (mut around, mut diagnostics) = Surroundings::read(&context.paths.settings, insecure)?;
     let dir = BatchesDir::open(folder)?;
-    diagnostics.extend(dir.check_parents(&around.trust)?);
+    let parents = dir.check_parents(&around.trust)?;
+    // The command for the folder of batches mends all that is in it: there is no need to name each file as well.
+    let itself = folder.canonicalize().unwrap_or_default().display().to_string();
+    if parents.iter().any(|diagnostic| diagnostic.file == shown(&itself)) {
+        around.trust = Trust::insecure();
+    }
+    diagnostics.extend(parents);
     let listing = dir.list()?;
     if listing.batches.is_empty() && !previous.is_empty() {
         diagnostics.push(suddenly_empty(folder, &listing));

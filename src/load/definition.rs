@@ -275,9 +275,11 @@ fn remark_on_days(reader: &mut Reader<'_, '_>, entry: &At<String>) {
     let what = format!("this runs on day of month `{month_day}` and also on every day of week `{weekday}`");
     let times = words[..words.len() - 3].join(" ");
     let month = words[words.len() - 2];
+    let is_single = weekday.chars().all(|c| c.is_ascii_alphanumeric()) && !weekday.ends_with(['L', 'l']);
+    let first = if is_single { format!("{weekday}#1") } else { "MON#1".to_owned() };
     let hint = format!(
-        "as in crontab(5), either day field matches; for the first Monday of the month write \
-         `{times} * {month} MON#1`, for one of the two write `*` in the other"
+        "as in crontab(5), either day field is enough; write `{times} * {month} {first}` for the first such day of the \
+         month, or `*` in one of the two fields"
     );
     reader.findings.remark(entry.span(), Diagnosis::hinted(what, hint));
 }

@@ -33,17 +33,23 @@ fn expansion(value: &str) -> Option<&str> {
     None
 }
 
+/// Variables that everybody knows: a value with another `$` in it may be a secret, and is not repeated.
+const KNOWN: [&str; 8] = ["~", "$HOME", "${HOME}", "$PATH", "${PATH}", "$USER", "${USER}", "$PWD"];
+
 /// Remarks on the variable `name` if a shell would expand its value.
 pub(super) fn variable(findings: &mut Findings<'_>, name: &str, value: &str, span: Range<usize>) {
     let Some(part) = expansion(value) else { return };
-    let what = format!("`{}` in `env.{name}` is not expanded", quoted(part));
-    let hint = match quoted(value) {
-        whole if !value.contains(['"', '`', '\\', '\n']) && whole == value => {
-            format!("write the value out, or set the variable in the script: `export {name}=\"{}\"`", home(value))
-        }
-        _ => "write the value out, or set the variable in the script".to_owned(),
+    if !KNOWN.contains(&part) {
+        let hint = "if the `$` is meant, ignore this; else write the value out, or set the variable in the script";
+        findings.remark(span, Diagnosis::hinted(format!("a `$` in `env.{name}` is not expanded"), hint));
+        return;
+    }
+    let is_short = quoted(value) == value && !value.contains(['"', '`', '\\']);
+    let hint = match is_short {
+        true => format!("write the value out, or set the variable in the script: `export {name}=\"{}\"`", home(value)),
+        false => "write the value out, or set the variable in the script".to_owned(),
     };
-    findings.remark(span, Diagnosis::hinted(what, hint));
+    findings.remark(span, Diagnosis::hinted(format!("`{part}` in `env.{name}` is not expanded"), hint));
 }
 
 /// `~` is not expanded within quotes, `$HOME` is.

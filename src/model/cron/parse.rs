@@ -193,8 +193,8 @@ fn foreign(whole: Part, words: &[Part]) -> Option<CronError> {
             return Some(CronError { span: spans(5, last), what, hint: Some(hint) });
         }
     }
-    let hint = if let ([word], Some((_, form))) = (words, WORDS.iter().find(|(word, _)| *word == first.text)) {
-        let _ = word;
+    let word = WORDS.iter().find(|(word, _)| words.len() == 1 && *word == first.text);
+    let hint = if let Some((_, form)) = word {
         format!("write `{form}`")
     } else if whole.text.contains(':') {
         match on_calendar(words) {
@@ -228,7 +228,7 @@ fn on_calendar(words: &[Part]) -> Option<String> {
     let (time, before) = words.split_last()?;
     let mut parts = time.text.split(':');
     let (hour, minute) = (parts.next()?, parts.next()?);
-    if parts.next().is_some_and(|second| second.trim_matches('0') != "") {
+    if parts.next().is_some_and(|second| !second.trim_matches('0').is_empty()) {
         return None;
     }
     let plain = |text: &str| match text.parse::<u32>() {
