@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use zip::write::{SimpleFileOptions, ZipWriter};
 
+use crate::world::root::is_root;
 use crate::world::{PATIENCE, World, exits};
 
 /// Everything is looked at once a minute; the rest is for a host that is busy.
@@ -111,6 +112,28 @@ fn d1_only_files_of_the_definition_are_waited_for() {
     drop(library);
     world.daemon().in_force(mark, "new");
     world.batchd(&["reload"]).expect(0);
+}
+
+/// The kernel doesn't tell a daemon without the right to it who writes another owner's file: events do.
+#[test]
+fn d1_a_writer_of_another_owners_file_is_waited_for() {
+    if !is_root() {
+        return;
+    }
+    let mut world = world();
+    world.settings("trusted_owners = [\"nobody\"]\n");
+    world.bash("chown -R nobody batches.d/edited; touch -d '-1 hour' batches.d/edited/*");
+    let mark = world.start_under(&["setpriv", "--bounding-set", "-lease"]).mark();
+    let mut writer = File::options().write(true).truncate(true).open(world.path("batches.d/edited/script.sh")).unwrap();
+    writer.write_all(b"echo ha").unwrap();
+    world.daemon().says(mark, &format!("process {} ", std::process::id()));
+    prints(&world, "one");
+    assert_eq!(news(&world, mark), [""; 0], "half a file is in force");
+    let mark = world.daemon().mark();
+    writer.write_all(b"lf\n").unwrap();
+    drop(writer);
+    world.daemon().in_force(mark, "edited");
+    prints(&world, "half");
 }
 
 /// A daemon that starts while a file is being written looks at the end of it.
