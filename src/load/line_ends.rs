@@ -3,17 +3,28 @@
 
 use super::Diagnosis;
 use super::definition::Input;
-use super::findings::Findings;
+use super::findings::{DIAGNOSTICS_PER_FILE_MAX, Findings};
 use super::script::is_shell_line;
-use crate::model::diagnostic::{Diagnostic, shell_path};
+use crate::model::diagnostic::{Diagnostic, counted, shell_path};
 
 /// The byte order mark in UTF-8.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// The remarks on all files but the script that begin with `#!` or end in `.sh`.
 pub(super) fn remarks(input: &Input<'_>, script: &str, batches: &str) -> Vec<Diagnostic> {
+    // Which file is the script is an error already.
+    if script.is_empty() {
+        return Vec::new();
+    }
     let others = input.files.0.iter().filter(|(path, _)| *path != script);
-    others.filter_map(|(path, file)| remark(input, path, &file.bytes, batches)).collect()
+    let mut remarks = others.filter_map(|(path, file)| remark(input, path, &file.bytes, batches));
+    let mut shown: Vec<Diagnostic> = remarks.by_ref().take(DIAGNOSTICS_PER_FILE_MAX).collect();
+    let more = remarks.count();
+    if more > 0 {
+        let what = counted(more, "more file has such line ends", "more files have such line ends");
+        shown.push(Diagnostic::of_file(Some(input.name.clone()), input.name.as_str(), what).as_remark());
+    }
+    shown
 }
 
 fn remark(input: &Input<'_>, path: &str, bytes: &[u8], batches: &str) -> Option<Diagnostic> {

@@ -286,7 +286,7 @@ fn d11_a_root_that_is_mounted_again_is_watched_again() {
     world.start();
     world.bash("umount --lazy batches.d");
     let reloaded = world.batchd(&["reload"]).expect(1);
-    assert!((reloaded.out + &reloaded.err).contains("is it mounted?"));
+    assert!((reloaded.out + &reloaded.err).contains("file system is mounted"));
     world.batchd(&["start", "edited", "--wait"]).expect(0);
     world.bash("mount --bind kept batches.d");
     world.batchd(&["reload"]).expect(0);
