@@ -37,10 +37,10 @@ fn settings_complaints(text: &str) -> Vec<String> {
 /// What is wrong with a `batch.toml`, whose names of other batches and of pools all exist.
 fn batch_complaints(text: &str) -> Vec<String> {
     let (settings, _) = load::settings("batchd.toml", b"[pools]\ndatabase = 1\n", &|_| Ok(()));
-    let context = Context { settings: &settings, host: "host", zone_known: &|_| Ok(()) };
+    let context = Context { settings: &settings, host: "host", batches: "batches.d", zone_known: &|_| Ok(()) };
     let script = FileContent { mode: 0o755, bytes: b"exit 0\n".to_vec() };
     let files = Files([("script.sh".to_owned(), script)].into());
-    let name = load::batch_name("example").unwrap();
+    let name = load::batch_name("batches.d", "example").unwrap();
     let input = Input { name: &name, toml: Some(text.as_bytes()), files: &files, zip: None, missing_includes: &[] };
     load::definition(&input, &context).diagnostics.iter().map(ToString::to_string).collect()
 }
@@ -83,7 +83,7 @@ fn every_link_leads_somewhere() {
 
 /// The keys that the loader names when it is asked for one that it does not know.
 fn known_keys(complaints: &[String]) -> Vec<String> {
-    let hint = complaints.iter().find_map(|text| text.split_once("known here are ")).expect("a list of keys").1;
+    let hint = complaints.iter().find_map(|text| text.split_once("the known keys are ")).expect("a list of keys").1;
     let names = hint.lines().next().unwrap().split('`').skip(1).step_by(2);
     names.map(str::to_owned).collect()
 }

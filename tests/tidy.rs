@@ -154,6 +154,7 @@ const UNSAFE_IN: &[&str] = &[
     "src/shim/sys.rs",
     "src/shim/user.rs",
     "src/store/users.rs",
+    "src/store/writers.rs",
     "src/supervisor/mod.rs",
 ];
 

@@ -407,7 +407,7 @@ impl Daemon {
         let graph = self.scheduler.graph();
         let held = graph.iter().filter(|(_, node)| node.entry.held).count();
         let wrong: BTreeSet<&BatchName> =
-            diagnostics.iter().filter_map(|diagnostic| diagnostic.batch.as_ref()).collect();
+            diagnostics.iter().filter(|one| one.is_error()).filter_map(|one| one.batch.as_ref()).collect();
         info!("batchd {} is ready", env!("CARGO_PKG_VERSION"));
         info!(
             "batches   {}: {} in force, {held} held, {} with errors",

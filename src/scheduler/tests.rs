@@ -465,11 +465,11 @@ fn what_no_script_can_be_given_is_refused() {
         );
     };
     check(r#"{"env": {"A": "x\nB=y"}, "args": ["", "-x"], "input": {"file": "/x"}}"#, None);
-    check(r#"{"env": {"A=B": "x"}}"#, Some("`A=B` cannot be the name"));
-    check(r#"{"env": {"A\n": "x"}}"#, Some("cannot be the name"));
-    check(r#"{"env": {"": "x"}}"#, Some("cannot be the name"));
+    check(r#"{"env": {"A=B": "x"}}"#, Some("`A=B` can't be the name"));
+    check(r#"{"env": {"A\n": "x"}}"#, Some("can't be the name"));
+    check(r#"{"env": {"": "x"}}"#, Some("can't be the name"));
     check(r#"{"env": {"BATCHD_RUN": "x"}}"#, Some("reserved"));
-    check(&format!(r#"{{"env": {{"{}": "x"}}}}"#, "N".repeat(129)), Some("at most 128 bytes"));
+    check(&format!(r#"{{"env": {{"{}": "x"}}}}"#, "N".repeat(129)), Some("more than the 128 allowed"));
     check(r#"{"env": {"A": "\u0000"}}"#, Some("NUL"));
     check(r#"{"args": ["\u0000"]}"#, Some("NUL"));
     check(r#"{"input": {"file": "x"}}"#, Some("no absolute path"));

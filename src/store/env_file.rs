@@ -192,8 +192,8 @@ fn check(trust: &Trust, path: &Path, open: &OwnedFd) -> Result<(), EnvFileError>
 /// Checks who may write what was opened, at `place`.
 fn check_owner(trust: &Trust, path: &Path, place: &Path, open: &OwnedFd) -> Result<(), EnvFileError> {
     let stat = rustix::fs::fstat(open).map_err(|error| EnvFileError::of_system(path, error.into()))?;
-    match trust.complaint(&stat, Role::Definition, place) {
-        Some(complaint) => Err(EnvFileError::of_trust(place, complaint)),
+    match trust.distrust(&stat, Role::Definition) {
+        Some(distrust) => Err(EnvFileError::of_trust(place, (distrust.what("this"), distrust.hint(place, false)))),
         None => Ok(()),
     }
 }

@@ -13,6 +13,7 @@ pub mod upgrade;
 pub mod users;
 mod walk;
 pub mod workspace;
+pub mod writers;
 pub mod zip;
 
 use std::collections::BTreeSet;

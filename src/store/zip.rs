@@ -11,7 +11,7 @@ use zip::CompressionMethod;
 use zip::read::{ZipArchive, ZipFileEntry};
 
 use super::{FOLDER_DEPTH_MAX, is_left_out};
-use crate::model::diagnostic::{Diagnostic, shown};
+use crate::model::diagnostic::{Diagnostic, quoted};
 use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files, MODE_MASK};
 use crate::model::id::BatchName;
 
@@ -22,8 +22,6 @@ pub const ZIP_ENTRIES_MAX: usize = DEFINITION_FILES_MAX;
 pub const ZIP_RATIO_MAX: u64 = 200;
 /// The most bytes of an entry's path (design 4.5).
 pub const ZIP_PATH_BYTES_MAX: usize = 255;
-/// So much of an entry's name stands in a message: more than any name that can be unpacked.
-const ENTRY_CHARACTERS_SHOWN: usize = 300;
 /// The file that an archive must have at its root (design 3.1).
 pub const ZIP_SCRIPT: &str = "script.sh";
 
@@ -240,7 +238,7 @@ fn read_entry(
 
 /// An entry's name for a message: it may have 65,535 bytes, and its beginning is enough to find it.
 fn entry(name: &str) -> String {
-    shown(&name.chars().take(ENTRY_CHARACTERS_SHOWN).collect::<String>())
+    quoted(name)
 }
 
 fn kind_shown(kind: u32) -> &'static str {

@@ -240,7 +240,7 @@ fn an_alarm_and_its_end_are_told() {
     world.bash("mv batches.d away; mkdir batches.d");
     world.daemon().says(mark, "suddenly empty");
     let listed = world.batchd(&["list"]).expect(0).out;
-    says(&listed, &["load", "it is suddenly empty; what was in it stays in force"]);
+    says(&listed, &["load", "this folder is suddenly empty; its batches stay in force"]);
     world.bash("rmdir batches.d; mv away batches.d");
     world.daemon().says(mark, "the alarm is over");
 }

@@ -135,7 +135,7 @@ for name in trouble exit.json.$process.new; do rm -f $name; mkfifo $name; done\n
     world.batch("fifo", "", "echo\n");
     world.bash("rm batches.d/fifo/script.sh; mkfifo batches.d/fifo/script.sh; mkdir batches.d/toml; mkfifo batches.d/toml/batch.toml");
     let reload = world.batchd(&["reload"]).expect(1);
-    assert_eq!(reload.out.matches("it is a FIFO").count(), 2, "{reload:?}");
+    assert_eq!(reload.out.matches("this is a FIFO").count(), 2, "{reload:?}");
     world.batchd(&["start", "plants"]).expect(0);
     world.rest();
 }

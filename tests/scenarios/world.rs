@@ -251,7 +251,7 @@ impl World {
     fn fit(&mut self) -> Done<Arc<Graph>> {
         let settings = self.settings()?;
         let known = |zone: &str| self.zone_known(zone);
-        let context = Context { settings: &settings, host: "host", zone_known: &known };
+        let context = Context { settings: &settings, host: "host", batches: "batches.d", zone_known: &known };
         let candidates: Vec<Arc<Loaded>> =
             self.disk.iter().map(|(name, toml)| Arc::new(definition(name, toml, &context))).collect();
         let in_force = self.scheduler.iter().flat_map(|scheduler| scheduler.graph().iter());

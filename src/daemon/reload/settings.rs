@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::{Loader, Surroundings};
 use crate::load::{Paths, SettingsFile};
-use crate::model::diagnostic::Diagnostic;
+use crate::model::diagnostic::{Diagnostic, errors};
 
 /// Reads the settings again; the daemon knows how.
 pub(super) type SettingsOnDisk = Box<dyn FnMut() -> anyhow::Result<(Surroundings, Vec<Diagnostic>)> + Send>;
@@ -57,7 +57,7 @@ impl Loader {
         let (around, diagnostics) = match read {
             Ok(read) => read,
             Err(problem) => {
-                let what = format!("they stay as they were: {problem:#}");
+                let what = format!("can't read the settings, so they stay as they were: {problem:#}");
                 self.of_settings = vec![Diagnostic::of_file(None, &self.around.settings.file, what)];
                 return;
             }
@@ -67,15 +67,15 @@ impl Loader {
             let release = self.around.zones.version();
             info!("the time-zone data or the system's time zone has changed: zone data {release}");
         }
-        if !diagnostics.is_empty() {
+        if errors(&diagnostics) > 0 {
             (self.around.settings, self.around.trust) = (before.settings, before.trust);
         }
         *self.trusted_owners.lock().unwrap_or_else(PoisonError::into_inner) = self.around.trusted_owners();
         self.of_settings = diagnostics;
         if AtStart::of(&self.around.settings) != self.at_start {
-            let what = "`batches`, `runs`, `state` or `socket_group` has changed since the daemon started";
+            let what = "`batches`, `runs`, `state` or `socket_group` was changed after the daemon started";
             let diagnostic = Diagnostic::of_file(None, &self.around.settings.file, what);
-            self.of_settings.push(diagnostic.with_hint("restart the daemon: scripts go on meanwhile"));
+            self.of_settings.push(diagnostic.with_hint("restart the daemon; running scripts go on"));
         }
         self.folders.forget_looks();
     }
