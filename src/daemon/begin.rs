@@ -309,7 +309,8 @@ impl Daemon {
     /// Writes into the journal that a daemon starts: nobody was there before.
     async fn note_start(&self) -> Result<()> {
         let text = format!("batchd {} starts, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
-        self.writer.commit(vec![Record::Event { at: clock::now(), text }]).await
+        let zone = Record::Zone { name: self.zones.system().zone.name.clone() };
+        self.writer.commit(vec![Record::Event { at: clock::now(), text }, zone]).await
     }
 
     /// Tidies the folders of runs whose end was committed when the last daemon was killed.

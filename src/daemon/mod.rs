@@ -264,12 +264,13 @@ impl Daemon {
     async fn swap(&mut self, swap: Swap) -> Result<()> {
         if self.zones.changed() {
             self.zones = Zones::of_environment();
+            self.held.push(Record::Zone { name: self.zones.system().zone.name.clone() });
         }
         if let Some(graph) = swap.graph {
             self.handle(vec![Event::Reload(graph)]).await?;
-            // Who asked for it reads the journal next.
-            self.commit(Vec::new()).await?;
         }
+        // Who asked for it reads the journal next.
+        self.commit(Vec::new()).await?;
         for done in swap.done {
             // Who asked may be gone.
             let _ = done.send(Reloaded { diagnostics: swap.diagnostics.clone() });

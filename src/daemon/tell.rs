@@ -50,7 +50,12 @@ fn record(record: &Record, is_many: bool) {
         Record::Run(run) => tell_run(run),
         Record::Event { text, .. } => warn!("{text}"),
         Record::Definition(in_force) => tell_definition(in_force, is_many),
-        Record::Batch(_) | Record::Edge(_) | Record::EdgeRemoved { .. } | Record::Period(_) | Record::Limits(_) => {}
+        Record::Batch(_)
+        | Record::Edge(_)
+        | Record::EdgeRemoved { .. }
+        | Record::Period(_)
+        | Record::Limits(_)
+        | Record::Zone { .. } => {}
     }
 }
 

@@ -48,6 +48,9 @@ const NETWORK_FILE_SYSTEMS: &[(u32, &str)] = &[
     (0x7461_636f, "OCFS2"),
 ];
 
+/// The key in `meta` for the daemon's own time zone.
+pub(super) const DAEMON_ZONE: &str = "daemon_zone";
+
 impl Journal {
     /// Opens the journal at `path`; makes one, with a random name, if there is none; brings an older one up to date, and
     /// keeps a copy of it as it was. The folder must be there.

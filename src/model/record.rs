@@ -40,6 +40,11 @@ pub enum Record {
         /// One sentence.
         text: String,
     },
+    /// The daemon's own time zone, in which batches without a `timezone` are scheduled.
+    Zone {
+        /// Its IANA name; `localtime` for an `/etc/localtime` that is a copy without a known name.
+        name: String,
+    },
 }
 
 /// What is known of a batch beside its definition.

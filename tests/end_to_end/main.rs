@@ -8,6 +8,7 @@ mod backup;
 mod chains;
 mod clock;
 mod commands;
+mod daemon;
 mod hints;
 mod lifecycle;
 mod manager;
