@@ -14,7 +14,7 @@ use super::{Places, disk};
 use crate::journal::Journal;
 use crate::model::id::{BatchName, JournalId, RUN_NUMBER_MAX, RunId, Token};
 use crate::model::launch::ExitCause;
-use crate::model::record::{BatchFacts, Record};
+use crate::model::record::{BatchFacts, REBOOT_UNKNOWN, Record};
 use crate::model::run::{End, Follow, Given, Outcome, Run, State};
 use crate::model::time::Instant;
 use crate::rundir::RunDir;
@@ -65,7 +65,7 @@ pub(super) struct Known {
 /// Writes a new journal at `file`. Refuses while a daemon or a run lives, and if anything is at `file`.
 pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt> {
     if super::daemon_lives(places.state) {
-        bail!("a daemon works with {}: end it first; its runs go on", places.state.display());
+        bail!("a daemon is running on {}. Stop it first; its runs go on without it", places.state.display());
     }
     let known = survey(places.runs)?;
     let most = known.journals.iter().max_by_key(|(_, count)| **count);
@@ -99,7 +99,13 @@ pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt
 
 /// All that folders say of a batch: the greatest number that any of them names.
 pub(super) fn unknown(name: BatchName, number: u64) -> BatchFacts {
-    BatchFacts { name, next_number: number + 1, cursor: None, reboot_boot: None, disabled: None }
+    BatchFacts {
+        name,
+        next_number: number + 1,
+        cursor: None,
+        reboot_boot: Some(REBOOT_UNKNOWN.to_owned()),
+        disabled: None,
+    }
 }
 
 /// The number with which a batch goes on.

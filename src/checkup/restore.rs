@@ -16,7 +16,7 @@ use super::{Places, disk};
 use crate::journal::Journal;
 use crate::journal::backup::rename_to_free;
 use crate::model::id::{JournalId, RunId, Token};
-use crate::model::record::{BatchFacts, InForce, PeriodChange, Record, Recovered};
+use crate::model::record::{BatchFacts, InForce, PeriodChange, REBOOT_UNKNOWN, Record, Recovered};
 use crate::model::run::{End, Outcome, Run, State};
 use crate::model::time::Instant;
 use crate::rundir::RunDir;
@@ -49,7 +49,7 @@ impl fmt::Display for Restored {
 /// Puts the backup `file` in force. Refuses while a daemon or a run lives, and if a journal is in place.
 pub fn restore(places: &Places<'_>, file: &Path, now: Instant) -> Result<Restored> {
     if super::daemon_lives(places.state) {
-        bail!("a daemon works with {}: end it first; its runs go on", places.state.display());
+        bail!("a daemon is running on {}. Stop it first; its runs go on without it", places.state.display());
     }
     let free = |name: &str| places.state.join(name).symlink_metadata().is_err();
     if !["journal.db", "journal.db-wal"].into_iter().all(free) {
@@ -174,7 +174,8 @@ fn fresh_start(
     for facts in batches {
         let cursor = facts.cursor.map_or(now, |cursor| cursor.max(now));
         let next_number = behind(&facts)?;
-        records.push(Record::Batch(BatchFacts { next_number, cursor: Some(cursor), ..facts }));
+        let reboot_boot = Some(REBOOT_UNKNOWN.to_owned());
+        records.push(Record::Batch(BatchFacts { next_number, cursor: Some(cursor), reboot_boot, ..facts }));
     }
     let text = format!(
         "the journal was restored from a backup: {restored}; what was decided since and never ran has no rows before {now}"

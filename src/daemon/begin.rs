@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use super::reload::{Loader, Message};
 use super::reserve::Reserve;
 use super::signals::Signal;
 use super::writer::Writer;
-use super::{Daemon, ahead};
+use super::{Daemon, ahead, orphans};
 use crate::api::{ApiHandle, Runs, server, socket};
 use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
@@ -31,11 +32,11 @@ use crate::model::definition::Definition;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::graph::{Entry, Graph};
 use crate::model::id::{BatchName, RunId};
-use crate::model::record::{InForce, Record, Recovered};
+use crate::model::record::{Boot, InForce, Record, Recovered};
 use crate::model::run::Run;
 use crate::model::settings::Limits;
 use crate::paths::Paths;
-use crate::rundir::LOCK;
+use crate::rundir::{self, LOCK};
 use crate::scheduler::{Event, Scheduler};
 use crate::shim::shortage::said;
 use crate::store::{definitions, users, workspace};
@@ -93,14 +94,16 @@ pub(super) async fn begin(
     let mut loader = loader(args, &paths, around, watcher, &before);
     let (graph, diagnostics) = loader.begin(before.clone());
 
-    let boot = clock::boot_id().context("can't read the boot id of the host")?;
+    let boot =
+        Boot { host: clock::boot_id().context("can't read the boot id of the host")?, container: clock::container() };
     let (reports_inlet, reports) = mpsc::unbounded_channel();
     let (shortage, is_short) = watch::channel(no_room);
-    let place = Local::start(supervisor_surroundings(&paths, &boot)?, reports_inlet, is_short)
+    let place = Local::start(supervisor_surroundings(&paths, &boot.host)?, reports_inlet, is_short)
         .context("can't start the supervisor")?;
     let journal_id = journal.id().clone();
     let mut daemon = Daemon {
-        stop_runs: args.stop_runs,
+        // The end of the first process of a container ends all others: to stop the runs first is their only chance of a TERM.
+        stop_runs: args.stop_runs || orphans::is_first_process(),
         starts_nothing: false,
         journal: journal_id,
         scheduler: Scheduler::recover(recovered, before, boot),
@@ -213,19 +216,31 @@ fn lock_path(paths: &Paths) -> PathBuf {
     paths.state.join("daemon.lock")
 }
 
-/// Waits a little: a daemon that was killed while it forked leaves a process that holds the lock until it has become a launcher.
+/// Takes both locks on the file. The OFD lock is what readers ask for, since they see it from other pid namespaces, too;
+/// flock(2) keeps out daemons of earlier versions, which know no other.
+///
+/// Waits a little: a daemon that was killed while it forked leaves a process that holds the locks until it is a launcher.
 fn take_lock(lock: &File, paths: &Paths) -> Result<()> {
     let until = clock::monotonic() + LOCK_PATIENCE;
-    loop {
-        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) if clock::monotonic() < until => thread::sleep(LOCK_LOOK),
-            Err(rustix::io::Errno::WOULDBLOCK) => bail!(
-                "another daemon works with {}: end that one first, or say with --state where this one's state is",
+    let cannot = || format!("can't lock {}", lock_path(paths).display());
+    while !try_lock(lock).with_context(cannot)? {
+        if clock::monotonic() >= until {
+            bail!(
+                "another daemon is running on {}. End it first, or choose another state folder with --state",
                 paths.state.display()
-            ),
-            Err(error) => return Err(error).with_context(|| format!("can't lock {}", lock_path(paths).display())),
+            );
         }
+        thread::sleep(LOCK_LOOK);
+    }
+    Ok(())
+}
+
+/// True: both locks are ours. False: another process has one of them.
+fn try_lock(lock: &File) -> std::io::Result<bool> {
+    match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => rundir::set_lock(lock.as_fd()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

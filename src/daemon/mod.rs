@@ -7,8 +7,10 @@ mod ahead;
 mod begin;
 mod effects;
 mod inlets;
+mod log;
 mod manager;
 mod memory;
+mod orphans;
 mod reload;
 mod reserve;
 mod signals;
@@ -54,7 +56,13 @@ const COMMIT_WITHIN: Duration = Duration::from_millis(10);
 
 /// Runs the daemon until it is told to end.
 pub fn run(args: &DaemonArgs, paths: Paths) -> Result<()> {
-    tell::begin(args.log_format);
+    let log = tell::begin(args.log_format)?;
+    let result = run_logged(args, paths);
+    log.flush();
+    result
+}
+
+fn run_logged(args: &DaemonArgs, paths: Paths) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let (signals, told_to_end) = signals::listen()?;

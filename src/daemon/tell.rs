@@ -1,11 +1,20 @@
 //! The daemon's log: where it goes, and which of the scheduler's records are worth a line.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
+use std::os::fd::OwnedFd;
 
-use tracing::{debug, info, warn};
+use anyhow::{Context as _, Result};
+use tracing::{Event, Level, Subscriber, debug, info, warn};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer, format};
+use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::registry::LookupSpan;
 
+use super::log::Log;
 use crate::cli::LogFormat;
+use crate::clock;
 use crate::model::record::{InForce, Record};
 use crate::model::run::{Outcome, Run, State};
 use crate::model::time::format_duration;
@@ -16,17 +25,60 @@ const FILTER_DEFAULT: &str = "info,notify=warn";
 /// So many batches that come into force at once have a line each; more have one line together.
 const IN_FORCE_LINES_MAX: usize = 20;
 
-/// Begins to log to stderr. The level is RUST_LOG's, else `info`.
-pub(super) fn begin(format: LogFormat) {
+/// Begins to log to stderr. The level is RUST_LOG's, else `info`. Whoever ends the process flushes the log first.
+pub(super) fn begin(format: LogFormat) -> Result<Log> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER_DEFAULT));
+    let stderr = rustix::io::fcntl_dupfd_cloexec(io::stderr(), 3).context("can't open the log on stderr")?;
+    let to_journal = is_stream_of_journal(&stderr);
+    let log = Log::start(stderr)?;
     // no-color.org
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let layer = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).log_internal_errors(false);
     // A second call, in a process that has a log already, leaves the first in place.
     let _ = match format {
-        LogFormat::Text => log.with_target(false).with_ansi(colour).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
+        LogFormat::Json => layer.json().flatten_event(true).try_init(),
+        LogFormat::Text if to_journal => layer.with_ansi(false).event_format(Prioritised).try_init(),
+        LogFormat::Text => layer.with_target(false).with_timer(Seconds).with_ansi(colour).try_init(),
     };
+    Ok(log)
+}
+
+/// Whether this is the stream that a service manager gave this process for its log: systemd.exec(5), `$JOURNAL_STREAM`.
+fn is_stream_of_journal(stream: &OwnedFd) -> bool {
+    let Ok(stat) = rustix::fs::fstat(stream) else { return false };
+    std::env::var("JOURNAL_STREAM").is_ok_and(|value| value == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// The time of day in UTC, to the second.
+struct Seconds;
+
+impl FormatTime for Seconds {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        write!(writer, "{}", clock::now().to_chrono().format("%Y-%m-%dT%H:%M:%SZ"))
+    }
+}
+
+/// For a service manager's journal: a priority before each line, sd-daemon(3), and no time, since the journal has its own.
+struct Prioritised;
+
+impl<S, N> FormatEvent<S, N> for Prioritised
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        let plain = format().without_time().with_level(false).with_target(false).with_ansi(false);
+        let mut text = String::new();
+        plain.format_event(context, Writer::new(&mut text), event)?;
+        // To the journal each line is a message of its own.
+        text.lines().try_for_each(|line| writeln!(writer, "<{priority}>{line}"))
+    }
 }
 
 /// A line for each record of which people want one.

@@ -15,7 +15,7 @@ impl Scheduler {
     /// changed meanwhile; then the graph on disk is in force.
     pub(super) fn begin(&mut self, now: Instant, graph: Arc<Graph>) {
         if !self.is_adopting() {
-            return self.reload(now, graph);
+            return self.swap_graph(now, graph, true);
         }
         self.settle(now);
         let old = self.graph.clone();
@@ -33,13 +33,18 @@ impl Scheduler {
         }
         self.phase = Phase::Open;
         self.settle(now);
-        self.reload(now, graph);
+        self.swap_graph(now, graph, true);
         // A schedule that has not changed goes on where it was: what it made due meanwhile is caught up.
         self.advance(now);
     }
 
-    /// Replaces the graph. Everything up to `now` has been decided by the old one.
+    /// Replaces the graph while the daemon runs. Everything up to `now` has been decided by the old one.
     pub(super) fn reload(&mut self, now: Instant, graph: Arc<Graph>) {
+        self.swap_graph(now, graph, false);
+    }
+
+    /// Replaces the graph. `at_start`: it is the first one of this daemon.
+    fn swap_graph(&mut self, now: Instant, graph: Arc<Graph>, at_start: bool) {
         let old = std::mem::replace(&mut self.graph, graph.clone());
         self.book.touch_joining();
         for (name, node) in old.iter().filter(|(name, _)| graph.get(name).is_none()) {
@@ -57,7 +62,7 @@ impl Scheduler {
             self.notes.push(Record::Limits(graph.limits().clone()));
         }
         for (name, node) in graph.iter() {
-            self.accept(now, name, old.get(name), node);
+            self.accept(now, name, old.get(name), node, at_start);
         }
         // After all batches have their facts: a new edge begins at its upstream's newest run.
         for (name, node) in graph.iter() {
@@ -71,7 +76,7 @@ impl Scheduler {
     }
 
     /// Takes over one batch of the new graph.
-    fn accept(&mut self, now: Instant, name: &BatchName, old: Option<&Node>, new: &Node) {
+    fn accept(&mut self, now: Instant, name: &BatchName, old: Option<&Node>, new: &Node, at_start: bool) {
         let unchanged = old.is_some_and(|old| {
             old.entry.held == new.entry.held
                 && (Arc::ptr_eq(old.definition(), new.definition()) || old.definition() == new.definition())
@@ -96,7 +101,7 @@ impl Scheduler {
             self.note_period(now, name, until, Some((new, after)));
         }
         if new.entry.reboot {
-            self.decide_reboot(now, name, old.is_some_and(|old| old.entry.reboot));
+            self.decide_reboot(now, name, at_start);
         }
         self.arm(now, name);
     }

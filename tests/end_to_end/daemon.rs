@@ -1,9 +1,230 @@
 //! The daemon beside its runs: its zone, its lock, its log, its folders.
 
-use batchd::journal::query::Reader;
-use rustix::process::Signal;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::process::{Child, Stdio};
 
-use super::world::World;
+use batchd::journal::query::Reader;
+use batchd::shim::tree;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::world::{PATIENCE, Pipe, World, exits};
+
+/// A world with a batch that says `up` when the daemon has started, and one that does nothing.
+fn world_that_says_up() -> (World, Pipe) {
+    let world = World::new();
+    let up = world.pipe("up");
+    world.batch("first", "cron = '@reboot'", "echo up > $W/up");
+    world.batch("quick", "", "echo quick");
+    (world, up)
+}
+
+/// Starts a daemon whose log goes to `stderr`.
+fn daemon_with_log(world: &World, stderr: Stdio) -> Child {
+    let mut command = world.command(env!("CARGO_BIN_EXE_batchd"));
+    command.arg("daemon").env("RUST_LOG", "batchd=debug");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap()
+}
+
+/// The daemon works, and ends well when it is told to.
+#[track_caller]
+fn assert_works(world: &World, mut daemon: Child) {
+    world.batchd(&["start", "quick", "--wait"]).expect(0);
+    kill_process(Pid::from_child(&daemon), Signal::TERM).unwrap();
+    assert!(exits(&daemon, PATIENCE), "the daemon does not end");
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn reboot_runs_at_the_first_start_with_a_fresh_state_folder_and_not_at_the_second() {
+    let (mut world, up) = world_that_says_up();
+    world.start();
+    assert_eq!(up.hear(), "up");
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    world.start();
+    world.batchd(&["start", "quick", "--wait"]).expect(0);
+    let runs = world.runs();
+    let ids: Vec<&str> = runs.iter().map(|run| run["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["first.1", "quick.1"]);
+}
+
+#[test]
+fn a4_a_daemon_whose_log_is_full_lives() {
+    let (world, up) = world_that_says_up();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let daemon = daemon_with_log(&world, full.into());
+    assert_eq!(up.hear(), "up");
+    assert_works(&world, daemon);
+}
+
+/// `batchd daemon 2>&1 | head -3`, and somebody who looks at the log again later.
+#[test]
+fn a4_a_daemon_whose_reader_goes_lives_and_counts_what_was_lost() {
+    let (world, up) = world_that_says_up();
+    let path = world.path("log");
+    world.bash("mkfifo log");
+    let open = || OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+    let reader = open();
+    let mut daemon = daemon_with_log(&world, OpenOptions::new().write(true).open(&path).unwrap().into());
+    drop(reader);
+    assert_eq!(up.hear(), "up");
+    world.batchd(&["start", "quick", "--wait"]).expect(0);
+    let reader = open();
+    rustix::io::ioctl_fionbio(&reader, false).unwrap();
+    let reader = BufReader::new(reader);
+    world.batchd(&["start", "quick", "--wait"]).expect(0);
+    let said = reader.lines().map_while(Result::ok).find(|line| line.contains("lost because the log could not"));
+    assert!(said.is_some_and(|line| line.contains("log lines were lost") && line.contains("Broken pipe")));
+    kill_process(Pid::from_child(&daemon), Signal::TERM).unwrap();
+    assert!(exits(&daemon, PATIENCE));
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+}
+
+/// A pipe that nobody empties, a terminal that was stopped with Ctrl-S.
+#[test]
+fn a4_a_daemon_whose_log_nobody_reads_lives() {
+    let (world, up) = world_that_says_up();
+    let (_reader, writer) = rustix::pipe::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    let daemon = daemon_with_log(&world, writer.into());
+    assert_eq!(up.hear(), "up");
+    for _ in 0..20 {
+        world.batchd(&["start", "quick", "--wait"]).expect(0);
+    }
+    assert_works(&world, daemon);
+}
+
+#[test]
+fn a4_a_daemon_whose_terminal_is_closed_lives() {
+    let (world, up) = world_that_says_up();
+    // SAFETY: the descriptors are written by the call, which takes no other memory.
+    let (terminal, screen) = unsafe {
+        let (mut terminal, mut screen) = (0, 0);
+        let none = std::ptr::null_mut();
+        assert_eq!(libc::openpty(&mut terminal, &mut screen, none, none.cast(), none.cast()), 0);
+        use std::os::fd::FromRawFd as _;
+        (File::from_raw_fd(terminal), File::from_raw_fd(screen))
+    };
+    let daemon = daemon_with_log(&world, screen.into());
+    drop(terminal);
+    assert_eq!(up.hear(), "up");
+    assert_works(&world, daemon);
+}
+
+/// A log, or a journal, that may not grow is an error of one write.
+#[test]
+fn a4_a_daemon_whose_log_has_reached_its_size_limit_lives() {
+    let (world, up) = world_that_says_up();
+    fs::write(world.path("log"), vec![b'x'; 64 << 20]).unwrap();
+    let log = OpenOptions::new().append(true).open(world.path("log")).unwrap();
+    let mut command = world.command("bash");
+    // In KiB: far more than the journal needs, and less than the log has.
+    command.args(["-c", "ulimit -f 32768; exec \"$0\" daemon", env!("CARGO_BIN_EXE_batchd")]);
+    let daemon = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
+    assert_eq!(up.hear(), "up");
+    assert_works(&world, daemon);
+}
+
+#[test]
+fn a6_a_daemon_in_another_pid_namespace_is_seen() {
+    let (mut world, up) = world_that_says_up();
+    world.start();
+    assert_eq!(up.hear(), "up");
+    world.batchd(&["backup", "copy.db"]).expect(0);
+    let elsewhere = |arguments: &[&str]| {
+        let mut command = world.command("unshare");
+        let namespaces = if rustix::process::geteuid().is_root() { "-p" } else { "-rp" };
+        command.args([namespaces, "--fork", "--mount-proc", env!("CARGO_BIN_EXE_batchd")]).args(arguments);
+        world.output(command)
+    };
+    let list = elsewhere(&["list"]).expect(0);
+    assert_eq!(list.err, "", "not a word of a daemon that is not running");
+    let rebuilt = elsewhere(&["doctor", "--rebuild", "new.db"]).expect(1);
+    assert!(rebuilt.err.contains("a daemon is running on"), "{rebuilt:?}");
+    assert!(!world.path("new.db").exists());
+    let restored = elsewhere(&["restore", "copy.db"]).expect(1);
+    assert!(restored.err.contains("a daemon is running on"), "{restored:?}");
+    let second = elsewhere(&["daemon"]).expect(1);
+    assert!(second.err.contains("another daemon is running on"), "{second:?}");
+}
+
+#[test]
+fn a12_runs_that_were_removed_are_made_again() {
+    let (mut world, up) = world_that_says_up();
+    let daemon = world.start();
+    assert_eq!(up.hear(), "up");
+    daemon.run_line(0, "first", "succeeded");
+    world.bash("rm -rf runs");
+    world.batchd(&["start", "quick", "--wait"]).expect(0);
+    assert_eq!(world.stdout("quick.1"), "quick\n");
+    world.daemon().says(0, "was removed and is made again");
+}
+
+#[test]
+fn a12_where_that_is_not_safe_the_path_and_the_command_are_named() {
+    let (mut world, up) = world_that_says_up();
+    world.bash("mkdir -p disk/runs");
+    world.start_with(&["--runs", "disk/runs"], &[]);
+    assert_eq!(up.hear(), "up");
+    world.daemon().run_line(0, "first", "succeeded");
+    let mark = world.daemon().mark();
+    world.bash("rm -rf disk");
+    world.batchd(&["start", "quick"]).expect(0);
+    let command = format!("`mkdir -p {}`", world.path("disk/runs").display());
+    let line = world.daemon().says(mark, "mkdir");
+    assert!(line["reason"].as_str().unwrap().contains(&command), "{line}");
+    // The daemon says it a moment before it is recorded; an act is recorded behind it.
+    world.batchd(&["enable", "first"]).expect(0);
+    let remark = world.run("quick.1")["remark"].clone();
+    assert!(remark.as_str().is_some_and(|remark| remark.contains(&command)), "{remark}");
+    world.bash("mkdir -p disk/runs");
+    assert_eq!(world.end("quick.1")["outcome"], "succeeded");
+}
+
+/// The daemon as the first process of a pid namespace, as in a container.
+fn start_as_pid_1(world: &mut World) -> i32 {
+    let namespaces = if rustix::process::geteuid().is_root() { "-p" } else { "-rp" };
+    world.spawn_under("unshare", &[namespaces, "--fork", "--mount-proc"].map(str::to_owned));
+    assert!(world.daemon().ready_or_ended());
+    tree::descendants(world.daemon().pid())[0]
+}
+
+#[test]
+fn as_pid_1_the_daemon_stops_its_runs_with_term_and_reaps_orphans() {
+    let (mut world, up) = world_that_says_up();
+    let said = world.pipe("said");
+    world.batch("slow", "", "trap 'echo term > $W/said; exit 0' TERM\necho up > $W/up\nsleep 1000 & wait");
+    let daemon = start_as_pid_1(&mut world);
+    assert_eq!(up.hear(), "up");
+    world.batchd(&["start", "slow"]).expect(0);
+    assert_eq!(up.hear(), "up");
+    // Without its launcher, the shim is an orphan, and a child of the first process.
+    let comm = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let launcher = tree::descendants(daemon).into_iter().find(|pid| comm(*pid).trim() == "batchd-launcher").unwrap();
+    kill_process(Pid::from_raw(launcher).unwrap(), Signal::KILL).unwrap();
+    world.batchd(&["stop", "slow.1"]).expect(0);
+    assert_eq!(said.hear(), "term");
+    world.daemon().says(0, "an orphan has ended");
+
+    world.batchd(&["start", "slow"]).expect(0);
+    assert_eq!(up.hear(), "up");
+    kill_process(Pid::from_raw(daemon).unwrap(), Signal::TERM).unwrap();
+    assert_eq!(said.hear(), "term");
+    assert_eq!(world.daemon_ends(), 0);
+    assert_eq!(world.run("slow.2")["outcome"], "cancelled");
+}
+
+#[test]
+fn each_start_of_a_container_counts_as_a_boot() {
+    let (mut world, up) = world_that_says_up();
+    for _ in 0..2 {
+        let daemon = start_as_pid_1(&mut world);
+        assert_eq!(up.hear(), "up");
+        kill_process(Pid::from_raw(daemon).unwrap(), Signal::TERM).unwrap();
+        assert_eq!(world.daemon_ends(), 0);
+    }
+}
 
 /// The name of the daemon's zone as another process reads it.
 fn zone(world: &World) -> Option<String> {

@@ -279,7 +279,7 @@ impl World {
         self.handle(Event::Wake)?;
         let graph = fit(&self.disk, self.scheduler().graph());
         self.tell(format!("reload: {} batches", graph.len()));
-        self.note_graph(&graph);
+        self.note_graph(&graph, false);
         self.handle(Event::Reload(graph))
     }
 
@@ -299,7 +299,7 @@ impl World {
             self.handle(Event::Report { run, report })?;
         }
         let graph = self.disk.graph(&before);
-        self.note_graph(&graph);
+        self.note_graph(&graph, true);
         self.handle(Event::Begin(graph))?;
         self.has_begun = true;
         Ok(())
