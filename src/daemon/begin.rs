@@ -13,10 +13,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::fs::FlockOperation;
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::effects::Definitions;
 use super::inlets::Inlets;
+use super::log::Log;
+use super::output::Output;
 use super::reload::{Loader, Message};
 use super::reserve::Reserve;
 use super::signals::Signal;
@@ -29,7 +31,6 @@ use crate::folders::{Surroundings, own_program, schedule};
 use crate::journal::query::{Filter, Reader};
 use crate::journal::{Journal, OpenError};
 use crate::model::definition::Definition;
-use crate::model::diagnostic::Diagnostic;
 use crate::model::graph::{Entry, Graph};
 use crate::model::id::{BatchName, RunId};
 use crate::model::record::{Boot, InForce, Record, Recovered};
@@ -70,6 +71,7 @@ const LOCK_MODE: u32 = 0o600;
 pub(super) async fn begin(
     args: &DaemonArgs,
     paths: Paths,
+    log: &Log,
     signals: mpsc::UnboundedReceiver<Signal>,
     told_to_end: watch::Receiver<bool>,
 ) -> Result<(Daemon, Inlets)> {
@@ -77,6 +79,7 @@ pub(super) async fn begin(
     clear_unfinished(&paths.state);
     let around = surroundings(&paths, args)?;
     let limits = around.settings.settings.limits.clone();
+    let log_output = around.settings.settings.log_output;
     let group = socket_group(&around, &paths)?;
     let (journal, reserve, no_room) = open_journal(&paths, group)?;
     let recovered = journal.recover()?;
@@ -85,17 +88,12 @@ pub(super) async fn begin(
     let before = Arc::new(graph_before(&around.zones, &recovered, &limits));
     // Watch first, look second: what changes in between is seen twice, and not never.
     let (messages, loader_inlet) = sync_mpsc::channel::<Message>();
-    let hints = messages.clone();
-    let watcher = Watcher::start(&paths.batches, &paths.settings, move |hint| {
-        // The thread is gone only when the daemon is.
-        let _ = hints.send(Message::Hint(hint));
-    });
+    let watcher = start_watcher(&paths, messages.clone());
     let live = under_way(&recovered, &before, &around, &paths.state);
     let mut loader = loader(args, &paths, around, watcher, &before);
     let (graph, diagnostics) = loader.begin(before.clone());
 
-    let boot =
-        Boot { host: clock::boot_id().context("can't read the boot id of the host")?, container: clock::container() };
+    let boot = present_boot()?;
     let (reports_inlet, reports) = mpsc::unbounded_channel();
     let (shortage, is_short) = watch::channel(no_room);
     let place = Local::start(supervisor_surroundings(&paths, &boot.host)?, reports_inlet, is_short)
@@ -113,6 +111,7 @@ pub(super) async fn begin(
         definitions: Definitions::new(paths.state.clone()),
         zones: Zones::of_environment(),
         alarm: Alarm::new().context("can't make a timer")?,
+        output: Output::start(log_output, paths.runs.clone(), log.clone())?,
         changes: watch::channel(0).0,
         loader: messages,
         replies: BTreeMap::new(),
@@ -136,8 +135,20 @@ pub(super) async fn begin(
         .spawn(move || loader.serve(&loader_inlet, &swaps_inlet))
         .context("can't start the thread for reloads")?;
     daemon.open_socket(acts_inlet, group)?;
-    daemon.say_where_everything_is(&diagnostics);
+    daemon.greet(&diagnostics);
     Ok((daemon, inlets))
+}
+
+fn present_boot() -> Result<Boot> {
+    let host = clock::boot_id().context("can't read the boot id of the host")?;
+    Ok(Boot { host, container: clock::container() })
+}
+
+fn start_watcher(paths: &Paths, messages: sync_mpsc::Sender<Message>) -> Watcher {
+    Watcher::start(&paths.batches, &paths.settings, move |hint| {
+        // The thread is gone only when the daemon is.
+        let _ = messages.send(Message::Hint(hint));
+    })
 }
 
 /// Settings, zones and the host. A daemon that begins has no settings that were good before: with half of those on the disk
@@ -316,6 +327,10 @@ fn supervisor_surroundings(paths: &Paths, boot: &str) -> Result<supervisor::Surr
         state: paths.state.clone(),
         boot: boot.to_owned(),
         environment,
+        // What is not UTF-8 can't be passed on.
+        inherited: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
         program: own_program()?,
     })
 }
@@ -345,6 +360,7 @@ impl Daemon {
             open.insert(run.id.clone());
             let stop = run.stop.is_some();
             let id = run.id.clone();
+            self.output.adopt(&run);
             let launch = self.launch(run, definition)?;
             self.place.find(launch);
             if stop {
@@ -377,34 +393,6 @@ impl Daemon {
         let runs = Arc::new(JournalRuns { path: self.paths.journal() });
         tokio::spawn(server::serve(listener, ApiHandle { acts, changes: self.changes.subscribe(), runs }));
         Ok(())
-    }
-
-    /// One block at the start: where everything is, what is in force, what is wrong, what is next.
-    fn say_where_everything_is(&self, diagnostics: &[Diagnostic]) {
-        let graph = self.scheduler.graph();
-        let held = graph.iter().filter(|(_, node)| node.entry.held).count();
-        let wrong: BTreeSet<&BatchName> =
-            diagnostics.iter().filter_map(|diagnostic| diagnostic.batch.as_ref()).collect();
-        info!("batchd {} is ready", env!("CARGO_PKG_VERSION"));
-        info!(
-            "batches   {}: {} in force, {held} held, {} with errors",
-            self.paths.batches.display(),
-            graph.len(),
-            wrong.len()
-        );
-        info!("runs      {}", self.paths.runs.display());
-        info!("state     {}", self.paths.state.display());
-        let absent = if self.paths.settings.exists() { "" } else { " (none there: all settings have their defaults)" };
-        info!("settings  {}{absent}", self.paths.settings.display());
-        let zone = self.zones.system();
-        info!("time      {} (from {}), zone data {}", zone.zone.name, zone.from, self.zones.version());
-        for reason in &zone.passed_over {
-            warn!("the system's zone: passed over {reason}");
-        }
-        match self.scheduler.upcoming().next() {
-            Some((at, name)) => info!("next      {name} at {}", zone.zone.local(at)),
-            None => info!("next      nothing is scheduled"),
-        }
     }
 }
 

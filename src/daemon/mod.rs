@@ -6,11 +6,13 @@
 mod ahead;
 mod begin;
 mod effects;
+mod greeting;
 mod inlets;
 mod log;
 mod manager;
 mod memory;
 mod orphans;
+mod output;
 mod reload;
 mod reserve;
 mod signals;
@@ -41,7 +43,9 @@ use crate::supervisor::Local;
 use crate::zones::Zones;
 use effects::Definitions;
 use inlets::{Incoming, Inlets};
+use log::Log;
 use manager::Manager;
+use output::Output;
 use reload::{Message, Swap};
 use signals::Signal;
 use writer::{Uncommitted, Writer};
@@ -57,17 +61,17 @@ const COMMIT_WITHIN: Duration = Duration::from_millis(10);
 /// Runs the daemon until it is told to end.
 pub fn run(args: &DaemonArgs, paths: Paths) -> Result<()> {
     let log = tell::begin(args.log_format)?;
-    let result = run_logged(args, paths);
+    let result = run_logged(args, paths, &log);
     log.flush();
     result
 }
 
-fn run_logged(args: &DaemonArgs, paths: Paths) -> Result<()> {
+fn run_logged(args: &DaemonArgs, paths: Paths, log: &Log) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let (signals, told_to_end) = signals::listen()?;
         let manager = Manager::of_environment();
-        match begin::begin(args, paths, signals, told_to_end).await {
+        match begin::begin(args, paths, log, signals, told_to_end).await {
             Ok((daemon, inlets)) => {
                 manager.ready();
                 tokio::spawn(manager.clone().keep_alive(daemon.writer.pulse()));
@@ -100,6 +104,7 @@ struct Daemon {
     definitions: Definitions,
     zones: Zones,
     alarm: Alarm,
+    output: Output,
     changes: watch::Sender<u64>,
     loader: sync_mpsc::Sender<Message>,
     /// Who waits for the answer to a request.
@@ -310,6 +315,7 @@ impl Daemon {
             }
         }
         tell::records(&records);
+        self.output.note(&records);
         if acts.is_empty() {
             if !records.is_empty() {
                 self.held.append(&mut records);

@@ -22,8 +22,8 @@ use crate::model::time::format_duration;
 /// What is logged without RUST_LOG. The watch library tells of watches that went with their folders: nobody's affair.
 const FILTER_DEFAULT: &str = "info,notify=warn";
 
-/// So many batches that come into force at once have a line each; more have one line together.
-const IN_FORCE_LINES_MAX: usize = 20;
+/// So many batches that come into force at once are named: more than a line at 80 columns holds are only counted.
+const NAMED_MAX: usize = 3;
 
 /// Begins to log to stderr. The level is RUST_LOG's, else `info`. Whoever ends the process flushes the log first.
 pub(super) fn begin(format: LogFormat) -> Result<Log> {
@@ -81,27 +81,28 @@ where
     }
 }
 
-/// A line for each record of which people want one.
+/// A line for each record of which people want one; batches that come into force have one together.
 pub(super) fn records(records: &[Record]) {
-    let good = |in_force: &&InForce| in_force.definition.is_some() && !in_force.held;
     let in_force = records.iter().filter_map(|record| match record {
-        Record::Definition(in_force) => Some(in_force).filter(good),
+        Record::Definition(InForce { batch, definition: Some(_), held: false }) => Some(batch.as_str()),
         _ => None,
     });
-    let count = in_force.count();
-    let is_many = count > IN_FORCE_LINES_MAX;
-    if is_many {
-        info!("{count} new or edited batches are in force");
+    let in_force: Vec<&str> = in_force.collect();
+    match in_force.split_at_checked(NAMED_MAX) {
+        _ if in_force.is_empty() => {}
+        Some((named, others)) if !others.is_empty() => {
+            info!("new or changed: {} and {} more", named.join(", "), others.len());
+        }
+        Some(_) | None => info!("new or changed: {}", in_force.join(", ")),
     }
-    records.iter().for_each(|one| record(one, is_many));
+    records.iter().for_each(record);
 }
 
-/// `is_many`: what comes into force has a line already.
-fn record(record: &Record, is_many: bool) {
+fn record(record: &Record) {
     match record {
         Record::Run(run) => tell_run(run),
         Record::Event { text, .. } => warn!("{text}"),
-        Record::Definition(in_force) => tell_definition(in_force, is_many),
+        Record::Definition(in_force) => tell_definition(in_force),
         Record::Batch(_)
         | Record::Edge(_)
         | Record::EdgeRemoved { .. }
@@ -111,15 +112,13 @@ fn record(record: &Record, is_many: bool) {
     }
 }
 
-fn tell_definition(InForce { batch, definition, held }: &InForce, is_many: bool) {
+fn tell_definition(InForce { batch, definition, held }: &InForce) {
     let Some(definition) = definition else { return info!(%batch, "removed") };
     let definition = definition.hash.short();
     if *held {
-        warn!(%batch, %definition, "held: it starts nothing until it fits");
-    } else if is_many {
-        debug!(%batch, %definition, "in force");
+        warn!(%batch, %definition, "held: the batch starts nothing until its definition fits the others");
     } else {
-        info!(%batch, %definition, "in force");
+        debug!(%batch, %definition, "in force");
     }
 }
 
@@ -128,11 +127,11 @@ fn tell_run(run: &Run) {
     match &run.state {
         State::Queued => debug!(run = %id, trigger = %run.trigger, due_at = %run.due_at, "queued"),
         State::Starting if run.remark.is_some() => {
-            warn!(run = %id, reason = run.remark.as_deref().unwrap_or_default(), "it waits to be started");
+            warn!(run = %id, reason = run.remark.as_deref().unwrap_or_default(), "the run waits to be started");
         }
         State::Starting => debug!(run = %id, "starting"),
         State::Running if run.remark.is_some() => {
-            warn!(run = %id, reason = run.remark.as_deref().unwrap_or_default(), "it runs, and can't be looked at now");
+            warn!(run = %id, reason = run.remark.as_deref().unwrap_or_default(), "the run goes on, but its folder can't be read");
         }
         State::Running if run.stop.is_some() => info!(run = %id, "stopping"),
         State::Running => info!(run = %id, trigger = %run.trigger, due_at = %run.due_at, "running"),

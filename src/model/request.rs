@@ -129,6 +129,9 @@ pub enum Reply {
         batch: BatchName,
         /// Until when, why, by whom.
         disabled: Disabled,
+        /// The `disable` that was in force until now, and that this one replaces.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaces: Option<Disabled>,
         /// Its runs that have not ended: nothing of this touches them.
         goes_on: Vec<RunId>,
     },

@@ -62,11 +62,15 @@ impl Scheduler {
             self.notes.push(Record::Limits(graph.limits().clone()));
         }
         for (name, node) in graph.iter() {
-            self.accept(now, name, old.get(name), node, at_start);
+            self.accept(now, name, old.get(name), node);
         }
         // After all batches have their facts: a new edge begins at its upstream's newest run.
         for (name, node) in graph.iter() {
             self.accept_edges(name, old.get(name), node);
+        }
+        // After all edges, so that a new edge counts the run.
+        for (name, _) in graph.iter().filter(|(_, node)| node.entry.reboot) {
+            self.decide_reboot(now, name, at_start);
         }
         for (name, _) in graph.iter().filter(|(_, node)| node.join == Join::AcrossChains) {
             if let Some(node) = graph.get(name).filter(|node| !node.entry.held) {
@@ -76,7 +80,7 @@ impl Scheduler {
     }
 
     /// Takes over one batch of the new graph.
-    fn accept(&mut self, now: Instant, name: &BatchName, old: Option<&Node>, new: &Node, at_start: bool) {
+    fn accept(&mut self, now: Instant, name: &BatchName, old: Option<&Node>, new: &Node) {
         let unchanged = old.is_some_and(|old| {
             old.entry.held == new.entry.held
                 && (Arc::ptr_eq(old.definition(), new.definition()) || old.definition() == new.definition())
@@ -99,9 +103,6 @@ impl Scheduler {
             // A schedule that could not be read any more has decided nothing up to now.
             let until = if old.is_some_and(|old| self.is_period_of(old)) { after } else { cursor };
             self.note_period(now, name, until, Some((new, after)));
-        }
-        if new.entry.reboot {
-            self.decide_reboot(now, name, at_start);
         }
         self.arm(now, name);
     }

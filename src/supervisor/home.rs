@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::model::text::shell_word;
 use crate::shim::shortage::said;
 
 /// The folder of all runs, and how it was when the daemon started.
@@ -35,12 +36,12 @@ impl Home {
     /// that it had. Anything else might put the runs on another disk than the one that was meant. The error says what to do.
     pub(super) fn make_again(&self) -> Result<(), String> {
         let path = self.path.display();
-        let quoted = shell_word(&self.path);
+        let quoted = shell_word(&self.path.to_string_lossy());
         let missing = |remedy: String| Err(format!("the folder of the runs, {path}, is missing; {remedy}"));
         let by_hand = || missing(format!("make it again with `mkdir -p {quoted}`"));
         let Some(was) = &self.was else { return by_hand() };
         if let Some(target) = &was.target {
-            let target = shell_word(&self.path.parent().unwrap_or(Path::new("/")).join(target));
+            let target = shell_word(&self.path.parent().unwrap_or(Path::new("/")).join(target).to_string_lossy());
             return missing(format!(
                 "it was a symbolic link: make it again with `mkdir -p {target} && ln -sfn {target} {quoted}`"
             ));
@@ -66,13 +67,6 @@ impl Home {
         let _ = std::os::unix::fs::chown(&self.path, Some(like.uid()), Some(like.gid()));
         fs::set_permissions(&self.path, fs::Permissions::from_mode(like.mode() & 0o7777))
     }
-}
-
-/// A path as a shell takes it.
-fn shell_word(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+,:@%".contains(&byte);
-    if text.bytes().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]

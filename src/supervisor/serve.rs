@@ -352,6 +352,7 @@ mod tests {
             state: nowhere(),
             boot: String::new(),
             environment: Default::default(),
+            inherited: Default::default(),
             program: nowhere(),
         };
         let (reports, mut told) = tokio::sync::mpsc::unbounded_channel();

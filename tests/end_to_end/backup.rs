@@ -192,7 +192,7 @@ fn a_run_that_lives_is_waited_for_before_a_journal_is_restored() {
     slow.begin();
     slow.world.batchd(&["backup", "copy.db"]).expect(0);
     let refused = slow.world.batchd(&["restore", "copy.db"]).expect(1);
-    assert!(refused.err.contains("a daemon works with"), "{refused:?}");
+    assert!(refused.err.contains("a daemon is running on"), "{refused:?}");
     assert_eq!(slow.world.end_daemon(Signal::TERM), 0);
     lose(&slow.world, "lost");
     let refused = slow.world.batchd(&["restore", "copy.db"]).expect(1);

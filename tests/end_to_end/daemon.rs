@@ -254,3 +254,117 @@ fn a5_a_zone_that_changes_under_the_daemon_is_in_the_journal_at_once() {
     world.batchd(&["reload"]).expect(0);
     assert_eq!(zone(&world).as_deref(), Some("Asia/Tokyo"));
 }
+
+#[test]
+fn pass_env_gives_scripts_variables_of_the_daemon() {
+    let mut world = World::new();
+    world.write("batchd.toml", "[defaults]\npass_env = ['DB_HOST']\n");
+    world.batch("default", "", "echo ${DB_HOST-none} ${SECRET-none}\n");
+    world.batch("own", "pass_env = ['SECRET', 'ABSENT']", "echo ${DB_HOST-none} ${SECRET-none} ${ABSENT-none}\n");
+    world.batch("set", "env = { DB_HOST = 'written' }", "echo $DB_HOST\n");
+    world.start_with(&[], &[("DB_HOST", "db1"), ("SECRET", "s3")]);
+    for (batch, expected) in [("default", "db1 none\n"), ("own", "none s3 none\n"), ("set", "written\n")] {
+        world.batchd(&["start", batch, "--wait"]).expect(0);
+        assert_eq!(world.stdout(&format!("{batch}.1")), expected);
+    }
+    world.batch("wrong", "pass_env = ['BATCHD_RUN', 'A-B']", "true\n");
+    let check = world.batchd(&["check"]).expect(1);
+    assert!(check.out.contains("BATCHD_RUN") && check.out.contains("A-B"), "{check:?}");
+}
+
+#[test]
+fn log_output_has_the_lines_of_scripts_in_the_log() {
+    let mut world = World::new();
+    world.settings("log_output = true");
+    let [up, go] = [world.pipe("up"), world.pipe("go")];
+    let script = "echo first line\nprintf 'and \\033[31mred' >&2\necho up > $W/up\nread -r word < $W/go\necho last";
+    world.batch("talks", "", script);
+    world.start();
+    world.batchd(&["start", "talks"]).expect(0);
+    assert_eq!(up.hear(), "up");
+    let line = world.daemon().says(0, "first line");
+    assert_eq!(
+        (&line["run"], &line["stream"], &line["message"]),
+        (&"talks.1".into(), &"stdout".into(), &"first line".into())
+    );
+    let mark = world.daemon().mark();
+    go.tell();
+    world.daemon().line_after(mark, "the last line", |line| line["message"] == "last");
+    let red = |line: &serde_json::Value| line["message"] == "and \\u{1b}[31mred" && line["stream"] == "stderr";
+    world.daemon().line("the line without an end, harmless", red);
+    assert_eq!(world.end("talks.1")["outcome"], "succeeded");
+}
+
+#[test]
+fn an_alert_is_told_how_often_the_batch_has_failed_and_when_it_succeeded_last() {
+    let mut world = World::new();
+    world.batch("load", "on_error = 'alert'\nretries = 1\nretry_delay = '0s'", "[ -e $W/good ]");
+    let script = "echo $BATCHD_FAILURES_IN_A_ROW [$BATCHD_LAST_SUCCESS_AT] >> $W/alerts";
+    world.batch("alert", "timezone = 'Asia/Tokyo'", script);
+    world.start();
+    let run = || {
+        world.batchd(&["start", "load"]).expect(0);
+        world.rest();
+    };
+    run();
+    run();
+    world.bash("touch good");
+    run();
+    world.bash("rm good");
+    run();
+    let alerts = world.read("alerts");
+    let lines: Vec<&str> = alerts.lines().collect();
+    assert_eq!(&lines[..2], ["1 []", "2 []"], "attempts of one run count once");
+    assert!(lines[2].starts_with("1 [20") && lines[2].ends_with("+09:00]"), "{}", lines[2]);
+}
+
+/// Under a service manager that has its journal on stderr.
+#[test]
+fn for_a_journal_the_log_has_priorities_and_no_time() {
+    use std::os::unix::fs::MetadataExt as _;
+    let (world, up) = world_that_says_up();
+    world.batch("fails", "", "exit 1");
+    let log = File::create(world.path("log")).unwrap();
+    let metadata = log.metadata().unwrap();
+    let stream = format!("{}:{}", metadata.dev(), metadata.ino());
+    let mut command = world.command(env!("CARGO_BIN_EXE_batchd"));
+    command.arg("daemon").env("JOURNAL_STREAM", stream).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let daemon = command.spawn().unwrap();
+    assert_eq!(up.hear(), "up");
+    world.batchd(&["start", "fails", "--wait"]).expect(1);
+    assert_works(&world, daemon);
+    let text = world.read("log");
+    assert!(text.lines().any(|line| line.starts_with("<6>batchd ") && line.ends_with(" is ready")), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("<4>failed run=fails.1")), "{text}");
+    assert!(text.lines().all(|line| line.starts_with("<4>") || line.starts_with("<6>")), "{text}");
+}
+
+#[test]
+fn the_greeting_is_ten_lines_at_80_columns_and_its_commands_work() {
+    let (world, up) = world_that_says_up();
+    world.batch("broken", "cron = 'soon'", "true");
+    let log = File::create(world.path("log")).unwrap();
+    let mut command = world.command(env!("CARGO_BIN_EXE_batchd"));
+    command.arg("daemon").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let mut daemon = command.spawn().unwrap();
+    assert_eq!(up.hear(), "up");
+    world.batchd(&["start", "quick", "--wait"]).expect(0);
+    let text = world.read("log");
+    let mut block: Vec<&str> = text.lines().skip_while(|line| !line.ends_with("is ready")).collect();
+    block.truncate(block.iter().position(|line| line.contains("look at")).unwrap() + 1);
+    assert!(block.len() <= 10, "{block:#?}");
+    assert!(block.iter().all(|line| line.len() <= 80), "{block:#?}");
+    assert!(block.iter().any(|line| line.ends_with("1 error, listed by batchd check")), "{block:#?}");
+    let look = block.last().unwrap();
+    let look = &look[look.find("cd ").unwrap()..];
+    for (typed, code, expected) in [(look.replace("list", "check"), 1, "soon"), (look.to_owned(), 0, "quick")] {
+        let mut shell = world.command("bash");
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_batchd")).parent().unwrap();
+        let path = format!("{}:/usr/bin:/bin", program.display());
+        shell.args(["-c", &typed]).env("PATH", path).current_dir("/");
+        let output = world.output(shell).expect(code);
+        assert!(output.out.contains(expected), "{output:?}");
+    }
+    kill_process(Pid::from_child(&daemon), Signal::TERM).unwrap();
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+}

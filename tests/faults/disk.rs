@@ -29,7 +29,7 @@ fn small() -> (World, Disk, [Pipe; 2]) {
 /// Whether the daemon has said that this run waits, for this reason.
 fn waits(line: &Value, run: &str, reason: &str) -> bool {
     let said = line["reason"].as_str().unwrap_or_default();
-    line["message"] == "it waits to be started" && line["run"] == run && said.contains(reason)
+    line["message"] == "the run waits to be started" && line["run"] == run && said.contains(reason)
 }
 
 #[track_caller]
