@@ -90,8 +90,7 @@ pub(super) fn definitions(state: &Path, needed: &BTreeSet<DefinitionHash>, viola
             Err(error @ DefinitionError::Missing(..)) => ("definition-missing", error),
             Err(error @ (DefinitionError::Damaged(_) | DefinitionError::Io(_))) => ("definition-damaged", error),
         };
-        let hint =
-            "what is in force is stored again by `batchd reload`; an older one only matters for looking at the past";
+        let hint = "`batchd reload` stores definitions in force again; older ones are only needed to look at past runs";
         violations.push(Violation::new(name, error.to_string(), hint).file(file));
     }
 }

@@ -18,6 +18,7 @@ use crate::journal::backup::rename_to_free;
 use crate::model::id::{JournalId, RunId, Token};
 use crate::model::record::{BatchFacts, InForce, PeriodChange, REBOOT_UNKNOWN, Record, Recovered};
 use crate::model::run::{End, Outcome, Run, State};
+use crate::model::text::counted;
 use crate::model::time::Instant;
 use crate::rundir::RunDir;
 use crate::rundir::records::RunRecord;
@@ -42,7 +43,11 @@ pub struct Restored {
 impl fmt::Display for Restored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { ended, lost, dropped } = self;
-        write!(f, "{ended} runs have their end from their folders, {lost} are lost, {dropped} waited and were dropped")
+        write!(
+            f,
+            "{} with an outcome from the run folder, {lost} lost, {dropped} dropped that were waiting",
+            counted(*ended, "run")
+        )
     }
 }
 
@@ -54,7 +59,7 @@ pub fn restore(places: &Places<'_>, file: &Path, now: Instant) -> Result<Restore
     let free = |name: &str| places.state.join(name).symlink_metadata().is_err();
     if !["journal.db", "journal.db-wal"].into_iter().all(free) {
         bail!(
-            "{} has a journal: move it away first, with what begins with its name (`journal.db*`), and keep it",
+            "{} has a journal: move it away first, with all files named `journal.db*`, and keep it",
             places.state.display()
         );
     }
@@ -62,7 +67,7 @@ pub fn restore(places: &Places<'_>, file: &Path, now: Instant) -> Result<Restore
     let known = survey(places.runs)?;
     let folder = places.state.join(UNDER_WAY);
     remove(&folder)?;
-    fs::create_dir_all(&folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
+    fs::create_dir_all(&folder).with_context(|| format!("can't create the folder {}", folder.display()))?;
     let made = folder.join("journal.db");
     let mut sheet = Sheet { journal: Journal::take_back(file, &made)?, records: Vec::new() };
     let recovered = sheet.journal.recover()?;
@@ -178,7 +183,7 @@ fn fresh_start(
         records.push(Record::Batch(BatchFacts { next_number, cursor: Some(cursor), reboot_boot, ..facts }));
     }
     let text = format!(
-        "the journal was restored from a backup: {restored}; what was decided since and never ran has no rows before {now}"
+        "the journal was restored from a backup: {restored}; later occurrences that never ran have no rows before {now}"
     );
     records.push(Record::Event { at: now, text });
     Ok(records)

@@ -17,9 +17,9 @@ use crate::rundir::RunDir;
 use crate::store::definitions;
 
 /// What to do about both.
-const REMEDY: &str = "nothing starts over that, since what has run could run again: put the newest `journal.db` there, with \
-    its `-wal` file, or a backup with `batchd restore FILE`, or write a new one from the run folders with \
-    `batchd doctor --rebuild FILE` (docs/operating.md says how)";
+const REMEDY: &str = "the daemon does not start, because runs could be repeated: put the newest `journal.db` and its `-wal` file \
+    back, or restore a backup with `batchd restore FILE`, or rebuild the journal from the run folders with \
+    `batchd doctor --rebuild FILE` (see docs/operating.md)";
 
 /// Refuses to begin a new journal where there was one.
 pub(super) fn refuse_without_journal(paths: &Paths) -> Result<()> {
@@ -29,12 +29,14 @@ pub(super) fn refuse_without_journal(paths: &Paths) -> Result<()> {
         return Ok(());
     }
     let known = match first_run(&paths.runs, |_| true, |_| true)? {
-        Some(run) => format!("{} has the folder of {run}", paths.runs.display()),
-        None if definitions::any(&paths.state) => format!("{} has definitions that it named", paths.state.display()),
+        Some(run) => format!("{} still has the folder of {run}", paths.runs.display()),
+        None if definitions::any(&paths.state) => {
+            format!("{} still has definitions of its batches", paths.state.display())
+        }
         None => return Ok(()),
     };
     bail!(
-        "the journal {} is gone, and {known}; {REMEDY}; to begin anew with nothing, move {} and {} away",
+        "the journal {} is missing, but {known}; {REMEDY}. To start with an empty journal, move {} and {} away",
         journal.display(),
         paths.runs.display(),
         paths.state.display()

@@ -36,6 +36,7 @@ use crate::model::id::{BatchName, RunId};
 use crate::model::record::{Boot, InForce, Record, Recovered};
 use crate::model::run::Run;
 use crate::model::settings::Limits;
+use crate::model::text::counted;
 use crate::paths::Paths;
 use crate::rundir::{self, LOCK};
 use crate::scheduler::{Event, Scheduler};
@@ -133,7 +134,7 @@ pub(super) async fn begin(
     thread::Builder::new()
         .name("reload".to_owned())
         .spawn(move || loader.serve(&loader_inlet, &swaps_inlet))
-        .context("can't start the thread for reloads")?;
+        .context("can't start the reload thread")?;
     daemon.open_socket(acts_inlet, group)?;
     daemon.greet(&diagnostics);
     Ok((daemon, inlets))
@@ -158,7 +159,7 @@ fn surroundings(paths: &Paths, args: &DaemonArgs) -> Result<Surroundings> {
     let (around, wrong) = Surroundings::read(&paths.settings, args.insecure_permissions)?;
     if !wrong.is_empty() {
         let all: Vec<String> = wrong.iter().map(ToString::to_string).collect();
-        bail!("the settings have errors, and nothing runs until they are mended:\n{}", all.join("\n"));
+        bail!("the settings have errors; fix them to start the daemon:\n{}", all.join("\n"));
     }
     Ok(around)
 }
@@ -166,8 +167,12 @@ fn surroundings(paths: &Paths, args: &DaemonArgs) -> Result<Surroundings> {
 /// The number of the group that may use the socket.
 fn socket_group(around: &Surroundings, paths: &Paths) -> Result<Option<u32>> {
     let Some(name) = &around.settings.settings.socket_group else { return Ok(None) };
-    let missing =
-        || format!("there is no group {name}: make it, or change socket_group in {}", paths.settings.display());
+    let missing = || {
+        format!(
+            "there is no group {name}: create it with `groupadd {name}`, or change `socket_group` in {}",
+            paths.settings.display()
+        )
+    };
     users::gid_of(name)?.with_context(missing).map(Some)
 }
 
@@ -185,7 +190,8 @@ fn protect_journal(path: &Path, group: Option<u32>) -> Result<()> {
         };
         match set() {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("can't set who may read {}", Path::new(&file).display()));
+                return Err(error)
+                    .with_context(|| format!("can't set the owner and mode of {}", Path::new(&file).display()));
             }
             Ok(()) | Err(_) => {}
         }
@@ -196,11 +202,11 @@ fn protect_journal(path: &Path, group: Option<u32>) -> Result<()> {
 /// Removes what a daemon or a shim that was killed had begun to write. That it can't is no reason not to start.
 fn clear_unfinished(state: &Path) {
     if let Err(error) = definitions::clear_unfinished(state) {
-        warn!("what an earlier daemon had begun to write stays: {error}");
+        warn!("can't remove unfinished files of an earlier daemon: {error}");
     }
     // One of a shim that is just ending may be gone before it is removed.
     if let Err(error) = workspace::clear_unfinished(state) {
-        warn!("what an earlier shim had begun to write stays: {error}");
+        warn!("can't remove unfinished files of an earlier run: {error}");
     }
 }
 
@@ -208,9 +214,12 @@ fn clear_unfinished(state: &Path) {
 fn make_folders(paths: &Paths) -> Result<File> {
     // A state that has known batches outlives the loss of their folder (design 3.7); a mistaken path should leave nothing.
     if !paths.batches.is_dir() && !paths.journal().exists() {
-        bail!("there is no folder {}: create it, or say with --batches where the batches are", paths.batches.display());
+        bail!(
+            "there is no folder {}: create it, or name the folder of the batches with --batches DIR",
+            paths.batches.display()
+        );
     }
-    let cannot = |path: &Path, error| anyhow!("can't make the folder {}: {}", path.display(), said(&error));
+    let cannot = |path: &Path, error| anyhow!("can't create the folder {}: {}", path.display(), said(&error));
     fs::create_dir_all(&paths.runs).map_err(|error| cannot(&paths.runs, error))?;
     let made = fs::DirBuilder::new().recursive(true).mode(STATE_MODE).create(&paths.state);
     made.and_then(|()| fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)))
@@ -265,8 +274,10 @@ fn open_journal(paths: &Paths, group: Option<u32>) -> Result<(Journal, Reserve, 
     };
     protect_journal(&paths.journal(), group)?;
     let no_room = reserve.make().err().map(|error| {
-        let reason =
-            format!("the disk of {} has no room for the journal: nothing starts until it has", paths.state.display());
+        let reason = format!(
+            "the disk of {} has no space for the journal: nothing starts until there is some",
+            paths.state.display()
+        );
         warn!("{reason} ({error})");
         reason
     });
@@ -304,7 +315,7 @@ fn graph_before(zones: &Zones, recovered: &Recovered, limits: &Limits) -> Graph 
     };
     Graph::new(entries(false), limits.clone()).unwrap_or_else(|_| {
         // It was a graph when it was recorded. If this batchd sees it otherwise, nothing follows until the disk is read.
-        warn!("the definitions that were in force make no graph any more; edges count again when batches.d is read");
+        warn!("the last definitions in force no longer fit together; edges are ignored until batches.d has been read");
         Graph::new(entries(true), limits.clone()).unwrap_or_default()
     })
 }
@@ -338,7 +349,7 @@ fn supervisor_surroundings(paths: &Paths, boot: &str) -> Result<supervisor::Surr
 impl Daemon {
     /// Writes into the journal that a daemon starts: nobody was there before.
     async fn note_start(&self) -> Result<()> {
-        let text = format!("batchd {} starts, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
+        let text = format!("batchd {} started, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
         let zone = Record::Zone { name: self.zones.system().zone.name.clone() };
         self.writer.commit(vec![Record::Event { at: clock::now(), text }, zone]).await
     }
@@ -377,10 +388,8 @@ impl Daemon {
                     self.handle(vec![Event::Report { run, report }]).await?;
                 }
                 Err(_) => {
-                    warn!(
-                        "{} runs of an earlier daemon can't be looked at yet; scheduling begins without them",
-                        open.len()
-                    );
+                    let runs = counted(open.len(), "run");
+                    warn!("can't read the state of {runs} of an earlier daemon yet; scheduling begins without");
                     break;
                 }
             }

@@ -37,6 +37,7 @@ use crate::model::id::{JournalId, RunId};
 use crate::model::record::Record;
 use crate::model::request::{Refusal, Reply, Request};
 use crate::model::run::{Given, Input, Run};
+use crate::model::text::counted;
 use crate::paths::Paths;
 use crate::scheduler::{Effect, Event, Scheduler};
 use crate::supervisor::Local;
@@ -183,7 +184,11 @@ impl Daemon {
         self.commit(Vec::new()).await?;
         self.place.done().await;
         let under_way = self.scheduler.live().filter(|run| run.is_under_way()).count();
-        info!("the daemon ends; {under_way} runs go on, and the next daemon takes them over");
+        match under_way {
+            0 => info!("the daemon ends; no run is active"),
+            1 => info!("the daemon ends; 1 run goes on, and the next daemon takes it over"),
+            _ => info!("the daemon ends; {under_way} runs go on, and the next daemon takes them over"),
+        }
         Ok(())
     }
 
@@ -196,7 +201,8 @@ impl Daemon {
         if under_way == 0 || !std::io::stdin().is_terminal() {
             return Ending::LeaveRuns;
         }
-        warn!("{under_way} runs go on without the daemon; a second Ctrl-C within 3 seconds ends them, too");
+        let (runs, they) = (counted(under_way, "run"), if under_way == 1 { "it" } else { "them" });
+        warn!("leaving {runs} active without the daemon; press Ctrl-C again within 3 seconds to stop {they} too");
         match tokio::time::timeout(SECOND_INTERRUPT_WITHIN, signals.recv()).await {
             Ok(Some(Signal::Interrupt)) => Ending::StopRuns,
             Ok(_) | Err(_) => Ending::LeaveRuns,
@@ -221,8 +227,8 @@ impl Daemon {
         if let Request::Start { given: Given { input: Some(Input::Run(input)), .. }, .. } = &request
             && self.reader.upstream_end(input)?.is_none()
         {
-            let what = format!("the output of {input} can't be taken: there is no such run, or it has not ended");
-            let hint = Some(format!("`batchd runs {}` lists what there is", input.batch));
+            let what = format!("can't use the output of {input}: there is no such run, or the run has not ended");
+            let hint = Some(format!("`batchd runs {}` lists the runs", input.batch));
             // Who asked may be gone.
             let _ = reply.send(Reply::Refused { refusal: Refusal::Unknown, what, hint });
             return Ok(());

@@ -26,7 +26,7 @@ pub(super) fn listen() -> Result<(mpsc::UnboundedReceiver<Signal>, watch::Receiv
     // A file that has reached the limit of its size (the log, the journal) is an error of that write, not the daemon's end.
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGXFSZ]).context("can't receive signals")?;
     if orphans::is_first_process() {
-        signals.handle().add_signal(SIGCHLD).context("can't be told of orphans")?;
+        signals.handle().add_signal(SIGCHLD).context("can't receive SIGCHLD")?;
     }
     let (sender, receiver) = mpsc::unbounded_channel();
     let (end, told_to_end) = watch::channel(false);

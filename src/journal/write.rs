@@ -59,9 +59,11 @@ impl Journal {
     fn save(&self) -> String {
         let copy = beside(&self.path, &format!("{SAVED}{}", self.transaction));
         match self.connection.execute("VACUUM INTO ?", [copy.to_string_lossy()]) {
-            Ok(_) => format!("all that was in it is in {}, which can take its place", copy.display()),
+            Ok(_) => format!("its content is saved in {}: move that file to the journal's place", copy.display()),
             Err(error) => {
-                format!("it can't be saved ({error}): restore it from a backup, or with `batchd doctor --rebuild`")
+                format!(
+                    "its content can't be saved ({error}): restore a backup with `batchd restore FILE`, or use `batchd doctor --rebuild FILE`"
+                )
             }
         }
     }

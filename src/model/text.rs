@@ -1,11 +1,13 @@
 //! Words that messages are made of.
 
+use std::fmt::Display;
+
 /// A number with its noun: `1 run`, `0 runs`, `2 batches`.
-pub fn counted(count: usize, noun: &str) -> String {
-    let ending = match count {
-        1 => "",
-        _ if noun.ends_with("ch") => "es",
-        _ => "s",
+pub fn counted(count: impl Display + PartialEq + From<u8>, noun: &str) -> String {
+    let ending = match count == 1.into() {
+        true => "",
+        false if noun.ends_with("ch") => "es",
+        false => "s",
     };
     format!("{count} {noun}{ending}")
 }
@@ -25,8 +27,8 @@ mod tests {
 
     #[test]
     fn numbers_agree_with_their_nouns() {
-        assert_eq!([0, 1, 2].map(|count| counted(count, "run")), ["0 runs", "1 run", "2 runs"]);
-        assert_eq!([1, 2].map(|count| counted(count, "batch")), ["1 batch", "2 batches"]);
+        assert_eq!([0_usize, 1, 2].map(|count| counted(count, "run")), ["0 runs", "1 run", "2 runs"]);
+        assert_eq!([1_u64, 2].map(|count| counted(count, "batch")), ["1 batch", "2 batches"]);
     }
 
     #[test]

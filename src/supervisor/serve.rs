@@ -120,7 +120,7 @@ impl Server {
                     // Its run has something else to wait for.
                     Err(error) if error.is_cancelled() => {}
                     // Nobody would look at its run again: the daemon ends with this, and the next one finds the run.
-                    Err(error) => return error!(%error, "what waited for something to happen to a run has died"),
+                    Err(error) => return error!(%error, "a task that watches a run has died"),
                 },
                 answer = next_answer(&mut self.link) => match answer {
                     Some(answer) => self.take_answer(answer),

@@ -203,9 +203,11 @@ fn as_pid_1_the_daemon_stops_its_runs_with_term_and_reaps_orphans() {
     let comm = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let launcher = tree::descendants(daemon).into_iter().find(|pid| comm(*pid).trim() == "batchd-launcher").unwrap();
     kill_process(Pid::from_raw(launcher).unwrap(), Signal::KILL).unwrap();
+    let mark = world.daemon().mark();
     world.batchd(&["stop", "slow.1"]).expect(0);
     assert_eq!(said.hear(), "term");
-    world.daemon().says(0, "an orphan has ended");
+    world.end("slow.1");
+    world.daemon().says(mark, "an orphan has ended");
 
     world.batchd(&["start", "slow"]).expect(0);
     assert_eq!(up.hear(), "up");

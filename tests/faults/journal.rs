@@ -211,17 +211,17 @@ fn e9_a_journal_that_somebody_holds_is_waited_for() {
     holder.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut command = world.command(env!("CARGO_BIN_EXE_batchd"));
     let mut start = command.args(["start", "quick"]).stdout(std::process::Stdio::null()).spawn().unwrap();
-    let line = world.daemon().says(0, "the journal can't be written now");
+    let line = world.daemon().says(0, "the journal can't be written (");
     assert!(line.to_string().contains("end the program that locks it"), "{line}");
     holder.execute_batch("ROLLBACK").unwrap();
-    world.daemon().says(0, "the journal is written again");
+    world.daemon().says(0, "the journal is writable again");
     assert!(exits(&start, crate::world::PATIENCE) && start.wait().unwrap().success());
     assert_eq!(world.end("quick.2")["outcome"], "succeeded");
     assert_eq!(world.end_daemon(Signal::TERM), 0);
     // A daemon that begins waits too, before it is ready.
     holder.execute_batch("BEGIN IMMEDIATE").unwrap();
     world.spawn(&[], &[]);
-    world.daemon().says(0, "the journal can't be written now");
+    world.daemon().says(0, "the journal can't be written (");
     holder.execute_batch("ROLLBACK").unwrap();
     world.daemon().says(0, "is ready");
     assert_eq!(run_by(&world), "quick.3");
