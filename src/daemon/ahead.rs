@@ -50,8 +50,8 @@ pub(super) fn refuse_older_journal(paths: &Paths, recovered: &Recovered) -> Resu
     let is_ahead = |run: &RunId| next.get(&run.batch).is_none_or(|next| run.number >= *next);
     let Some(run) = first_run(&paths.runs, is_ahead, |journal| *journal == recovered.journal)? else { return Ok(()) };
     bail!(
-        "{} has the folder of {run}, which names the journal {}, and that does not know it: it was restored from an older \
-         copy, or has lost what was written last; {REMEDY}",
+        "{} has the folder of {run}, but its journal {} does not know that run: the journal was restored from an older copy, \
+         or has lost its last records; {REMEDY}",
         paths.runs.display(),
         paths.journal().display()
     )

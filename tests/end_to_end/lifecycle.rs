@@ -244,7 +244,7 @@ fn e2_a_daemon_that_cannot_write_its_journal_ends_when_it_is_told_to() {
     world.write("batches.d/one/script.sh", "echo two\n");
     world.daemon().says(mark, "the journal can't be written (");
     world.daemon().signal(Signal::TERM);
-    world.daemon().says(mark, "what is not committed was not acted on");
+    world.daemon().says(mark, "the daemon ends without committing its last records");
     assert_eq!(world.daemon_ends(), 0);
     drop(journal);
     world.start();
