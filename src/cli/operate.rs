@@ -71,7 +71,7 @@ pub(super) fn act(context: &mut Context, json: Json, request: &Request) -> Resul
     let out = &mut context.screen;
     match reply {
         reply if json.json => out.json(&reply)?,
-        Reply::Disabled { batch, disabled, goes_on } => {
+        Reply::Disabled { batch, disabled, goes_on, .. } => {
             writeln!(out, "{}", disabling(&batch, &disabled, &goes_on, &zone))?
         }
         Reply::Enabled { batch, enabled, was_disabled } => {

@@ -49,27 +49,27 @@ pub enum BackupError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// A file is there.
-    #[error("{path} is there already, and a backup is never written over anything: give it another name")]
+    #[error("{path} exists, and a backup never overwrites a file: choose another name")]
     Taken {
         /// The file.
         path: PathBuf,
     },
     /// What a backup is written to before it is whole is there.
-    #[error("{path} is there: another backup is being made, or one was killed; if none is under way, remove it")]
+    #[error("{path} exists: another backup is running, or one was killed. If none is running, remove the file")]
     Unfinished {
         /// The file.
         path: PathBuf,
     },
     /// SQLite can't read the journal without being allowed to write beside it.
-    #[error(
-        "{path} can only be read here as long as no daemon starts, which is not enough for a backup: make it as the daemon's user"
-    )]
+    #[error("this user can't read {path} safely while a daemon starts: run the backup as the daemon's user")]
     Unlocked {
         /// The journal.
         path: PathBuf,
     },
     /// Anything else.
-    #[error("there is no backup at {path} ({what}); the journal is as it was: mend that, or choose another place")]
+    #[error(
+        "no backup was written to {path} ({what}). The journal is unchanged: fix the error, or choose another place"
+    )]
     Failed {
         /// The file.
         path: PathBuf,

@@ -31,6 +31,9 @@ const CACHE_KIB: u32 = 512;
 /// What a WAL file is cut down to after it has grown, in bytes: what SQLite's own checkpoint every 1000 pages leaves.
 const WAL_BYTES_KEPT: u32 = 4 * 1024 * 1024;
 
+/// The key in `meta` for the daemon's own time zone.
+pub(super) const DAEMON_ZONE: &str = "daemon_zone";
+
 impl Journal {
     /// Opens the journal at `path`; makes one, with a random name, if there is none; brings an older one up to date, and
     /// keeps a copy of it as it was. The folder must be there.
@@ -70,7 +73,7 @@ impl Journal {
     /// Makes a journal at `path` that goes by the name of one that was lost, so that its run folders stay its own.
     pub fn create_named(path: &Path, id: &JournalId) -> Result<Self, OpenError> {
         if exists(path)? {
-            let what = "it is there already, and a new journal never takes the place of another".to_owned();
+            let what = "the file exists, and a new journal never replaces another".to_owned();
             return Err(OpenError::Other { path: path.to_owned(), what });
         }
         check_file_system(path)?;
@@ -97,7 +100,7 @@ pub(super) fn version_of(connection: &Connection, path: &Path) -> Result<u32, Op
     match (application, u32::try_from(version)) {
         (APPLICATION_ID, Ok(version)) if version > 0 => Ok(version),
         _ => {
-            let what = "an SQLite database of something else, or an empty file".to_owned();
+            let what = "an SQLite database of another program, or an empty file".to_owned();
             Err(OpenError::NotAJournal { path: path.to_owned(), what })
         }
     }
@@ -108,9 +111,9 @@ pub(super) fn version_of(connection: &Connection, path: &Path) -> Result<u32, Op
 fn check_own_name(path: &Path) -> Result<(), OpenError> {
     let metadata = fs::symlink_metadata(path).map_err(|error| OpenError::io(path, "look at it", &error))?;
     let what = if metadata.is_symlink() {
-        "it is a symbolic link: put the file itself there, or say with `--state` where it is"
+        "it is a symbolic link: put the file itself there, or name the right folder with `--state DIR`"
     } else if metadata.is_file() && metadata.nlink() > 1 {
-        "it has a second name (a hard link), by which it could be opened twice: remove that, or put a copy here"
+        "it has a second hard link, through which it could be opened twice: remove that link, or put a copy here"
     } else {
         return Ok(());
     };
@@ -152,7 +155,7 @@ pub(super) fn exists(path: &Path) -> Result<bool, OpenError> {
 fn create(path: &Path, id: &str) -> Result<(), OpenError> {
     let wal = beside(path, "-wal");
     if exists(&wal)? {
-        let what = format!("{} is there without it", wal.display());
+        let what = format!("{} exists without it", wal.display());
         return Err(OpenError::Damaged { path: path.to_owned(), what });
     }
     let new = beside(path, ".new");

@@ -217,6 +217,7 @@ impl Written {
                 interpreter: self.script.interpreter,
                 args: self.args,
                 env: policies.env,
+                pass_env: policies.pass_env.unwrap_or_default(),
                 env_file: policies.env_file,
                 working_dir: self.working_dir,
                 user: policies.user,

@@ -41,6 +41,8 @@ pub struct Policies {
     pub hosts: Option<Vec<String>>,
     /// `env`.
     pub env: BTreeMap<String, String>,
+    /// `pass_env`; default none.
+    pub pass_env: Option<Vec<String>>,
     /// `env_file`: absolute, or relative to the batch's folder.
     pub env_file: Option<String>,
     /// `user`.
@@ -101,6 +103,7 @@ impl Policies {
             on_error: names(reader, "on_error"),
             hosts: reader.list("hosts", Shape::List, host_glob).map(plain),
             env: env(reader),
+            pass_env: reader.list("pass_env", Shape::List, variable_name).map(plain),
             env_file: unexpanded::path(reader, "env_file", values::contained_path),
             user: reader.value("user", values::account).map(At::into_inner),
             umask: reader.value("umask", values::umask).map(At::into_inner),
@@ -134,6 +137,7 @@ impl Policies {
             on_error: self.on_error,
             hosts: self.hosts.or_else(|| defaults.hosts.clone()),
             env,
+            pass_env: self.pass_env.or_else(|| defaults.pass_env.clone()),
             env_file: self.env_file.or_else(|| defaults.env_file.clone()),
             user: self.user.or_else(|| defaults.user.clone()),
             umask: self.umask.or(defaults.umask),
@@ -257,6 +261,12 @@ fn env(reader: &mut Reader<'_, '_>) -> BTreeMap<String, String> {
         unexpanded::variable(reader.findings, name, value.get_ref(), value.span());
     }
     entries.into_iter().map(|(name, value)| (name, value.into_inner())).collect()
+}
+
+fn variable_name(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
+    let name = values::filled_text(key, value)?;
+    check_variable(&name).map_err(Wrong::Value)?;
+    Ok(name)
 }
 
 fn check_variable(name: &str) -> Result<(), Diagnosis> {

@@ -37,7 +37,7 @@ pub struct SettingsFile {
     /// `batches`, `runs` and `state`.
     pub paths: Paths,
     /// `max_running` (whole number, 100), `trusted_owners` (list of user names, none), `socket_group` (name of a group,
-    /// none) and `[pools]` (names, each with its number of slots).
+    /// none), `log_output` (false) and `[pools]` (names, each with its number of slots).
     pub settings: Settings,
     /// `[defaults]`: what batches leave open.
     pub defaults: Policies,
@@ -80,6 +80,7 @@ pub fn settings(
         limits: limits(&mut reader),
         trusted_owners: reader.list("trusted_owners", Shape::List, values::account).map(plain).unwrap_or_default(),
         socket_group: reader.value("socket_group", values::account).map(At::into_inner),
+        log_output: reader.value("log_output", values::flag).is_some_and(At::into_inner),
     };
     let surroundings = Surroundings { zone_known, pools: &read.settings.limits.pools };
     let defaults = reader.section("defaults", "`[defaults]`", &BATCH_ONLY, |reader| {

@@ -123,6 +123,9 @@ pub struct Execution {
     /// Variables.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// The variables that the script gets from the daemon's own environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pass_env: Vec<String>,
     /// A file of variables, read when a run starts. Relative: in the batch's folder.
     #[serde(default)]
     pub env_file: Option<String>,

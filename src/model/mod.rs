@@ -15,6 +15,7 @@ pub mod request;
 pub mod run;
 pub mod schedule;
 pub mod settings;
+pub mod text;
 pub mod time;
 pub mod wait;
 pub mod zone;

@@ -128,7 +128,10 @@ pub enum Reply {
         /// It.
         batch: BatchName,
         /// Until when, why, by whom.
-        disabled: Disabled,
+        disabled: Box<Disabled>,
+        /// The `disable` that was in force until now, and that this one replaces.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaces: Option<Box<Disabled>>,
         /// Its runs that have not ended: nothing of this touches them.
         goes_on: Vec<RunId>,
     },

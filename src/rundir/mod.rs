@@ -299,8 +299,10 @@ fn remove_aside(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
-/// A write lock on the whole file, belonging to the open file description (fcntl(2), `F_OFD_SETLK`).
-fn set_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
+/// Takes the lock of an open file for writing, as long as the file is open. False: somebody else has it.
+///
+/// An OFD lock, fcntl_locking(2): [`probe_lock`] sees it from another pid namespace, where flock(2) has no such question.
+pub fn set_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
     let mut lock = whole_file_lock();
     // SAFETY: the descriptor is open while it is borrowed, and `lock` is a valid `flock` for the duration of the call.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw mut lock) };
@@ -314,8 +316,8 @@ fn set_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// Whether another open file description holds a lock (`F_OFD_GETLK`).
-fn probe_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
+/// Whether somebody has the lock that [`set_lock`] takes. Asked without taking it.
+pub fn probe_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
     let mut lock = whole_file_lock();
     // SAFETY: as in `set_lock`; the kernel writes the answer into `lock`.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };

@@ -203,9 +203,10 @@ impl Scheduler {
 
     fn disable(&mut self, name: &BatchName, disabled: Disabled) -> Answer {
         self.known(name)?;
-        self.facts_mut(name).disabled = Some(disabled.clone());
+        let replaced = self.facts_mut(name).disabled.replace(disabled.clone());
+        let replaces = replaced.filter(|replaced| replaced.holds_at(disabled.at)).map(Box::new);
         let goes_on = self.book.live_of(name).map(|run| run.id.clone()).collect();
-        Ok(Reply::Disabled { batch: name.clone(), disabled, goes_on })
+        Ok(Reply::Disabled { batch: name.clone(), disabled: Box::new(disabled), replaces, goes_on })
     }
 
     /// The batch, if it is in force and fits.

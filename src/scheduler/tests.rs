@@ -360,6 +360,8 @@ fn a_boot_and_an_occurrence_of_the_same_instant_have_a_row_each() {
     };
     for (graph, outcomes) in [(hourly(0), [None, None]), (hourly(1), [Some(Outcome::Missed), None])] {
         let mut facts = World::new(hourly(0)).scheduler.facts();
+        facts.runs.clear();
+        facts.batches[0].next_number = 1;
         facts.batches[0].reboot_boot = Some("the boot before".to_owned());
         let world = World::recovered(facts, hourly(0), graph, BEGIN + HOUR);
         assert_eq!(world.outcomes("a"), outcomes);

@@ -17,6 +17,7 @@ use crate::model::launch::{Launch, Report};
 
 mod act;
 pub mod classify;
+mod home;
 mod hunt;
 pub mod launcher;
 mod link;

@@ -1,5 +1,6 @@
 //! From a [`Launch`] to what is written for it: the shim's order, and `run.json`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,6 +34,8 @@ pub struct Surroundings {
     pub boot: String,
     /// The variables that every script gets: [`clean_environment`] and the four paths.
     pub environment: Vec<(String, String)>,
+    /// The daemon's own environment, for `pass_env`.
+    pub inherited: BTreeMap<String, String>,
     /// The program to exec as a launcher, with [`super::launcher::VERB`].
     pub program: PathBuf,
 }
@@ -80,6 +83,8 @@ pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Resu
         (Some(Input::Run(_)) | None, None) => Stdin::Empty,
     };
     let mut base = around.environment.clone();
+    let passed = definition.execution.pass_env.iter();
+    base.extend(passed.filter_map(|name| Some((name.clone(), around.inherited.get(name)?.clone()))));
     base.extend(definition.timezone.clone().map(|zone| ("TZ".to_owned(), zone)));
     Ok(Order {
         serial,
@@ -148,6 +153,10 @@ fn facts(launch: &Launch, around: &Surroundings) -> Vec<(String, String)> {
         facts.push(("BATCHD_UPSTREAM_OUTCOME", first.outcome.to_string()));
         let code = first.exit.as_ref().and_then(exit_code);
         facts.push(("BATCHD_UPSTREAM_EXIT_CODE", code.map_or(String::new(), |code| code.to_string())));
+    }
+    if let Some(alert) = &launch.alert {
+        facts.push(("BATCHD_FAILURES_IN_A_ROW", alert.failures_in_a_row.to_string()));
+        facts.push(("BATCHD_LAST_SUCCESS_AT", alert.last_success_at.clone().unwrap_or_default()));
     }
     facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

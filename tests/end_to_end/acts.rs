@@ -221,14 +221,14 @@ fn what_comes_into_force_is_told() {
     }
     world.start();
     let daemon = world.daemon();
-    daemon.says(0, "21 new or edited batches are in force");
-    let of = |level: &'static str| {
-        move |line: &Value| line["message"] == "in force" && line["level"] == level && line["batch"] == "many7"
-    };
-    daemon.line("many7 is in force with the others", of("DEBUG"));
+    daemon.says(0, "new or changed: many0, many1, many10 and 18 more");
+    let of_many7 = |line: &Value| line["message"] == "in force" && line["level"] == "DEBUG" && line["batch"] == "many7";
+    daemon.line("many7 is in force with the others", of_many7);
     let mark = daemon.mark();
     world.batch("many7", "", "echo edited\n");
-    daemon.line_after(mark, "many7 is in force, alone", of("INFO"));
+    let alone = |line: &Value| line["message"] == "new or changed: many7" && line["level"] == "INFO";
+    daemon.line_after(mark, "many7 is in force, alone", alone);
+    daemon.line_after(mark, "and its definition for those who look closer", of_many7);
 }
 
 #[test]

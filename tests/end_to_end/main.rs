@@ -8,6 +8,7 @@ mod backup;
 mod chains;
 mod clock;
 mod commands;
+mod daemon;
 #[path = "../nfs/guest.rs"]
 mod guest;
 mod hints;

@@ -86,6 +86,7 @@ impl World {
             trusted_owners: Default::default(),
             boot: boot(),
             environment: clean_environment(variable),
+            inherited: BTreeMap::new(),
             program: self.program.clone(),
         };
         self.local = Some(Local::start(around, sender, watch::channel(None).1).unwrap());
@@ -140,8 +141,15 @@ impl World {
         let token = Token { journal, run: run.id.clone(), queued_at: run.queued_at };
         let due_at_local = "2026-11-23T01:00:00+01:00".to_owned();
         let (upstreams, given_input) = (Vec::new(), None);
-        let mut launch =
-            Launch { token, run, definition: Some(Arc::new(definition)), due_at_local, upstreams, given_input };
+        let mut launch = Launch {
+            token,
+            run,
+            definition: Some(Arc::new(definition)),
+            due_at_local,
+            upstreams,
+            given_input,
+            alert: None,
+        };
         tweak(&mut execution, &mut launch);
         if let Some(definition) = &mut launch.definition {
             Arc::make_mut(definition).execution = execution;
@@ -364,6 +372,7 @@ pub(crate) fn definition(name: &BatchName, hash: DefinitionHash) -> Definition {
         interpreter: vec!["bash".to_owned()],
         args: Vec::new(),
         env: BTreeMap::new(),
+        pass_env: Vec::new(),
         env_file: None,
         working_dir: None,
         user: None,

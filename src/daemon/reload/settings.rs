@@ -16,11 +16,16 @@ pub(super) type SettingsOnDisk = Box<dyn FnMut() -> anyhow::Result<(Surroundings
 pub(super) struct AtStart {
     paths: Paths,
     socket_group: Option<String>,
+    log_output: bool,
 }
 
 impl AtStart {
     pub(super) fn of(settings: &SettingsFile) -> Self {
-        Self { paths: settings.paths.clone(), socket_group: settings.settings.socket_group.clone() }
+        Self {
+            paths: settings.paths.clone(),
+            socket_group: settings.settings.socket_group.clone(),
+            log_output: settings.settings.log_output,
+        }
     }
 }
 
@@ -73,7 +78,8 @@ impl Loader {
         *self.trusted_owners.lock().unwrap_or_else(PoisonError::into_inner) = self.around.trusted_owners();
         self.of_settings = diagnostics;
         if AtStart::of(&self.around.settings) != self.at_start {
-            let what = "`batches`, `runs`, `state` or `socket_group` was changed after the daemon started";
+            let what =
+                "`batches`, `runs`, `state`, `socket_group` or `log_output` has changed since the daemon started";
             let diagnostic = Diagnostic::of_file(None, &self.around.settings.file, what);
             self.of_settings.push(diagnostic.with_hint("restart the daemon; running scripts go on"));
         }

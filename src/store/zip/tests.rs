@@ -6,6 +6,7 @@ use ::zip::ZipWriter;
 use ::zip::write::SimpleFileOptions;
 
 use super::*;
+use crate::model::diagnostic::quoted;
 
 /// One entry of an archive that is written by hand, so that each field can lie.
 #[derive(Clone)]
@@ -137,7 +138,7 @@ fn refuses_entries_that_a_definition_can_not_have() {
     let not_utf8 = Entry { name: b"a\xff".to_vec(), flags: 0, ..entry("", "") };
     check(not_utf8, "can't unpack entry `a\u{fffd}`: the name is not UTF-8");
     let long = "a/".repeat(127) + "xy";
-    check(entry(&long, ""), &format!("can't unpack entry `{long}`: the path is longer than 255 bytes"));
+    check(entry(&long, ""), &format!("can't unpack entry `{}`: the path is longer than 255 bytes", quoted(&long)));
     let deep = "a/".repeat(32) + "x";
     check(entry(&deep, ""), &format!("can't unpack entry `{deep}`: the path is nested too deeply"));
     let of_kind = |mode| Entry { mode, ..entry("x", "/etc/passwd") };
