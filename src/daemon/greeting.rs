@@ -29,8 +29,9 @@ impl Daemon {
         tracing::debug!("time zone data {}", self.zones.version());
         info!("in force  {}", self.in_force());
         let folder = std::env::current_dir().ok();
-        if !diagnostics.is_empty() {
-            warn!("errors    {}, listed by batchd check", counted(diagnostics.len(), "error"));
+        let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
+        if errors > 0 {
+            warn!("errors    {}, listed by batchd check", counted(errors, "error"));
         }
         match self.scheduler.upcoming().next() {
             Some((at, name)) => info!("next      {name} at {}", zone.zone.local(at)),

@@ -3,6 +3,7 @@
 //! What is true is on the disk: a hint only says where to look, and when nobody says anything everything is looked at every
 //! minute. It runs in a thread of its own, since it reads files. It does not know what a swap does to runs.
 
+mod git;
 mod open;
 mod settings;
 #[cfg(test)]
@@ -37,8 +38,6 @@ use settings::{AtStart, Read, SettingsOnDisk};
 const SCAN_EVERY: Duration = Duration::from_secs(60);
 /// A batch whose folder is gone is removed after this time: editors and `git checkout` move folders out and in again.
 const REMOVED_AFTER: Duration = Duration::from_secs(5);
-/// While git holds its index lock a checkout may be half done; a lock older than this was left behind by a crash.
-const GIT_LOCK_MAX: Duration = Duration::from_secs(10);
 /// How long a reload by command waits for folders that change while they are read.
 const RESTLESS_MAX: Duration = Duration::from_secs(2);
 
@@ -479,25 +478,6 @@ impl Loader {
     /// Remembers what is in force now.
     fn accept(&mut self, graph: &Graph) {
         self.in_force = graph.iter().map(|(name, node)| (name.clone(), node.definition().clone())).collect();
-    }
-
-    /// Whether git holds the lock of its index in `batches.d` or above: a checkout may be half done.
-    fn git_is_at_work(&mut self, now: Monotonic) -> bool {
-        // The working tree may be where a link leads to.
-        let target = self.batches.canonicalize().unwrap_or_default();
-        let mut above = self.batches.ancestors().chain(target.ancestors());
-        let locked = above.any(|folder| folder.join(".git/index.lock").exists());
-        if !locked {
-            self.git_locked_since = None;
-            return false;
-        }
-        let since = *self.git_locked_since.get_or_insert(now);
-        let waits = now < since + GIT_LOCK_MAX;
-        if waits {
-            self.quiet.postpone(now);
-            self.paused_until = now + Quiet::PERIOD;
-        }
-        waits
     }
 }
 
