@@ -1,4 +1,4 @@
-//! Values that look as if a shell would expand them: [`is_unexpanded`]. Nothing does, and a `$` may be meant, so these are
+//! Values that look as if a shell would expand them: nothing does, and a `$` may be meant, so these are
 //! remarks.
 
 use std::ops::Range;
