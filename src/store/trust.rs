@@ -132,7 +132,8 @@ impl Trust {
         let stat = rustix::fs::stat(folder)?;
         if let Some(distrust) = self.distrust(&stat, Role::Parent) {
             // Who made the folder of batches with a wide umask made all that is in it so.
-            let hint = distrust.hint(folder, folder == batches);
+            let whole_tree = folder == batches && FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            let hint = distrust.hint(folder, whole_tree);
             let what = distrust.what("this");
             diagnostics.push(Diagnostic::of_file(None, shown(&folder.display().to_string()), what).with_hint(hint));
         }
