@@ -1,0 +1,1 @@
+//! docs/containers.md: the Dockerfile's commands work, without an image.
