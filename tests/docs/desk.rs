@@ -13,6 +13,9 @@ const QUIET: &str = "0 3 29 2 *";
 /// The schedule of the shipped batches.
 const SHIPPED: &str = "* * * * *";
 
+/// Where the documents keep backups; at a desk it is a folder beside it.
+const BACKUP: &str = "/backup";
+
 /// What a block's preparation may call.
 const HELPERS: &str = r#"
 batch() { mkdir -p "batches.d/$1" && printf '%s\n' "$2" >"batches.d/$1/batch.toml" &&
@@ -39,6 +42,7 @@ impl Desk {
         // A newcomer has no settings.
         fs::remove_file(world.path("batchd.toml")).unwrap();
         fs::create_dir(world.path("bin")).unwrap();
+        fs::create_dir(world.path("backup")).unwrap();
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_batchd"), world.path("bin/batchd")).unwrap();
         let mut desk = Self { folder: world.path("desk"), world, has_daemon: false };
         fs::create_dir_all(desk.folder.join("batches.d")).unwrap();
@@ -135,12 +139,21 @@ impl Desk {
         outcomes
     }
 
+    /// The command with the desk's own folder for backups: `/backup` at the beginning of a word is that of the host.
+    fn with_own_backup(&self, command: &str) -> String {
+        let own = self.world.path("backup").display().to_string();
+        [" ", "\"", "="].iter().fold(command.to_owned(), |text, before| {
+            text.replace(&format!("{before}{BACKUP}"), &format!("{before}{own}"))
+        })
+    }
+
     /// Runs commands in one shell, and stays where it ends.
     fn run(&mut self, commands: &[String]) -> Vec<Outcome> {
         let results = self.world.path("results");
         fs::create_dir_all(&results).unwrap();
         let results = results.display();
         let one = |(index, command): (usize, &String)| {
+            let command = self.with_own_backup(command);
             format!("{{\n{command}\n}} >{results}/{index}.out 2>&1\necho $? >{results}/{index}.code\n")
         };
         let script: String = commands.iter().enumerate().map(one).collect();
