@@ -44,6 +44,9 @@ fn run_page(path: &Path, text: &str) -> Vec<String> {
     for block in page::blocks(&name, text).into_iter().filter(|block| !block.marks.contains(&Mark::NotRun)) {
         let place = format!("{name}:{}", block.line);
         let desk = set_up(&mut desk, &block.marks);
+        if block.marks.iter().any(|mark| matches!(mark, Mark::Needs(program) if is_missing(program, &place))) {
+            continue;
+        }
         let body = &text[block.range.clone()];
         if !block.is_console {
             complaints.extend(run_commands(desk, &block, body).map(|complaint| format!("{place}: {complaint}")));
@@ -74,10 +77,21 @@ fn set_up<'d>(desk: &'d mut Option<Desk>, marks: &[Mark]) -> &'d mut Desk {
             Mark::Desk(things) => *desk = Some(Desk::new(things)),
             Mark::Before(command) => desk.get_or_insert_with(|| Desk::new(&[])).prepare(command),
             Mark::DaemonEnds => desk.get_or_insert_with(|| Desk::new(&[])).end_daemon(),
-            Mark::NotRun | Mark::Exit(_) => {}
+            Mark::NotRun | Mark::Needs(_) | Mark::Exit(_) => {}
         }
     }
     desk.get_or_insert_with(|| Desk::new(&[]))
+}
+
+/// Whether a block can't run here, which is said.
+fn is_missing(program: &str, place: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|folder| folder.join(program).exists()) {
+        return false;
+    }
+    assert!(std::env::var_os("BATCHD_TESTS_SKIP_NOTHING").is_none(), "{place}: install {program}");
+    eprintln!("{place} is skipped: install {program}");
+    true
 }
 
 fn code_of(block: &Block) -> i32 {

@@ -72,7 +72,11 @@ impl Desk {
     /// Takes the place of the user: a command where the user stands.
     fn command(&self, program: &str) -> Command {
         let mut command = self.world.command(program);
-        command.env("PATH", self.search_path()).env("COLUMNS", "80").current_dir(&self.folder);
+        command
+            .env("PATH", self.search_path())
+            .env("COLUMNS", "80")
+            .env("BACKUP", self.world.path("backup"))
+            .current_dir(&self.folder);
         command
     }
 

@@ -5,6 +5,7 @@
 //! | mark | meaning |
 //! |---|---|
 //! | `<!-- not run: REASON -->` | the block is not run |
+//! | `<!-- needs: PROGRAM -->` | skipped where there is no such program |
 //! | `<!-- desk: THINGS -->` | a new desk; `THINGS` are of `daemon`, `shipped` and `examples`, or nothing |
 //! | `<!-- before: COMMAND -->` | a command that prepares the desk; `batch NAME TOML SCRIPT` writes a batch |
 //! | `<!-- daemon ends -->` | the daemon is stopped, as by Ctrl-C |
@@ -16,6 +17,7 @@ use std::ops::Range;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Mark {
     NotRun,
+    Needs(String),
     Desk(Vec<String>),
     Before(String),
     DaemonEnds,
@@ -73,6 +75,7 @@ fn mark(line: &str) -> Option<Mark> {
     let text = line.strip_prefix("<!-- ")?.strip_suffix(" -->")?;
     Some(match text.split_once(": ").unwrap_or((text, "")) {
         ("not run", reason) if !reason.is_empty() => Mark::NotRun,
+        ("needs", program) if !program.is_empty() => Mark::Needs(program.to_owned()),
         ("desk", things) => Mark::Desk(things.split(", ").map(str::to_owned).collect()),
         ("before", command) => Mark::Before(command.to_owned()),
         ("daemon ends", "") => Mark::DaemonEnds,
