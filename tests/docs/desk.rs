@@ -109,13 +109,21 @@ impl Desk {
         self.has_daemon = false;
     }
 
-    /// Waits until no run is under way.
+    /// Waits until no run is under way, also of those that follow meanwhile.
     fn rest(&self) {
-        let still = "while id=$(batchd runs --json | grep -o '\"id\": *\"[^\"]*\"\\|\"state\": *\"[a-z]*\"' |
-            paste - - | grep -v ended | head -n 1 | cut -d '\"' -f 4) && [[ $id ]]; do batchd logs -f \"$id\"; done";
-        let mut command = self.command("bash");
-        command.args(["-c", still]);
-        self.world.output(command).expect(0);
+        while let Some(run) = self.unfinished_run() {
+            let mut command = self.command(env!("CARGO_BIN_EXE_batchd"));
+            command.args(["logs", "--follow", &run]);
+            self.world.output(command);
+        }
+    }
+
+    fn unfinished_run(&self) -> Option<String> {
+        let mut command = self.command(env!("CARGO_BIN_EXE_batchd"));
+        command.args(["runs", "--json"]);
+        let answer = self.world.output(command).expect(0).json();
+        let run = answer["runs"].as_array().unwrap().iter().find(|run| run["state"] != "ended")?;
+        Some(run["id"].as_str().unwrap().to_owned())
     }
 
     /// Prepares the desk.
