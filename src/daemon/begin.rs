@@ -36,6 +36,7 @@ use crate::model::run::Run;
 use crate::model::settings::Limits;
 use crate::paths::Paths;
 use crate::rundir::LOCK;
+use crate::rundir::access::Access;
 use crate::scheduler::{Event, Scheduler};
 use crate::shim::shortage::said;
 use crate::store::{definitions, users, workspace};
@@ -77,6 +78,7 @@ pub(super) async fn begin(
     let around = surroundings(&paths, args)?;
     let limits = around.settings.settings.limits.clone();
     let group = socket_group(&around, &paths)?;
+    let access = Access { mode: around.settings.settings.runs_mode, group, reader: None };
     let (journal, reserve, no_room) = open_journal(&paths, group)?;
     let recovered = journal.recover()?;
     ahead::refuse_older_journal(&paths, &recovered)?;
@@ -96,7 +98,7 @@ pub(super) async fn begin(
     let boot = clock::boot_id().context("can't read the boot id of the host")?;
     let (reports_inlet, reports) = mpsc::unbounded_channel();
     let (shortage, is_short) = watch::channel(no_room);
-    let place = Local::start(supervisor_surroundings(&paths, &boot)?, reports_inlet, is_short)
+    let place = Local::start(supervisor_surroundings(&paths, &boot, access)?, reports_inlet, is_short)
         .context("can't start the supervisor")?;
     let journal_id = journal.id().clone();
     let mut daemon = Daemon {
@@ -292,7 +294,7 @@ fn loader(args: &DaemonArgs, paths: &Paths, around: Surroundings, watcher: Watch
 }
 
 /// What the place where runs live has to know.
-fn supervisor_surroundings(paths: &Paths, boot: &str) -> Result<supervisor::Surroundings> {
+fn supervisor_surroundings(paths: &Paths, boot: &str, access: Access) -> Result<supervisor::Surroundings> {
     let mut environment = supervisor::clean_environment(|name| std::env::var(name).ok());
     let variables = paths.variables().map(|(name, path)| (name.to_owned(), path.display().to_string()));
     environment.extend(variables);
@@ -302,6 +304,7 @@ fn supervisor_surroundings(paths: &Paths, boot: &str) -> Result<supervisor::Surr
         boot: boot.to_owned(),
         environment,
         program: own_program()?,
+        access,
     })
 }
 

@@ -75,7 +75,7 @@ fn tell_run(run: &Run) {
         }
         State::Starting => debug!(run = %id, "starting"),
         State::Running if run.remark.is_some() => {
-            warn!(run = %id, reason = run.remark.as_deref().unwrap_or_default(), "it runs, and can't be looked at now");
+            warn!(run = %id, reason = run.remark.as_deref().unwrap_or_default(), "the run waits");
         }
         State::Running if run.stop.is_some() => info!(run = %id, "stopping"),
         State::Running => info!(run = %id, trigger = %run.trigger, due_at = %run.due_at, "running"),

@@ -11,8 +11,10 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, linkat, mkdirat, openat, renam
 
 use crate::model::id::{RunId, Token};
 
+pub mod access;
 pub mod crash;
 pub mod records;
+pub mod room;
 pub mod times;
 
 use records::{Claim, Damage, ExitRecord, Record, RunRecord, Started};
@@ -29,6 +31,8 @@ pub const TIMES: &str = "times";
 pub const IO: &str = "io";
 /// Why a shim could not start the script although another attempt may: one sentence for people.
 pub const TROUBLE: &str = "trouble";
+/// What the name of a file ends in that is written beside the one that it replaces.
+const NEW: &str = ".new";
 /// `aside.<n>`: what was found in the folder when it had to be begun anew.
 pub const ASIDE: &str = "aside.";
 
@@ -60,9 +64,10 @@ pub enum Owner {
 }
 
 impl RunDir {
-    /// Makes the folder. An error of the kind `AlreadyExists` if anything of that name is there.
+    /// Makes the folder, closed to all others until a shim gives it its [`access::Access`]. An error of the kind
+    /// `AlreadyExists` if anything of that name is there.
     pub fn create(path: &Path) -> io::Result<Self> {
-        mkdirat(CWD, path, Mode::from_raw_mode(0o777))?;
+        mkdirat(CWD, path, Mode::from_raw_mode(0o700))?;
         Self::open(path)
     }
 
@@ -188,7 +193,7 @@ impl RunDir {
         let ended = names.iter().any(|name| name == ExitRecord::FILE);
         for name in &names {
             let evidence = name == Claim::FILE || name == Started::FILE;
-            let transient = name == LOCK || name == TROUBLE || name.ends_with(".new") || name.starts_with("claim.");
+            let transient = name == LOCK || name == TROUBLE || name.ends_with(NEW) || name.starts_with("claim.");
             if transient || (evidence && ended) {
                 unlinkat(&self.folder, name, AtFlags::empty())?;
             } else if name.starts_with(ASIDE) && ended {
@@ -201,6 +206,13 @@ impl RunDir {
     /// Opens a file for the script's output; what is in it is cut off, since no script has run in this folder yet.
     pub fn create_log(&self, name: &str) -> io::Result<OwnedFd> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(openat(&self.folder, name, flags, Mode::from_raw_mode(0o666))?)
+    }
+
+    /// Opens a log again that was closed meanwhile, and makes it if it was removed.
+    pub fn reopen_log(&self, name: &str) -> io::Result<OwnedFd> {
+        // Not blocking: somebody may have put a FIFO there.
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(openat(&self.folder, name, flags, Mode::from_raw_mode(0o666))?)
     }
 
@@ -225,7 +237,7 @@ impl RunDir {
     }
 
     fn write_beside(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let beside = format!("{name}.new");
+        let beside = format!("{name}{NEW}");
         self.write_file(&beside, bytes)?;
         Ok(renameat(&self.folder, &beside, &self.folder, name)?)
     }

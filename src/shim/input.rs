@@ -134,12 +134,13 @@ impl Place<'_> {
         let exit = end.exit.as_ref().ok_or_else(|| incomplete("is unknown: its end was never recorded".to_owned()))?;
         if exit.stdout_dropped_bytes > 0 {
             let dropped = exit.stdout_dropped_bytes;
-            return Err(incomplete(format!("lacks {dropped} bytes that were beyond its `log_bytes_max`; raise that")));
+            let noun = if dropped == 1 { "byte" } else { "bytes" };
+            return Err(incomplete(format!("lacks {dropped} {noun}; `batchd show {run}` says why")));
         }
         let file = open_file(&self.log(run, STDOUT)).map_err(|e| incomplete(format!("can't be opened: {e}")))?;
         let length = fstat(&file).map_err(|e| Refusal::io("looking at an input", e.into()))?.st_size;
         if u64::try_from(length) != Ok(exit.stdout_bytes) {
-            return Err(incomplete(format!("has {length} bytes, and {} were written", exit.stdout_bytes)));
+            return Err(incomplete(format!("has {length} bytes instead of {}", exit.stdout_bytes)));
         }
         Ok(file)
     }
@@ -208,11 +209,4 @@ fn copy_all(from: &mut File, to: &mut File) -> Result<(), Refusal> {
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
-}
-
-/// Lets the script's user, who is not ours, pass through the run folder into `io/`.
-pub(super) fn open_way(run: &RunDir) -> Result<(), Refusal> {
-    let stat = fstat(run).map_err(|e| Refusal::io("looking at the run folder", e.into()))?;
-    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o111);
-    rustix::fs::fchmod(run, mode).map_err(|e| Refusal::io("opening the way to io/", e.into()))
 }

@@ -11,15 +11,19 @@ use std::time::Duration;
 
 use crate::model::files::Files;
 use crate::model::time::Instant;
+use crate::rundir::access::Access;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::{Claim, Ending, ExitRecord, Record, Started, VERSION};
+use crate::rundir::room::Room;
 use crate::rundir::{Lock, RunDir};
 use crate::store::definitions::DefinitionError;
 use crate::store::workspace::{self, Owner, WorkspaceError, WorkspaceName};
 
+mod channel;
 pub mod clock;
 pub mod environment;
 mod input;
+mod log;
 pub mod order;
 mod pump;
 mod script;
@@ -29,12 +33,12 @@ pub mod tree;
 pub mod user;
 mod watch;
 
-use order::{Notice, Order};
+use order::{News, Notice, Order};
 use pump::Pump;
 use script::{Failure, Script};
 use shortage::{is_shortage, said};
 use user::User;
-use watch::{Watch, Watched};
+use watch::{Event, Watch, Watched};
 
 /// Signals that launcher and shims ignore, and scripts get back: a reader that is gone, a child that ended (the launcher
 /// wants no zombies), a file size limit. The last two would end a shim; it has the error instead.
@@ -165,19 +169,26 @@ impl Shim<'_> {
 
     /// Runs the script, and writes down how it ended.
     fn conduct(&self) {
-        match self.attempt() {
-            Ok((started_at, end)) => self.write_exit(started_at, end),
-            Err(Refusal::End(end)) => self.write_exit(None, end),
+        // Before anything else: however the run ends, that can be written down.
+        let room = match self.run.set_room_aside() {
+            Ok(room) => room,
+            Err(error) => return self.leave_word(&format!("can't reserve room for exit.json: {}", said(&error))),
+        };
+        match self.attempt(&room) {
+            Ok((started_at, end)) => self.write_exit(&room, started_at, end),
+            Err(Refusal::End(end)) => self.write_exit(&room, None, end),
             Err(Refusal::Trouble(reason)) => self.leave_word(&reason),
             Err(Refusal::NotOurs) => {}
         }
     }
 
     /// From the claim to the end of the script's whole tree.
-    fn attempt(&self) -> Result<(Option<Instant>, Ending), Refusal> {
+    fn attempt(&self, room: &Room) -> Result<(Option<Instant>, Ending), Refusal> {
         let execution = &self.order.execution;
         let signals = sys::signal_descriptor().map_err(|e| Refusal::io("making a signal descriptor", e))?;
         let user = self.user()?;
+        let access = Access { reader: user.as_ref().map(|user| user.uid), ..self.order.access };
+        access.apply_to_folder(self.run).map_err(|e| Refusal::io("setting who may enter the run folder", e.into()))?;
         let workspace = self.deploy(user.as_ref())?;
         crash_point(CrashPoint::ShimDeployed);
         let inputs = input::prepare(self.run, self.path, self.order, user.as_ref())?;
@@ -188,7 +199,7 @@ impl Shim<'_> {
         let waiting = script.fork(&inputs.stdin)?;
         drop(inputs.stdin);
         crash_point(CrashPoint::ShimScriptForked);
-        let pump = Pump::new(self.run, waiting.stdout, waiting.stderr, execution.log_bytes_max);
+        let pump = Pump::new(self.run, access, waiting.stdout, waiting.stderr, execution.log_bytes_max);
         let pump = pump.map_err(|e| Refusal::io("making the logs", e))?;
         if sys::take_signals(signals.as_fd()) {
             // Nobody lets the script's process go: it sees the end of its pipe and leaves.
@@ -196,7 +207,7 @@ impl Shim<'_> {
         }
         let started_at = self.release(waiting.pid, &waiting.control)?;
         let watch = Watch::new(self.run, execution, signals, pump, waiting.pid, waiting.control);
-        let end = match watch.until_gone(|| self.notify(false)) {
+        let end = match watch.until_gone(|event| self.tell(room, event)) {
             Watched::Exited(end) => (Some(started_at), end),
             Watched::NotExecuted(failure) => (None, self.not_executed(script, failure)?),
         };
@@ -229,7 +240,6 @@ impl Shim<'_> {
             let what = format!("`user = \"{name}\"` needs a daemon that runs as root; run it so, or take the key out");
             return Err(Refusal::could_not_run(what));
         }
-        input::open_way(self.run)?;
         Ok(Some(user))
     }
 
@@ -261,10 +271,10 @@ impl Shim<'_> {
     }
 
     /// Puts `exit.json` in place, however long that takes: until then nobody else may say how the run ended.
-    fn write_exit(&self, started_at: Option<Instant>, end: Ending) {
+    fn write_exit(&self, room: &Room, started_at: Option<Instant>, end: Ending) {
         let token = self.order.token.clone();
         let record = ExitRecord { version: VERSION, token, started_at, ended_at: clock::now(), end };
-        while let Err(error) = self.run.write(&record) {
+        while let Err(error) = self.run.write_exit(room, &record) {
             // Somebody removed the folder: there is nowhere to write it, ever.
             if error.kind() == io::ErrorKind::NotFound {
                 return;
@@ -272,12 +282,23 @@ impl Shim<'_> {
             pause(RECORD_RETRY);
         }
         crash_point(CrashPoint::ShimExitWritten);
-        self.notify(true);
+        self.notify(News::Ended);
+    }
+
+    fn tell(&self, room: &Room, event: Event) {
+        match event {
+            Event::Executed => self.notify(News::Started),
+            Event::Waits(reason) => {
+                // Without the word nobody knows why the run goes on, and it does all the same.
+                let _ = room.say(reason.as_deref());
+                self.notify(News::Waits);
+            }
+        }
     }
 
     /// Tells a daemon that looks. If it does not, or the pipe is full, it will see the files.
-    fn notify(&self, ended: bool) {
-        let notice = Notice { serial: self.order.serial, ended };
+    fn notify(&self, news: News) {
+        let notice = Notice { serial: self.order.serial, news };
         let _ = rustix::io::write(self.notices, &notice.encode());
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Script {
     folder: CString,
     /// What exec is tried with, in order: the interpreter in each folder of its `PATH`.
     programs: Vec<CString>,
+    /// That `PATH`.
+    search: String,
     arguments: CStrings,
     environment: CStrings,
 }
@@ -38,8 +40,8 @@ pub(super) struct Waiting {
     pub(super) control: OwnedFd,
     /// What it writes to stdout comes out here.
     pub(super) stdout: OwnedFd,
-    /// The same for stderr.
-    pub(super) stderr: OwnedFd,
+    /// The same for stderr; none if it comes out there too.
+    pub(super) stderr: Option<OwnedFd>,
 }
 
 /// What the new process has: copies of the numbers of its descriptors, which are its own, and what no process ever drops. It may
@@ -118,6 +120,7 @@ impl Script {
             order,
             user,
             folder: c_string(folder.to_string_lossy().into_owned())?,
+            search: search.to_owned(),
             programs: candidates(interpreter, search).into_iter().map(c_string).collect::<Result<_, _>>()?,
             arguments: c_strings(arguments)?,
             environment: c_strings(variables.iter().map(|(key, value)| format!("{key}={value}")))?,
@@ -127,7 +130,10 @@ impl Script {
     /// Forks it. It prepares itself, and then waits to be let go: if the shim dies before that, it leaves.
     pub(super) fn fork(&'static self, stdin: &OwnedFd) -> Result<Waiting, Refusal> {
         let (stdout, stdout_in) = self.pipe()?;
-        let (stderr, stderr_in) = self.pipe()?;
+        let (stderr, stderr_in) = match self.order.execution.merge_output {
+            true => (None, None),
+            false => self.pipe().map(|(read, write)| (Some(read), Some(write)))?,
+        };
         let flags = SocketFlags::CLOEXEC;
         let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None);
         let (control, its_control) = pair.map_err(|e| Refusal::io("making a socket pair", e.into()))?;
@@ -135,7 +141,7 @@ impl Script {
             script: self,
             shims_control: control.as_raw_fd(),
             control: its_control.as_raw_fd(),
-            standard: [stdin, &stdout_in, &stderr_in].map(AsRawFd::as_raw_fd),
+            standard: [stdin, &stdout_in, stderr_in.as_ref().unwrap_or(&stdout_in)].map(AsRawFd::as_raw_fd),
         };
         let pid = match &self.user {
             None => sys::clone_sharing(move || child.live()),
@@ -166,8 +172,15 @@ impl Script {
         let interpreter = &self.order.execution.interpreter[0];
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {
+                let place = if interpreter.contains('/') {
+                    String::new()
+                } else if self.search.is_empty() {
+                    " because PATH is empty".to_owned()
+                } else {
+                    format!(" in PATH={}", self.search)
+                };
                 format!(
-                    "the interpreter `{interpreter}` was not found; install it, or change `interpreter`, the `#!` line or `PATH`"
+                    "interpreter `{interpreter}` not found{place}; install it, or change `interpreter`, the `#!` line or `PATH`"
                 )
             }
             Some(libc::EACCES | libc::EPERM) => {

@@ -23,6 +23,11 @@ pub fn is_shortage(error: &io::Error) -> bool {
     remedy(error).is_some()
 }
 
+/// Whether a disk or a quota is full.
+pub fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
 /// The error, and what to do about it.
 pub fn said(error: &io::Error) -> String {
     match remedy(error) {

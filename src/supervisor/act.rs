@@ -100,10 +100,37 @@ impl Server {
         self.report_exit(run, exit);
     }
 
+    /// The shim has told that what the run waits for has changed.
+    pub(super) fn import_wait(&mut self, run: &RunId) {
+        // Its end, or the removal of its folder, tells more.
+        let Ok(folder) = RunDir::open(&self.folder(run)) else { return };
+        self.report_wait(run, &folder);
+    }
+
+    /// Reports what the output of a living run waits for, or that it goes on.
+    fn report_wait(&mut self, run: &RunId, folder: &RunDir) {
+        let Some(entry) = self.runs.get_mut(run).filter(|entry| entry.start_reported) else { return };
+        let waits = folder.waits();
+        let has_waited = std::mem::replace(&mut entry.output_waits, waits.is_some());
+        match waits {
+            Some(reason) => self.report(run, Report::Waiting { reason }),
+            None if has_waited => {
+                let started: Option<Started> = folder.read(&entry.launch.token).ok().flatten();
+                if let Some(started) = started {
+                    self.report(run, Report::Started { at: started.at });
+                }
+            }
+            None => {}
+        }
+    }
+
     /// Its shim lives, and may be another daemon's: watches it from outside.
     fn follow(&mut self, run: &RunId, probed: Probed) {
         let told = probed.started.is_some();
         self.report_start(run, probed.started);
+        if let Some(folder) = &probed.run {
+            self.report_wait(run, folder);
+        }
         let shim = probed.claim.and_then(|claim| claim.shim);
         let stop = self.runs.get(run).is_some_and(|entry| entry.stop);
         match shim.and_then(|shim| tree::open(&shim, &self.around.boot)) {
@@ -112,7 +139,7 @@ impl Server {
                     terminate(&handle);
                 }
                 // Nobody will tell us of its start: it is looked for until it is there, and its end waited for then.
-                if told { self.look_when_ended(run, handle) } else { self.look_again(run) }
+                if told { self.look_when_ended_or_later(run, handle) } else { self.look_again(run) }
             }
             None => self.look_again(run),
         }

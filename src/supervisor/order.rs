@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::model::definition::Overlap;
 use crate::model::launch::Launch;
 use crate::model::run::{Exit, Input};
+use crate::rundir::access::Access;
 use crate::rundir::records::{RunRecord, UpstreamRecord, VERSION};
 use crate::shim::order::{Order, Stdin};
 use crate::shim::user::User;
@@ -27,6 +28,8 @@ pub struct Surroundings {
     pub environment: Vec<(String, String)>,
     /// The program to exec as a launcher, with [`super::launcher::VERB`].
     pub program: PathBuf,
+    /// Who may read what runs write.
+    pub access: Access,
 }
 
 /// `PATH HOME USER LOGNAME SHELL LANG TZ`, from the daemon's own environment (`variable` looks one up) and the user
@@ -87,6 +90,7 @@ pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Resu
         facts: facts(launch, around),
         upstreams: launch.upstreams.clone(),
         stdin,
+        access: around.access,
     })
 }
 

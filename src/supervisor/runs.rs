@@ -34,6 +34,8 @@ pub(super) struct Entry {
     pub(super) repeated: bool,
     /// A wait for the next attempt has been reported, and is under way or over.
     pub(super) waited: bool,
+    /// Its shim says that its output waits for something, and that has been reported.
+    pub(super) output_waits: bool,
     looks: u32,
 }
 
@@ -61,6 +63,7 @@ impl Entry {
             failures: 0,
             repeated: false,
             waited: false,
+            output_waits: false,
             looks: 0,
         }
     }

@@ -24,7 +24,7 @@ use crate::model::id::RunId;
 use crate::model::launch::Report;
 use crate::rundir::RunDir;
 use crate::rundir::crash::{CrashPoint, crash_point};
-use crate::shim::order::Notice;
+use crate::shim::order::{News, Notice};
 use crate::shim::shortage;
 
 /// The most requests that a launcher has not answered: their answers carry descriptors, and only so many of these may be
@@ -34,6 +34,8 @@ const UNANSWERED_MAX: usize = 64;
 const LAUNCHER_RESTART: Duration = Duration::from_secs(1);
 /// When a folder is tidied again that could not be: nothing waits for it.
 const SETTLE_AGAIN: Duration = Duration::from_secs(60);
+/// Between looks at what the run of an earlier daemon waits for: soon enough for whoever wonders why it does not end.
+const FOLLOW_LOOK: Duration = Duration::from_secs(10);
 /// Notices taken from the pipe at once.
 const NOTICES_MAX: usize = 64;
 
@@ -185,10 +187,11 @@ impl Server {
     }
 
     fn take_notices(&mut self, notices: &[Notice]) {
-        let ended: BTreeSet<u64> = notices.iter().filter(|notice| notice.ended).map(|notice| notice.serial).collect();
+        let is_end = |notice: &&Notice| notice.news == News::Ended;
+        let ended: BTreeSet<u64> = notices.iter().filter(is_end).map(|notice| notice.serial).collect();
         for notice in notices {
             // An end tells of the start too: a script that is faster than we are needs one look at its folder, not two.
-            if notice.ended || !ended.contains(&notice.serial) {
+            if is_end(&notice) || !ended.contains(&notice.serial) {
                 self.take_notice(notice);
             }
         }
@@ -196,7 +199,11 @@ impl Server {
 
     fn take_notice(&mut self, notice: &Notice) {
         let Some(run) = self.serials.get(&notice.serial).cloned() else { return };
-        if notice.ended { self.import(&run) } else { self.import_start(&run) }
+        match notice.news {
+            News::Started => self.import_start(&run),
+            News::Ended => self.import(&run),
+            News::Waits => self.import_wait(&run),
+        }
     }
 
     /// Hands an order to the launcher, now or when there is one that has answered enough of the others.
@@ -271,13 +278,19 @@ impl Server {
 
     /// Looks again when the process has ended.
     pub(super) fn look_when_ended(&mut self, run: &RunId, process: OwnedFd) {
-        let ended = async move {
-            // Without a place in the poll set, the lock tells of the end: the look waits for it.
-            if let Ok(process) = super::watched(process, Interest::READABLE) {
-                let _ = process.readable().await;
+        self.wake(run, Wake::Look(run.clone()), ended(process));
+    }
+
+    /// Looks again when the process has ended, and from time to time before: what its run waits for, an earlier daemon's
+    /// shim tells nobody.
+    pub(super) fn look_when_ended_or_later(&mut self, run: &RunId, process: OwnedFd) {
+        let look = async move {
+            tokio::select! {
+                () = ended(process) => {}
+                () = sleep(FOLLOW_LOOK) => {}
             }
         };
-        self.wake(run, Wake::Look(run.clone()), ended);
+        self.wake(run, Wake::Look(run.clone()), look);
     }
 
     /// Ends or awaits what is left of a run, and then reports it lost.
@@ -317,6 +330,14 @@ impl Server {
     }
 }
 
+/// Returns when the process has ended.
+async fn ended(process: OwnedFd) {
+    // Without a place in the poll set, the lock tells of the end: the look waits for it.
+    if let Ok(process) = super::watched(process, Interest::READABLE) {
+        let _ = process.readable().await;
+    }
+}
+
 /// The next answer; for ever pending without a launcher.
 async fn next_answer(link: &mut Option<Link>) -> Option<Answer> {
     match link {
@@ -350,6 +371,7 @@ mod tests {
             boot: String::new(),
             environment: Default::default(),
             program: nowhere(),
+            access: Default::default(),
         };
         let (reports, mut told) = tokio::sync::mpsc::unbounded_channel();
         let (_requests, receiver) = tokio::sync::mpsc::unbounded_channel();

@@ -13,6 +13,7 @@ use batchd::model::launch::{Launch, Report, UpstreamEnd};
 use batchd::model::run::{Exit, Follow, Given, Outcome, Run, State, Trigger};
 use batchd::model::time::Instant;
 use batchd::rundir::RunDir;
+use batchd::rundir::access::Access;
 use batchd::rundir::records::Claim;
 use batchd::supervisor::{Local, Place, Surroundings, clean_environment};
 use rustix::process::{Pid, Signal, kill_process};
@@ -85,6 +86,7 @@ impl World {
             boot: boot(),
             environment: clean_environment(variable),
             program: self.program.clone(),
+            access: Access::default(),
         };
         self.local = Some(Local::start(around, sender, watch::channel(None).1).unwrap());
         self.reports = reports;
@@ -369,6 +371,7 @@ pub(crate) fn definition(name: &BatchName, hash: DefinitionHash) -> Definition {
         stop_grace: Duration::from_secs(10),
         success_exit_codes: vec![0],
         log_bytes_max: 100 * 1024 * 1024,
+        merge_output: false,
     };
     Definition {
         name: name.clone(),

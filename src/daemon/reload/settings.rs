@@ -5,6 +5,7 @@ use tracing::info;
 use super::{Loader, Surroundings};
 use crate::load::{Paths, SettingsFile};
 use crate::model::diagnostic::Diagnostic;
+use crate::model::settings::Settings;
 
 /// Reads the settings again; the daemon knows how.
 pub(super) type SettingsOnDisk = Box<dyn FnMut() -> anyhow::Result<(Surroundings, Vec<Diagnostic>)> + Send>;
@@ -14,11 +15,13 @@ pub(super) type SettingsOnDisk = Box<dyn FnMut() -> anyhow::Result<(Surroundings
 pub(super) struct AtStart {
     paths: Paths,
     socket_group: Option<String>,
+    runs_mode: u32,
 }
 
 impl AtStart {
     pub(super) fn of(settings: &SettingsFile) -> Self {
-        Self { paths: settings.paths.clone(), socket_group: settings.settings.socket_group.clone() }
+        let Settings { socket_group, runs_mode, .. } = &settings.settings;
+        Self { paths: settings.paths.clone(), socket_group: socket_group.clone(), runs_mode: *runs_mode }
     }
 }
 
@@ -70,7 +73,7 @@ impl Loader {
         }
         self.of_settings = diagnostics;
         if AtStart::of(&self.around.settings) != self.at_start {
-            let what = "`batches`, `runs`, `state` or `socket_group` has changed since the daemon started";
+            let what = "`batches`, `runs`, `state`, `socket_group` or `runs_mode` has changed since the daemon started";
             let diagnostic = Diagnostic::of_file(None, &self.around.settings.file, what);
             self.of_settings.push(diagnostic.with_hint("restart the daemon: scripts go on meanwhile"));
         }
