@@ -207,7 +207,7 @@ impl Channel {
     }
 
     fn log_failed(&mut self, error: Errno) -> Turn {
-        // Somebody removed the whole folder: the script must not wait for a log that can never be written.
+        // The script must not wait for a log that can never be written.
         if error == Errno::NOENT {
             self.is_homeless = true;
             return Turn::Moved(0);

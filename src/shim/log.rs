@@ -42,12 +42,11 @@ impl Log {
         Ok(Self { name, access, file: Some(file), id, length: 0, lost: 0, harm: None })
     }
 
-    /// The file, at its end. `Errno::NOENT`: its folder is gone, and nothing will ever be written.
+    /// The file, at its end. `Errno::NOENT`: its folder is gone or something else is in its place, so that waiting is in vain.
     pub(super) fn at_end(&mut self, run: &RunDir) -> rustix::io::Result<BorrowedFd<'_>> {
         let file = match self.file.take() {
-            // What nobody can find any more is not worth writing to.
-            Some(file) if fstat(&file)?.st_nlink > 0 => file,
-            Some(_) | None => self.reopen(run)?,
+            Some(file) => self.replaced(run, file)?,
+            None => self.reopen(run)?,
         };
         let length = length(file.as_fd())?;
         if length < self.length {
@@ -59,16 +58,27 @@ impl Log {
         Ok(file.as_fd())
     }
 
+    /// The open file; a new one if it was removed, since nobody would find what is written to it.
+    fn replaced(&mut self, run: &RunDir, file: OwnedFd) -> rustix::io::Result<OwnedFd> {
+        if fstat(&file)?.st_nlink > 0 {
+            return Ok(file);
+        }
+        // Without one, for whatever reason, the old one is as good as it was.
+        Ok(self.reopen(run).unwrap_or(file))
+    }
+
     fn reopen(&mut self, run: &RunDir) -> rustix::io::Result<OwnedFd> {
-        let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        let file = run.reopen_log(self.name).map_err(errno)?;
+        let file = run.reopen_log(self.name).map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => Errno::NOENT,
+            errno => errno.unwrap_or(Errno::IO),
+        })?;
         let (id, is_file) = identity(file.as_fd())?;
         if !is_file {
-            return Err(Errno::INVAL);
+            return Err(Errno::NOENT);
         }
         if id != self.id {
-            self.harmed(Harm::Removed, 0);
             self.access.apply_to_log(&file)?;
+            self.harmed(Harm::Removed, 0);
             self.id = id;
             // Another program may have written to the new one already.
             self.length = length(file.as_fd())?;
@@ -98,17 +108,15 @@ impl Log {
 
     /// Looks at the file for the last time.
     pub(super) fn finish(&mut self, run: &RunDir) {
-        self.close();
-        match run.length(self.name) {
-            Some(length) if length < self.length => self.harmed(Harm::Truncated, length),
-            Some(_) => {}
-            None => {
-                self.harmed(Harm::Removed, 0);
-                // An empty one, as the record will say. If there is no room for that either, who looks for it finds none.
-                let made = run.create_log(self.name);
-                let _ = made.map(|file| self.access.apply_to_log(file));
-            }
+        let is_closed = self.file.is_none();
+        match self.at_end(run) {
+            // The last bytes went to a file that was removed, and that nothing could replace.
+            Ok(file) if fstat(file).is_ok_and(|stat| stat.st_nlink == 0) => self.harm = Some(Harm::Removed),
+            // It is not there, and there is no room for an empty one in its place.
+            Err(Errno::NOENT | Errno::NOSPC | Errno::DQUOT) if is_closed => self.harmed(Harm::Removed, 0),
+            Ok(_) | Err(_) => {}
         }
+        self.close();
     }
 
     pub(super) fn name(&self) -> &'static str {

@@ -114,8 +114,12 @@ fn a14_what_can_not_be_run_says_what_to_do() {
         let printed = fs::read(world.file(&launch, "stdout.log")).unwrap_or_default();
         assert!(printed.is_empty());
     };
-    check("interpreter", &|e| e.interpreter = vec!["no-such".to_owned()], "`no-such` was not found; install it");
-    check("path", &|e| e.interpreter = vec!["/no/such".to_owned()], "`/no/such` was not found");
+    check(
+        "interpreter",
+        &|e| e.interpreter = vec!["no-such".to_owned()],
+        "`no-such` not found in PATH=/usr/bin:/bin; install it",
+    );
+    check("path", &|e| e.interpreter = vec!["/no/such".to_owned()], "`/no/such` not found; install it");
     check("permission", &|e| e.interpreter = vec!["/etc/passwd".to_owned()], "may not be executed");
     check("folder", &|e| e.working_dir = Some("/no/such".to_owned()), "/no/such can't be entered");
     check("user", &|e| e.user = Some("no-such".to_owned()), "no user `no-such`");
