@@ -77,9 +77,8 @@ pub(super) async fn begin(
     clear_unfinished(&paths.state);
     let around = surroundings(&paths, args)?;
     let limits = around.settings.settings.limits.clone();
-    let group = socket_group(&around, &paths)?;
-    let access = Access { mode: around.settings.settings.runs_mode, group, reader: None };
-    let (journal, reserve, no_room) = open_journal(&paths, group)?;
+    let access = access(&around, &paths)?;
+    let (journal, reserve, no_room) = open_journal(&paths, access.group)?;
     let recovered = journal.recover()?;
     ahead::refuse_older_journal(&paths, &recovered)?;
     let reader = Reader::open(&paths.journal())?;
@@ -134,7 +133,7 @@ pub(super) async fn begin(
         .name("reload".to_owned())
         .spawn(move || loader.serve(&loader_inlet, &swaps_inlet))
         .context("can't start the thread for reloads")?;
-    daemon.open_socket(acts_inlet, group)?;
+    daemon.open_socket(acts_inlet, access.group)?;
     daemon.say_where_everything_is(&diagnostics);
     Ok((daemon, inlets))
 }
@@ -149,6 +148,11 @@ fn surroundings(paths: &Paths, args: &DaemonArgs) -> Result<Surroundings> {
         bail!("the settings have errors, and nothing runs until they are mended:\n{}", all.join("\n"));
     }
     Ok(around)
+}
+
+/// Who may read what runs write: the group that may use the socket, too.
+fn access(around: &Surroundings, paths: &Paths) -> Result<Access> {
+    Ok(Access { mode: around.settings.settings.runs_mode, group: socket_group(around, paths)?, reader: None })
 }
 
 /// The number of the group that may use the socket.

@@ -80,6 +80,9 @@ fn tell_run(run: &Run) {
         State::Running if run.stop.is_some() => info!(run = %id, "stopping"),
         State::Running => info!(run = %id, trigger = %run.trigger, due_at = %run.due_at, "running"),
         State::Ended(end) => {
+            for remark in end.exit.iter().flat_map(|exit| &exit.remarks) {
+                warn!(run = %id, "{remark}");
+            }
             let reason = end.reason.as_deref().unwrap_or_default();
             let took = run.started_at.map(|started| format_duration(end.at.since(started)));
             let took = took.as_deref().unwrap_or("-");

@@ -31,8 +31,6 @@ pub const TIMES: &str = "times";
 pub const IO: &str = "io";
 /// Why a shim could not start the script although another attempt may: one sentence for people.
 pub const TROUBLE: &str = "trouble";
-/// What the name of a file ends in that is written beside the one that it replaces.
-const NEW: &str = ".new";
 /// `aside.<n>`: what was found in the folder when it had to be begun anew.
 pub const ASIDE: &str = "aside.";
 
@@ -193,7 +191,7 @@ impl RunDir {
         let ended = names.iter().any(|name| name == ExitRecord::FILE);
         for name in &names {
             let evidence = name == Claim::FILE || name == Started::FILE;
-            let transient = name == LOCK || name == TROUBLE || name.ends_with(NEW) || name.starts_with("claim.");
+            let transient = name == LOCK || name == TROUBLE || name.ends_with(".new") || name.starts_with("claim.");
             if transient || (evidence && ended) {
                 unlinkat(&self.folder, name, AtFlags::empty())?;
             } else if name.starts_with(ASIDE) && ended {
@@ -237,7 +235,7 @@ impl RunDir {
     }
 
     fn write_beside(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let beside = format!("{name}{NEW}");
+        let beside = format!("{name}.new");
         self.write_file(&beside, bytes)?;
         Ok(renameat(&self.folder, &beside, &self.folder, name)?)
     }

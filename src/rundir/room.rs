@@ -10,9 +10,11 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread, pwrite};
 
+use super::RunDir;
 use super::records::{self, ExitRecord, Record};
-use super::{NEW, RunDir};
 
+/// The file. Its ending makes it one of those that do not outlive the run.
+const ROOM: &str = "exit.room.new";
 /// An exit record takes less than 1 KiB, and a few more for the sentences in it with the paths that they name.
 const ROOM_BYTES: u64 = 16 * 1024;
 /// Where the line begins: in blocks of its own, since a file system that never writes a block twice needs new room then.
@@ -29,12 +31,12 @@ pub struct Room {
 impl RunDir {
     /// Sets room aside for the exit record. On a file system that can't, there is none, and the file is there all the same.
     pub fn set_room_aside(&self) -> io::Result<Room> {
-        match unlinkat(self, exit_new(), AtFlags::empty()) {
+        match unlinkat(self, ROOM, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(self, exit_new(), flags, Mode::from_raw_mode(0o666))?;
+        let file = openat(self, ROOM, flags, Mode::from_raw_mode(0o666))?;
         match fallocate(&file, FallocateFlags::KEEP_SIZE, 0, ROOM_BYTES) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(Room { file }),
             Err(error) => Err(error.into()),
@@ -45,7 +47,7 @@ impl RunDir {
     pub fn waits(&self) -> Option<String> {
         // Not blocking: somebody may have put a FIFO there.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = openat(self, exit_new(), flags, Mode::empty()).ok()?;
+        let file = openat(self, ROOM, flags, Mode::empty()).ok()?;
         let mut bytes = vec![0; LINE_BYTES_MAX];
         let count = pread(&file, &mut bytes[..], LINE_AT).ok()?;
         let line = bytes[..count].split(|byte| *byte == b'\n').next()?;
@@ -62,13 +64,13 @@ impl RunDir {
         write_all_at(room, &bytes, 0)?;
         // Only now: what is cut off is room that others take at once.
         ftruncate(&room.file, bytes.len() as u64)?;
-        Ok(renameat(self, exit_new(), self, ExitRecord::FILE)?)
+        Ok(renameat(self, ROOM, self, ExitRecord::FILE)?)
     }
 
     /// Whether the room is still in the folder under its name.
     fn has(&self, room: &Room) -> io::Result<bool> {
         let own = fstat(&room.file)?;
-        match statat(self, exit_new(), AtFlags::SYMLINK_NOFOLLOW) {
+        match statat(self, ROOM, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => Ok((found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)),
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(error.into()),
@@ -84,11 +86,6 @@ impl Room {
         bytes.push(b'\n');
         write_all_at(self, &bytes, LINE_AT)
     }
-}
-
-/// The name of the room, under which a record without one is written too.
-fn exit_new() -> String {
-    format!("{}{NEW}", ExitRecord::FILE)
 }
 
 fn write_all_at(room: &Room, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
@@ -126,7 +123,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let run = RunDir::create(&home.path().join("report.42")).unwrap();
         let room = run.set_room_aside().unwrap();
-        std::fs::remove_file(home.path().join("report.42/exit.json.new")).unwrap();
+        std::fs::remove_file(home.path().join("report.42/exit.room.new")).unwrap();
         run.write_exit(&room, &exit_record()).unwrap();
         assert_eq!(run.read::<ExitRecord>(&token(1)).unwrap(), Some(exit_record()));
     }

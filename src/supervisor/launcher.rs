@@ -4,7 +4,7 @@
 //! answers with the shim's pid and a handle on it, and forgets. One shim is forked ahead and waits for its order, so that
 //! no run waits for a fork. When the daemon's end of its socket closes, the launcher ends, and the shim without an order too.
 
-use std::io::{self, BufReader, IoSlice, IoSliceMut, Read};
+use std::io::{self, BufReader, IoSlice, IoSliceMut, Read, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
@@ -54,7 +54,8 @@ pub fn main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("batchd launcher: {error}");
+            // Whoever reads the daemon's errors may be gone, or its disk full: that must not be another fault.
+            let _ = writeln!(io::stderr(), "batchd launcher: {error}");
             ExitCode::FAILURE
         }
     }

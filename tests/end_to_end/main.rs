@@ -11,5 +11,6 @@ mod commands;
 mod hints;
 mod lifecycle;
 mod manager;
+mod outputs;
 mod reload;
 mod shutdown;

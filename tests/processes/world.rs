@@ -77,6 +77,11 @@ impl World {
 
     /// Starts a supervisor, as a daemon does.
     pub(crate) fn start(&mut self) {
+        self.start_with(Access::default());
+    }
+
+    /// As [`Self::start`], with settings that say who may read what runs write.
+    pub(crate) fn start_with(&mut self, access: Access) {
         let _context = self.runtime.enter();
         let (sender, reports) = unbounded_channel();
         let variable = |name: &str| (name == "PATH").then(|| "/usr/bin:/bin".to_owned());
@@ -86,7 +91,7 @@ impl World {
             boot: boot(),
             environment: clean_environment(variable),
             program: self.program.clone(),
-            access: Access::default(),
+            access,
         };
         self.local = Some(Local::start(around, sender, watch::channel(None).1).unwrap());
         self.reports = reports;
