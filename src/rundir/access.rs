@@ -43,7 +43,8 @@ impl Access {
         let mode = self.apply(folder.as_fd(), self.mode)?;
         match self.reader.map(|reader| grant(folder.as_fd(), mode, reader, 0o5)) {
             None | Some(Ok(())) => Ok(()),
-            // Without access control lists everybody may pass through to `io/`, and nobody but owner and group may list.
+            // Without access control lists everybody may pass through to `io/`, and nobody but owner and group may
+            // list.
             Some(Err(_)) => forgive(fchmod(folder, Mode::from_raw_mode(mode | 0o111))),
         }
     }

@@ -19,7 +19,8 @@ pub mod times;
 
 use records::{Claim, Damage, ExitRecord, Record, RunRecord, Started};
 
-/// The lock file: held by the shim, and by a script's process that has not been let go. Never replaced while the run lives.
+/// The lock file: held by the shim, and by a script's process that has not been let go. Never replaced while the run
+/// lives.
 pub const LOCK: &str = "lock";
 /// Exactly the bytes that the script wrote to stdout.
 pub const STDOUT: &str = "stdout.log";
@@ -34,7 +35,8 @@ pub const TROUBLE: &str = "trouble";
 /// `aside.<n>`: what was found in the folder when it had to be begun anew.
 pub const ASIDE: &str = "aside.";
 
-/// How often a run folder may be begun anew before that is given up: with a wait of a minute each, that is most of a week.
+/// How often a run folder may be begun anew before that is given up: with a wait of a minute each, that is most of a
+/// week.
 pub const ASIDE_MAX: u32 = 9999;
 
 /// The bytes of [`TROUBLE`] that are read: a sentence.
@@ -163,7 +165,8 @@ impl RunDir {
 
     /// Moves everything but the lock into a new `aside.<n>`. The caller holds the lock.
     ///
-    /// An older one goes if no script had been let go in it: a run that waits for room would take more with each attempt.
+    /// An older one goes if no script had been let go in it: a run that waits for room would take more with each
+    /// attempt.
     pub fn set_aside(&self, _held: &Lock) -> io::Result<()> {
         let started = self.started_aside()?;
         for name in self.names()?.iter().filter(|name| name.starts_with(ASIDE) && !started.contains(name)) {
@@ -172,7 +175,7 @@ impl RunDir {
         let names = self.names()?;
         let aside = (1..=ASIDE_MAX).map(|n| format!("{ASIDE}{n}")).find(|name| !names.contains(name));
         let aside =
-            aside.ok_or_else(|| io::Error::other(format!("begun anew {ASIDE_MAX} times; remove the folder")))?;
+            aside.ok_or_else(|| io::Error::other(format!("reused {ASIDE_MAX} times already; remove the folder")))?;
         mkdirat(&self.folder, &aside, Mode::from_raw_mode(0o700))?;
         // The claim goes last: as long as it is there, no shim begins in a half-emptied folder.
         let (claims, others): (Vec<_>, Vec<_>) = names.iter().partition(|name| *name == Claim::FILE);
@@ -182,9 +185,9 @@ impl RunDir {
         Ok(())
     }
 
-    /// Removes what only a run under way needs: after it, the log files with their [`TIMES`], `run.json`, `exit.json` and
-    /// `io/` stay, and whatever is not batchd's. Without an `exit.json` the claim, `started.json` and what was set aside
-    /// stay too: nothing may ever begin here again. The lock goes last: while it is there, this is not done.
+    /// Removes what only a run under way needs: after it, the log files with their [`TIMES`], `run.json`, `exit.json`
+    /// and `io/` stay, and whatever is not batchd's. Without an `exit.json` the claim, `started.json` and what was set
+    /// aside stay too: nothing may ever begin here again. The lock goes last: while it is there, this is not done.
     pub fn settle(&self) -> io::Result<()> {
         let mut names = self.names()?;
         names.sort_by_key(|name| name == LOCK);

@@ -17,7 +17,8 @@ use super::records::{self, ExitRecord, Record};
 const ROOM: &str = "exit.room.new";
 /// An exit record takes less than 1 KiB, and a few more for the sentences in it with the paths that they name.
 const ROOM_BYTES: u64 = 16 * 1024;
-/// Where the line begins: in blocks of its own, since a file system that never writes a block twice needs new room then.
+/// Where the line begins: in blocks of its own, since a file system that never writes a block twice needs new room
+/// then.
 const LINE_AT: u64 = ROOM_BYTES / 2;
 /// The most bytes of the line.
 const LINE_BYTES_MAX: usize = 4096;
@@ -29,7 +30,8 @@ pub struct Room {
 }
 
 impl RunDir {
-    /// Sets room aside for the exit record. On a file system that can't, there is none, and the file is there all the same.
+    /// Sets room aside for the exit record. On a file system that can't, there is none, and the file is there all the
+    /// same.
     pub fn set_room_aside(&self) -> io::Result<Room> {
         match unlinkat(self, ROOM, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}

@@ -1,5 +1,5 @@
-//! One stream of a script: from its pipe into its log; when that is as long as it may be, the end of the stream is held in
-//! memory.
+//! One stream of a script: from its pipe into its log; when that is as long as it may be, the end of the stream is held
+//! in memory.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,12 +14,13 @@ use crate::rundir::times::Stream;
 
 /// The most bytes of a piece: the largest pipe that an ordinary user may have, pipe(7).
 const PIECE_BYTES_MAX: usize = 1024 * 1024;
-/// The bytes that a new pipe holds, pipe(7). One that was found full is made as large as may be: a script that writes fast
-/// then waits for the shim, and the shim for it, a sixteenth as often.
+/// The bytes that a new pipe holds, pipe(7). One that was found full is made as large as may be: a script that writes
+/// fast then waits for the shim, and the shim for it, a sixteenth as often.
 const PIPE_BYTES: usize = 64 * 1024;
 /// The bytes moved at once where splice(2) can't be used: an ordinary pipe's content.
 const COPY_BYTES: usize = 64 * 1024;
-/// The bytes of the end of a stream that are kept beyond `log_bytes_max`: errors stand at the end, and a shim stays small.
+/// The bytes of the end of a stream that are kept beyond `log_bytes_max`: errors stand at the end, and a shim stays
+/// small.
 const TAIL_BYTES_MAX: usize = 1024 * 1024;
 
 /// One stream.

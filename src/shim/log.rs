@@ -1,5 +1,5 @@
-//! One file of a run's output while it is written: what other programs do to it meanwhile must not corrupt it, and while it
-//! can't be written it is not open, so that removing it makes room.
+//! One file of a run's output while it is written: what other programs do to it meanwhile must not corrupt it, and
+//! while it can't be written it is not open, so that removing it makes room.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -42,7 +42,8 @@ impl Log {
         Ok(Self { name, access, file: Some(file), id, length: 0, lost: 0, harm: None })
     }
 
-    /// The file, at its end. `Errno::NOENT`: its folder is gone or something else is in its place, so that waiting is in vain.
+    /// The file, at its end. `Errno::NOENT`: its folder is gone or something else is in its place, so that waiting is
+    /// in vain.
     pub(super) fn at_end(&mut self, run: &RunDir) -> rustix::io::Result<BorrowedFd<'_>> {
         let file = match self.file.take() {
             Some(file) => self.replaced(run, file)?,

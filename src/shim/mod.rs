@@ -1,7 +1,8 @@
-//! The shim: one small process per run. It owns the script's process tree, keeps its output, and writes down how it ended.
+//! The shim: one small process per run. It owns the script's process tree, keeps its output, and writes down how it
+//! ended.
 //!
-//! It is forked from the launcher, waits for its [`Order`], outlives launcher and daemon, and knows neither: it has a run
-//! folder, and a pipe for hints. No async runtime, one thread.
+//! It is forked from the launcher, waits for its [`Order`], outlives launcher and daemon, and knows neither: it has a
+//! run folder, and a pipe for hints. No async runtime, one thread.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -40,8 +41,8 @@ use shortage::{is_shortage, said};
 use user::User;
 use watch::{Event, Watch, Watched};
 
-/// Signals that launcher and shims ignore, and scripts get back: a reader that is gone, a child that ended (the launcher
-/// wants no zombies), a file size limit. The last two would end a shim; it has the error instead.
+/// Signals that launcher and shims ignore, and scripts get back: a reader that is gone, a child that ended (the
+/// launcher wants no zombies), a file size limit. The last two would end a shim; it has the error instead.
 pub const IGNORED_SIGNALS: [i32; 3] = [libc::SIGPIPE, libc::SIGCHLD, libc::SIGXFSZ];
 
 /// How long to wait before a record is written again that could not be (the disk is full).
@@ -73,20 +74,20 @@ impl Refusal {
             }
             WorkspaceError::Definition(DefinitionError::Missing(..) | DefinitionError::Damaged(_)) => false,
         };
-        let reason = format!("the workspace can't be brought up to date: {error}");
+        let reason = format!("can't update the workspace: {error}");
         if shortage { Self::Trouble(reason) } else { Self::could_not_run(reason) }
     }
 
     /// An error of the system: a shortage passes, anything else is there the next time too.
     fn io(doing: &str, error: io::Error) -> Self {
-        let reason = format!("{doing}: {}", said(&error));
+        let reason = format!("can't {doing}: {}", said(&error));
         if is_shortage(&error) { Self::Trouble(reason) } else { Self::could_not_run(reason) }
     }
 }
 
-/// The life of a shim, from the fork to the end of the process. `orders` is where its one order comes from, an [`Order`] as
-/// JSON and then the end of the file; `notices` the pipe for hints, not blocking. These are the only descriptors beside the
-/// standard ones that are open.
+/// The life of a shim, from the fork to the end of the process. `orders` is where its one order comes from, an
+/// [`Order`] as JSON and then the end of the file; `notices` the pipe for hints, not blocking. These are the only
+/// descriptors beside the standard ones that are open.
 pub fn await_order(orders: OwnedFd, notices: BorrowedFd<'_>) -> ! {
     become_shim();
     let mut order = Vec::new();
@@ -98,8 +99,8 @@ pub fn await_order(orders: OwnedFd, notices: BorrowedFd<'_>) -> ! {
     run(&order, notices)
 }
 
-/// Has a launcher find out once what every shim would have to: the kernel's fast path to the clock, and what the processor can
-/// do for a hash (an instruction that leaves a virtual machine).
+/// Has a launcher find out once what every shim would have to: the kernel's fast path to the clock, and what the
+/// processor can do for a hash (an instruction that leaves a virtual machine).
 pub fn warm_up() {
     let _ = clock::now();
     let _ = Files::default().hash();
@@ -148,13 +149,13 @@ struct Shim<'a> {
 impl Shim<'_> {
     /// Makes this run ours: of all shims that are ever asked for it, one gets past here.
     fn claim(&self) -> Result<Lock, Refusal> {
-        let lock = self.run.lock().map_err(|e| Refusal::io("taking the lock", e))?.ok_or(Refusal::NotOurs)?;
+        let lock = self.run.lock().map_err(|e| Refusal::io("lock the run folder", e))?.ok_or(Refusal::NotOurs)?;
         crash_point(CrashPoint::ShimLocked);
         if self.run.length(ExitRecord::FILE).is_some() {
             return Err(Refusal::NotOurs);
         }
         let shim =
-            tree::identity(std::process::id() as i32, &self.order.boot).map_err(|e| Refusal::io("reading /proc", e))?;
+            tree::identity(std::process::id() as i32, &self.order.boot).map_err(|e| Refusal::io("read /proc", e))?;
         let claim = Claim { version: VERSION, token: self.order.token.clone(), shim: Some(shim) };
         match self.run.claim(&claim) {
             Ok(true) => {
@@ -163,7 +164,7 @@ impl Shim<'_> {
             }
             Ok(false) => Err(Refusal::NotOurs),
             // Nothing is lost yet: whatever it was, another shim can try.
-            Err(error) => Err(Refusal::Trouble(format!("writing the claim: {}", said(&error)))),
+            Err(error) => Err(Refusal::Trouble(format!("can't write the claim: {}", said(&error)))),
         }
     }
 
@@ -185,10 +186,10 @@ impl Shim<'_> {
     /// From the claim to the end of the script's whole tree.
     fn attempt(&self, room: &Room) -> Result<(Option<Instant>, Ending), Refusal> {
         let execution = &self.order.execution;
-        let signals = sys::signal_descriptor().map_err(|e| Refusal::io("making a signal descriptor", e))?;
+        let signals = sys::signal_descriptor().map_err(|e| Refusal::io("create a signal descriptor", e))?;
         let user = self.user()?;
         let access = Access { reader: user.as_ref().map(|user| user.uid), ..self.order.access };
-        access.apply_to_folder(self.run).map_err(|e| Refusal::io("setting who may enter the run folder", e.into()))?;
+        access.apply_to_folder(self.run).map_err(|e| Refusal::io("set the mode of the run folder", e.into()))?;
         let workspace = self.deploy(user.as_ref())?;
         crash_point(CrashPoint::ShimDeployed);
         let inputs = input::prepare(self.run, self.path, self.order, user.as_ref())?;
@@ -200,7 +201,7 @@ impl Shim<'_> {
         drop(inputs.stdin);
         crash_point(CrashPoint::ShimScriptForked);
         let pump = Pump::new(self.run, access, waiting.stdout, waiting.stderr, execution.log_bytes_max);
-        let pump = pump.map_err(|e| Refusal::io("making the logs", e))?;
+        let pump = pump.map_err(|e| Refusal::io("create the logs", e))?;
         if sys::take_signals(signals.as_fd()) {
             // Nobody lets the script's process go: it sees the end of its pipe and leaves.
             return Ok((None, Ending::StoppedBeforeStart));
@@ -215,7 +216,8 @@ impl Shim<'_> {
         Ok(end)
     }
 
-    /// The script's process never became its interpreter. If the system was short of something, it was never let go either.
+    /// The script's process never became its interpreter. If the system was short of something, it was never let go
+    /// either.
     fn not_executed(&self, script: &Script, failure: Failure) -> Result<Ending, Refusal> {
         let reason = script.explain(failure);
         // A daemon that has looked in between, and has seen it start, will take it for lost: the safe side.
@@ -228,16 +230,20 @@ impl Shim<'_> {
     /// The user whose rights the script is to have. None: the shim's own.
     fn user(&self) -> Result<Option<User>, Refusal> {
         let Some(name) = &self.order.execution.user else { return Ok(None) };
-        let user = User::by_name(name).map_err(|e| Refusal::io(&format!("looking up the user `{name}`"), e))?;
+        let user = User::by_name(name).map_err(|e| Refusal::io(&format!("look up user `{name}`"), e))?;
         let user = user.ok_or_else(|| {
-            Refusal::could_not_run(format!("there is no user `{name}` on this host; create it, or change `user`"))
+            Refusal::could_not_run(format!(
+                "user `{name}` doesn't exist on this host; create the user, or change `user`"
+            ))
         })?;
         let own = rustix::process::geteuid();
         if own.as_raw() == user.uid {
             return Ok(None);
         }
         if !own.is_root() {
-            let what = format!("`user = \"{name}\"` needs a daemon that runs as root; run it so, or take the key out");
+            let what = format!(
+                "`user = \"{name}\"` requires a daemon that runs as root; run the daemon as root, or remove `user`"
+            );
             return Err(Refusal::could_not_run(what));
         }
         Ok(Some(user))
@@ -259,10 +265,10 @@ impl Shim<'_> {
 
     /// Says that the script is about to begin, and lets it.
     fn release(&self, pid: i32, control: &OwnedFd) -> Result<Instant, Refusal> {
-        let script = tree::identity(pid, &self.order.boot).map_err(|e| Refusal::io("reading /proc", e))?;
+        let script = tree::identity(pid, &self.order.boot).map_err(|e| Refusal::io("read /proc", e))?;
         let at = clock::now();
         let started = Started { version: VERSION, token: self.order.token.clone(), script, at };
-        self.run.write(&started).map_err(|e| Refusal::io("writing started.json", e))?;
+        self.run.write(&started).map_err(|e| Refusal::io("write started.json", e))?;
         crash_point(CrashPoint::ShimStartedWritten);
         // An error means that the process has died at its pipe; its status will say how.
         let _ = rustix::io::write(control, b"g");
@@ -302,7 +308,8 @@ impl Shim<'_> {
         let _ = rustix::io::write(self.notices, &notice.encode());
     }
 
-    /// Leaves word for the daemon why this attempt came to nothing. If that can't be written either, it will say so generally.
+    /// Leaves word for the daemon why this attempt came to nothing. If that can't be written either, it will say so
+    /// generally.
     fn leave_word(&self, reason: &str) {
         let _ = self.run.write_trouble(reason);
     }

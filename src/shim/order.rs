@@ -58,8 +58,8 @@ pub enum Stdin {
     File(PathBuf),
 }
 
-/// What happened to the order of a serial: one message on the notification pipe. Only a hint: the files say what is true,
-/// and a message may be lost.
+/// What happened to the order of a serial: one message on the notification pipe. Only a hint: the files say what is
+/// true, and a message may be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// [`Order::serial`].
@@ -79,7 +79,8 @@ pub enum News {
     Waits,
 }
 
-/// The bit of a message that tells of a wait. Far above any serial, so that a daemon that does not know it ignores the message.
+/// The bit of a message that tells of a wait. Far above any serial, so that a daemon that does not know it ignores the
+/// message.
 const WAITS_BIT: u64 = 1 << 63;
 
 impl Notice {

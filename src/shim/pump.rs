@@ -14,7 +14,8 @@ use crate::rundir::access::Access;
 use crate::rundir::times::{Stream, Writer};
 use crate::rundir::{RunDir, STDERR, STDOUT, TIMES};
 
-/// How long a log that can't be written (the disk is full) is left alone: the script waits meanwhile, and loses nothing.
+/// How long a log that can't be written (the disk is full) is left alone: the script waits meanwhile, and loses
+/// nothing.
 const WRITE_RETRY: Duration = Duration::from_secs(1);
 /// The most pieces moved from one pipe before anything else gets its turn.
 const PIECES_MAX: usize = 16;
@@ -102,8 +103,8 @@ impl Pump {
         }
     }
 
-    /// Moves all that is in the pipes, and then the ends of the streams that had grown too long, until all is written or a
-    /// log can't be written.
+    /// Moves all that is in the pipes, and then the ends of the streams that had grown too long, until all is written
+    /// or a log can't be written.
     pub(super) fn drain(&mut self, run: &RunDir) {
         self.move_pieces(run, usize::MAX);
         if !self.is_blocked() {
@@ -148,7 +149,8 @@ impl Pump {
         logs.chain(&mut self.times_log).for_each(Log::close);
     }
 
-    /// Counts what is not written yet as dropped: the run was told to end, and its logs can't be written. How much it was.
+    /// Counts what is not written yet as dropped: the run was told to end, and its logs can't be written. How much it
+    /// was.
     pub(super) fn give_up(&mut self) -> u64 {
         (self.retry_at, self.blocked) = (None, None);
         self.channels.iter_mut().map(Channel::give_up).sum()
@@ -169,8 +171,8 @@ impl Pump {
         self.channels.iter().filter_map(|channel| channel.log.remark())
     }
 
-    /// Appends the times that were gathered. What can't be written is kept for the next time, since what comes later counts
-    /// from it; at the end it is given up: they serve only for show.
+    /// Appends the times that were gathered. What can't be written is kept for the next time, since what comes later
+    /// counts from it; at the end it is given up: they serve only for show.
     fn flush_times(&mut self, run: &RunDir) {
         self.times_due = None;
         if self.times.is_pending() {

@@ -44,9 +44,10 @@ pub(super) struct Waiting {
     pub(super) stderr: Option<OwnedFd>,
 }
 
-/// What the new process has: copies of the numbers of its descriptors, which are its own, and what no process ever drops. It may
-/// share the shim's memory: nothing that it calls allocates, waits for a lock, or leaves anything to be cleaned up. (The C
-/// library's `errno` is shared too, so the shim, which has let it go, waits in poll(2) while it tries to exec.)
+/// What the new process has: copies of the numbers of its descriptors, which are its own, and what no process ever
+/// drops. It may share the shim's memory: nothing that it calls allocates, waits for a lock, or leaves anything to be
+/// cleaned up. (The C library's `errno` is shared too, so the shim, which has let it go, waits in poll(2) while it
+/// tries to exec.)
 #[derive(Clone, Copy)]
 struct Child {
     script: &'static Script,
@@ -109,7 +110,7 @@ impl Script {
     ) -> Result<Self, Refusal> {
         let execution = &order.execution;
         let (interpreter, options) = execution.interpreter.split_first().ok_or_else(|| {
-            Refusal::could_not_run("`interpreter` is empty; name a program, such as [\"bash\"]".to_owned())
+            Refusal::could_not_run("`interpreter` is empty; name a program: `interpreter = \"bash\"`".to_owned())
         })?;
         let script = workspace.join(&execution.script).to_string_lossy().into_owned();
         let arguments = [interpreter].into_iter().chain(options).chain([&script]);
@@ -136,7 +137,7 @@ impl Script {
         };
         let flags = SocketFlags::CLOEXEC;
         let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None);
-        let (control, its_control) = pair.map_err(|e| Refusal::io("making a socket pair", e.into()))?;
+        let (control, its_control) = pair.map_err(|e| Refusal::io("create a socket pair", e.into()))?;
         let child = Child {
             script: self,
             shims_control: control.as_raw_fd(),
@@ -151,17 +152,17 @@ impl Script {
                 Forked::Child => sys::exit_now(child.live()),
             }),
         };
-        Ok(Waiting { pid: pid.map_err(|e| Refusal::io("forking the script", e))?, control, stdout, stderr })
+        Ok(Waiting { pid: pid.map_err(|e| Refusal::io("fork the script's process", e))?, control, stdout, stderr })
     }
 
     /// Says what a failure means, and what to do.
     pub(super) fn explain(&self, failure: Failure) -> String {
         let error = failure.error();
         match failure.step() {
-            Step::Prepare => format!("the script's process could not be prepared: {error}"),
-            Step::User => format!("the rights of `user` could not be taken: {error}; run the daemon as root"),
+            Step::Prepare => format!("can't prepare the script's process: {error}"),
+            Step::User => format!("can't switch to `user`: {error}; run the daemon as root"),
             Step::Folder => format!(
-                "the folder {} can't be entered: {error}; make it, or change `working_dir`",
+                "can't enter folder {}: {error}; create the folder, or change `working_dir`",
                 self.folder.to_string_lossy()
             ),
             Step::Exec => self.explain_exec(&error),
@@ -180,30 +181,36 @@ impl Script {
                     format!(" in PATH={}", self.search)
                 };
                 format!(
-                    "interpreter `{interpreter}` not found{place}; install it, or change `interpreter`, the `#!` line or `PATH`"
+                    "interpreter `{interpreter}` not found{place}; \
+                     install it, or change `interpreter`, the `#!` line or `PATH`"
                 )
             }
             Some(libc::EACCES | libc::EPERM) => {
                 format!(
-                    "the interpreter `{interpreter}` may not be executed ({error}); check its permissions for the script's user"
+                    "can't execute interpreter `{interpreter}`: {error}; \
+                     check whether the script's user may execute the file"
                 )
             }
             Some(libc::ENOEXEC) => {
-                format!("the interpreter `{interpreter}` is no program for this system ({error}); name one that is")
+                format!(
+                    "interpreter `{interpreter}` is not a program for this system: {error}; \
+                     change `interpreter` or the `#!` line"
+                )
             }
             Some(libc::E2BIG) => {
-                "arguments and variables are longer than the system takes; put large values into files".to_owned()
+                "arguments and variables are too long for the system; put large values into files".to_owned()
             }
-            Some(_) | None => format!("the interpreter `{interpreter}` could not be executed: {error}"),
+            Some(_) | None => format!("can't execute interpreter `{interpreter}`: {error}"),
         }
     }
 
     /// A pipe that belongs to the script's user: `/dev/stdout` can be opened again.
     fn pipe(&self) -> Result<(OwnedFd, OwnedFd), Refusal> {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| Refusal::io("making a pipe", e.into()))?;
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| Refusal::io("create a pipe", e.into()))?;
         if let Some(user) = &self.user {
             let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-            fchown(&read, Some(uid), Some(gid)).map_err(|e| Refusal::io("giving a pipe to the user", e.into()))?;
+            fchown(&read, Some(uid), Some(gid))
+                .map_err(|e| Refusal::io("give a pipe to the script's user", e.into()))?;
         }
         Ok((read, write))
     }
@@ -288,7 +295,9 @@ fn c_strings(texts: impl Iterator<Item = String>) -> Result<CStrings, Refusal> {
 
 fn c_string(text: String) -> Result<CString, Refusal> {
     CString::new(text).map_err(|_| {
-        Refusal::could_not_run("an argument, a variable or a path holds a zero byte; take it out".to_owned())
+        Refusal::could_not_run(
+            "an argument, a variable or a path contains a zero byte; remove the zero byte".to_owned(),
+        )
     })
 }
 

@@ -22,7 +22,8 @@ use crate::rundir::RunDir;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::Ending;
 
-/// How long a script that has ended is waited for by its pipes: what it started in the background may finish its sentence.
+/// How long a script that has ended is waited for by its pipes: what it started in the background may finish its
+/// sentence.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Between two passes of KILL over a tree that may be forking meanwhile.
 const KILL_PASS: Duration = Duration::from_millis(10);
@@ -130,8 +131,9 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// All descendants have ended, and what is in the pipes is in the logs. (A stranger who was handed a pipe may hold it
-    /// open for ever.) A run that has to end does not wait longer than its `stop_grace` for logs that can't be written.
+    /// All descendants have ended, and what is in the pipes is in the logs. (A stranger who was handed a pipe may hold
+    /// it open for ever.) A run that has to end does not wait longer than its `stop_grace` for logs that can't be
+    /// written.
     fn is_over(&mut self) -> bool {
         if !self.gone {
             return false;

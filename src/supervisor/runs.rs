@@ -11,7 +11,8 @@ use crate::model::run::State;
 /// Between attempts to start a run for which the system has no room: at first, and at most.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// Between looks at a lock that somebody is about to let go, and at a start that nobody will tell of: at first, and at most.
+/// Between looks at a lock that somebody is about to let go, and at a start that nobody will tell of: at first, and at
+/// most.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
 const LOOK_MAX: Duration = Duration::from_secs(1);
 

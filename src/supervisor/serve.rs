@@ -27,8 +27,8 @@ use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::shim::order::{News, Notice};
 use crate::shim::shortage;
 
-/// The most requests that a launcher has not answered: their answers carry descriptors, and only so many of these may be
-/// in flight (unix(7)).
+/// The most requests that a launcher has not answered: their answers carry descriptors, and only so many of these may
+/// be in flight (unix(7)).
 const UNANSWERED_MAX: usize = 64;
 /// A launcher that died is replaced no sooner than this after it was started: something is wrong with the host.
 const LAUNCHER_RESTART: Duration = Duration::from_secs(1);
@@ -119,7 +119,7 @@ impl Server {
                     // Its run has something else to wait for.
                     Err(error) if error.is_cancelled() => {}
                     // Nobody would look at its run again: the daemon ends with this, and the next one finds the run.
-                    Err(error) => return error!(%error, "what waited for something to happen to a run has died"),
+                    Err(error) => return error!(%error, "a task that watches a run has died; the daemon ends"),
                 },
                 answer = next_answer(&mut self.link) => match answer {
                     Some(answer) => self.take_answer(answer),
@@ -163,8 +163,9 @@ impl Server {
         }
         let passes = shortage::is_shortage(&error);
         if settling == Settling::First || !passes {
-            let then = if passes { "it is tried again" } else { "remove `lock` and `claim` by hand if they disturb" };
-            warn!(%run, "the run folder could not be tidied: {}; {then}", shortage::said(&error));
+            let then =
+                if passes { "batchd tries again" } else { "its files `lock` and `claim` can be removed by hand" };
+            warn!(%run, "can't tidy the run folder: {}; {then}", shortage::said(&error));
         }
         if passes {
             self.waits.spawn(async move {
@@ -182,7 +183,7 @@ impl Server {
         match answer.shim {
             Ok(Some(shim)) => self.look_when_ended(&run, shim),
             Ok(None) => self.look(&run),
-            Err(error) => self.wait(&run, format!("no process can be forked: {}", shortage::said(&error))),
+            Err(error) => self.wait(&run, format!("can't fork a process: {}", shortage::said(&error))),
         }
     }
 
@@ -232,7 +233,7 @@ impl Server {
         self.link_started = Some(Instant::now());
         match Link::start(&self.around, &self.notices_in) {
             Ok(link) => self.link = Some(link),
-            Err(error) => self.put_off(&format!("no launcher can be started: {}", shortage::said(&error))),
+            Err(error) => self.put_off(&format!("can't start a launcher: {}", shortage::said(&error))),
         }
         self.send_orders();
     }
@@ -265,7 +266,7 @@ impl Server {
     /// The launcher has died. What it did with the requests that it has not answered, only the run folders can say.
     fn lose_launcher(&mut self) {
         self.link = None;
-        warn!("the launcher has ended; another is started");
+        warn!("the launcher has ended; batchd starts another one");
         for (_, run) in std::mem::take(&mut self.unanswered) {
             self.look(&run);
         }
@@ -281,8 +282,8 @@ impl Server {
         self.wake(run, Wake::Look(run.clone()), ended(process));
     }
 
-    /// Looks again when the process has ended, and from time to time before: what its run waits for, an earlier daemon's
-    /// shim tells nobody.
+    /// Looks again when the process has ended, and from time to time before: what its run waits for, an earlier
+    /// daemon's shim tells nobody.
     pub(super) fn look_when_ended_or_later(&mut self, run: &RunId, process: OwnedFd) {
         let look = async move {
             tokio::select! {

@@ -153,7 +153,7 @@ fn e2_a_workspace_that_finds_no_room_leaves_nothing_behind() {
     world.start();
     disk.fill_but(1024 * 1024);
     world.batchd(&["start", "quick"]).expect(0);
-    sees_wait(&world, "quick.1", "the workspace can't be brought up to date");
+    sees_wait(&world, "quick.1", "can't update the workspace");
     let workspaces = fs::read_dir(world.path("state/workspaces")).unwrap();
     let names: Vec<String> = workspaces.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.iter().all(|name| !name.contains(".new-")), "{names:?}");
@@ -214,12 +214,12 @@ fn e15_a_read_only_disk_is_refused_at_the_start_and_waited_for_later() {
     world.start();
     let runs = Disk::new(&world, "runs", "ro");
     world.batchd(&["start", "quick"]).expect(0);
-    sees_wait(&world, "quick.1", "mount its disk for writing");
+    sees_wait(&world, "quick.1", "mount that disk for writing");
     drop(runs);
     assert_eq!(world.end("quick.1")["outcome"], "succeeded");
     assert_well(&mut world);
     let _state = Disk::new(&world, "state", "ro");
     world.spawn(&[], &[]);
-    world.daemon().says(0, "mount its disk for writing");
+    world.daemon().says(0, "mount that disk for writing");
     assert_eq!(world.daemon_ends(), 1);
 }
