@@ -175,7 +175,9 @@ pub enum Damage {
         what: String,
     },
     /// Another batchd wrote it: one that is newer, or older than the release before this one.
-    #[error("{file} has version {version}; this batchd reads versions {VERSION_READ_MIN} to {VERSION}")]
+    #[error(
+        "{file} was written by another batchd (version {version}); this one reads versions {VERSION_READ_MIN} to {VERSION}"
+    )]
     Version {
         /// The file.
         file: &'static str,

@@ -101,7 +101,7 @@ fn g1_an_exec_that_is_refused_for_now_is_no_failure() {
     let ahead = children(launcher(&world), "batchd-shim")[0];
     limit(&world, 0, ahead, "nproc", 0);
     let run = start(&world);
-    sees_wait(&world, &run, "could not be executed");
+    sees_wait(&world, &run, "can't execute interpreter `bash`");
     succeeds_at_once(&world, &run);
     another.kill().unwrap();
     another.wait().unwrap();

@@ -159,11 +159,11 @@ fn f2_a_full_disk_stops_the_script_and_not_the_log() {
     fs::write(disk.join("ballast"), vec![0; 600_000]).unwrap();
     let launch = world.plan("job", "head -c 700000 /dev/zero | tr '\\0' x; echo; echo done", |_, _| {});
     world.launch(&launch);
+    assert!(matches!(world.report(&launch), Report::Started { .. }));
     // The log has come as far as it can: the rest waits in the pipe, and the script behind it.
-    let full = |world: &World| fs::metadata(world.file(&launch, "stdout.log")).is_ok_and(|log| log.len() > 300_000);
-    while !full(&world) {
-        assert!(matches!(world.tick(), None | Some(Report::Started { .. })));
-    }
+    let Report::Waiting { reason } = world.report(&launch) else { panic!() };
+    assert!(reason.starts_with("the script waits for disk space: can't write stdout.log"), "{reason}");
+    assert!(fs::metadata(world.file(&launch, "stdout.log")).unwrap().len() > 300_000);
     fs::remove_file(disk.join("ballast")).unwrap();
     let Report::Exited { exit, success, .. } = world.end(&launch) else { panic!() };
     assert!(success && exit.stdout_bytes == 700_006 && exit.stdout_dropped_bytes == 0);
