@@ -16,7 +16,7 @@ use crate::rundir::{RunDir, STDERR, STDOUT};
 use crate::store::definitions::{self, DefinitionError};
 
 /// The folders in the state folder whose entries are batchd's, too.
-const FOLDERS: [&str; 3] = ["definitions", "socket", "workspaces"];
+const FOLDERS: [&str; 4] = ["definitions", "inputs", "socket", "workspaces"];
 
 /// Whether some process holds a lock by flock(2) on this file. Taking it, even for a moment, would keep a daemon from
 /// starting, and the kernel tells who asks: proc_locks(5).

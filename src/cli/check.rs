@@ -13,7 +13,7 @@ use super::exit::{Complaint, Exit};
 use super::{Context, disk};
 use crate::model::diagnostic::Diagnostic;
 
-/// Says all that is wrong with the definitions on the disk, each with its place and what to do about it
+/// Check all batch definitions and report every mistake
 ///
 /// Needs no daemon and changes nothing; exits 1 if anything is wrong.
 #[derive(Clone, Debug, Args)]

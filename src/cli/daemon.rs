@@ -2,10 +2,13 @@
 
 use clap::{Args, ValueEnum};
 
-/// Watches the definitions and runs what is due, in the foreground, until SIGTERM or SIGINT
+/// Run the scheduler in the foreground
 ///
-/// Scripts outlive the daemon: when it ends, they go on, and the next daemon takes them over with nothing lost. SIGHUP has
-/// what is on the disk decided at once. The log goes to stderr; its level is set by RUST_LOG (error, warn, info, debug).
+/// The daemon watches the batch definitions and starts runs when they are due. SIGTERM and SIGINT end it; SIGHUP reloads the
+/// definitions. Scripts that are running go on when the daemon ends, and the next daemon takes them over. Only as the first
+/// process of a container (PID 1) does the daemon stop its runs first, as with --stop-runs, because they would be killed.
+///
+/// The log goes to stderr. The variable RUST_LOG sets its level (error, warn, info, debug).
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -13,13 +16,13 @@ Examples:
   batchd --batches /etc/batchd/batches.d --state /var/lib/batchd --runs /var/log/batchd daemon --log-format json
   RUST_LOG=debug batchd daemon --insecure-permissions")]
 pub struct DaemonArgs {
-    /// Accept definitions that others than their owner could have written; only for trying out
+    /// Accept definitions that other users can change (only for trying out)
     #[arg(long)]
     pub insecure_permissions: bool,
-    /// The form of the log
-    #[arg(long, value_name = "FORM", default_value = "text")]
+    /// Format of the log
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-    /// End running scripts too when the daemon is told to end
+    /// Stop all runs when the daemon ends [default as PID 1]
     #[arg(long)]
     pub stop_runs: bool,
 }
@@ -27,8 +30,8 @@ pub struct DaemonArgs {
 /// How the daemon's log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// A line an event, for people.
+    /// One line per event, for people
     Text,
-    /// A JSON object a line, for machines.
+    /// One JSON object per line, for programs
     Json,
 }

@@ -9,7 +9,7 @@ use super::args::Json;
 use super::exit::Exit;
 use super::{Context, check, operate};
 
-/// Has the daemon decide what is on the disk now, waits for it, and prints all that is wrong
+/// Reload the definitions now and wait until they are in force
 ///
 /// The daemon sees changes by itself; this is for scripts that want to know when they are in force, and whether they are good.
 #[derive(Clone, Debug, Args)]

@@ -2,6 +2,7 @@
 
 use super::Violation;
 use crate::model::id::BatchName;
+use crate::model::input::InputId;
 
 /// What is at a path below the state folder.
 #[derive(Clone, Debug)]
@@ -40,6 +41,7 @@ const KNOWN: &[(&str, Kind, &[u32])] = &[
     ("daemon.lock", Kind::File, &[0o600]),
     ("reserve", Kind::File, &[0o600]),
     ("definitions", Kind::Folder, &[0o700]),
+    ("inputs", Kind::Folder, &[0o700]),
     ("socket", Kind::Folder, &[0o700, 0o750]),
     // Whoever comes through its folder may use it.
     ("socket/batchd.sock", Kind::Socket, &[0o666]),
@@ -59,6 +61,7 @@ pub fn check(entry: &Entry, owner: u32, moving: bool) -> Vec<Violation> {
     let expected: Option<(Kind, &[u32])> = match (known, below) {
         (Some((_, kind, modes)), _) => Some((*kind, modes)),
         (None, Some(("definitions", name))) if is_hash(name) => Some((Kind::Folder, &[])),
+        (None, Some(("inputs", name))) if name.parse::<InputId>().is_ok() => Some((Kind::File, &[0o600])),
         (None, Some(("workspaces", name))) => return workspace(entry, name, moving),
         (None, None) if COPIES.iter().any(|copy| entry.path.strip_prefix(copy).is_some_and(is_number)) => {
             Some((Kind::File, &[]))

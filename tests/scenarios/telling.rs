@@ -176,7 +176,7 @@ fn reply_text(reply: &Reply) -> String {
         }
         Reply::Skipped { run, reason } => format!("{run} skipped: {reason}"),
         Reply::Stopping { runs } => format!("stopping {}", list(runs.iter().map(ToString::to_string).collect())),
-        Reply::Disabled { batch, disabled, goes_on } => {
+        Reply::Disabled { batch, disabled, goes_on, .. } => {
             let mut text = format!("{batch} is disabled");
             if let Some(until) = disabled.until {
                 text += &format!(" until {until}");
