@@ -54,12 +54,17 @@ Options that all commands share
     --state <DIR>        Folder of the daemon's own files
                          [env: BATCHD_STATE] [default: ./state]
     --settings <FILE>    Settings file
-                         [env: BATCHD_SETTINGS] [default: ./batchd.toml, else /etc/batchd/batchd.toml]
-    -h, --help           Print help for a command: `-h` a summary, `--help` everything
+                         [env: BATCHD_SETTINGS]
+                         [default: ./batchd.toml, else /etc/batchd/batchd.toml]
+    -h, --help           Print a summary (`-h`) or all (`--help`) of a command's help
 
-Write them before or after the command. An option overrides its environment variable, the variable
-overrides the settings file (keys `batches`, `runs` and `state`), and the settings file overrides the
-default. Scripts that batchd runs find all four in their environment, so `batchd` works inside them.";
+Write them before or after the command. An option overrides its environment
+variable. The variable overrides the settings file, which has keys `batches`,
+`runs` and `state`. The settings file overrides the default. Scripts that batchd
+runs find all four in their environment, so `batchd` works inside them.";
+
+/// For help that is not about a command.
+const ONLY_TEXT: &str = "{about}\n";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -87,10 +92,10 @@ pub enum Verb {
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
     /// Show what the exit codes mean
-    #[command(long_about = exit::HELP)]
+    #[command(long_about = exit::HELP, help_template = ONLY_TEXT)]
     ExitCodes,
     /// Show the options that all commands share
-    #[command(long_about = OPTIONS)]
+    #[command(long_about = OPTIONS, help_template = ONLY_TEXT)]
     Options,
 }
 

@@ -36,19 +36,20 @@ Exit codes
 
     0  success; `check`, `reload` and `doctor` found no errors
     1  failure, or errors were found; see the message
-    2  wrong usage: unknown option, unknown batch or run, request that makes no sense
+    2  wrong usage: unknown option, unknown batch or run, senseless request
     3  the daemon is not running, and this command needs it
 
-`--wait` and `-f` of `start` and `rerun` wait for the last attempt and then exit with
+`start` and `rerun` with `--wait` or `-f` wait for the last attempt, then exit with
 
-    N      the script's exit code, even if `success_exit_codes` has other codes than 0
+    N      the script's exit code (also if N is a success by `success_exit_codes`)
     128+N  if signal N ended the script
     124    if the run exceeded its `timeout`
-    125    if the run did not succeed in another way: it was cancelled, lost, aborted, skipped or
-           missed, could not be run, or exited with 0 although `success_exit_codes` lacks 0
+    125    if the run did not succeed for another reason: it was cancelled, lost,
+           aborted, skipped or missed, it could not be run, or the script exited
+           with 0 and `success_exit_codes` does not contain 0
 
-The exit code is 0 only if the run succeeded. Ctrl-C ends the waiting with SIGINT (130 in a shell);
-the run goes on.
+A run that did not succeed never exits with 0. Ctrl-C ends the waiting with SIGINT
+(130 in a shell); the run goes on.
 
 Closing the pipe early (`batchd runs | head`) is not an error.";
 

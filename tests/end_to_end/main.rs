@@ -13,3 +13,4 @@ mod lifecycle;
 mod manager;
 mod reload;
 mod shutdown;
+mod start;
