@@ -18,22 +18,22 @@ const COMMANDS: &[(&[&str], &str, &str)] = &[
     (&["ps", "top", "running", "active"], "runs --run-state running", "runs --run-state running"),
     (&["history", "hist", "executions"], "runs", "runs"),
     (&["failed", "failures", "errors"], "runs --outcome failed", "runs --outcome failed"),
-    (&["info", "describe", "inspect", "details"], "list", "show"),
-    (&["trigger", "run", "exec", "execute", "launch", "submit", "enqueue", "run-now"], "list", "start"),
-    (&["retry", "repeat", "restart", "redo"], "runs", "rerun"),
-    (&["kill", "cancel", "abort", "terminate", "end"], "runs --run-state running", "stop"),
-    (&["log", "output", "cat", "print"], "runs", "logs"),
-    (&["tail", "follow", "watch"], "runs", "logs -f"),
+    (&["info", "describe", "inspect", "details"], "show RUN", "show"),
+    (&["trigger", "run", "exec", "execute", "launch", "submit", "enqueue", "run-now"], "start BATCH", "start"),
+    (&["retry", "repeat", "restart", "redo"], "rerun RUN", "rerun"),
+    (&["kill", "cancel", "abort", "terminate", "end"], "stop RUN", "stop"),
+    (&["log", "output", "cat", "print"], "logs RUN", "logs"),
+    (&["tail", "follow", "watch"], "logs -f RUN", "logs -f"),
     (&["validate", "lint", "verify", "test", "configtest"], "check", "check"),
-    (&["pause", "suspend", "off", "deactivate", "hold"], "list", "disable"),
-    (&["resume", "unpause", "unsuspend", "on", "activate", "release"], "list", "enable"),
+    (&["pause", "suspend", "off", "deactivate", "hold"], "disable BATCH", "disable"),
+    (&["resume", "unpause", "unsuspend", "on", "activate", "release"], "enable BATCH", "enable"),
     (&["tree", "deps", "dependencies", "dag"], "graph", "graph"),
     (&["schedule", "schedules", "upcoming", "when", "cron", "timers", "list-timers"], "next", "next"),
     (&["refresh", "daemon-reload", "reread"], "reload", "reload"),
     (&["serve", "server", "scheduler", "service", "up"], "daemon", "daemon"),
     (&["fsck", "repair", "diagnose", "health"], "doctor", "doctor"),
-    (&["dump", "export", "snapshot"], "backup", "backup"),
-    (&["where", "dir", "folder", "workspace"], "runs", "path"),
+    (&["dump", "export", "snapshot"], "backup FILE", "backup"),
+    (&["where", "dir", "folder", "workspace"], "path RUN", "path"),
     (&["version"], "--version", "--version"),
     (&["config", "settings", "paths"], "help options", "help options"),
 ];
@@ -92,12 +92,23 @@ fn instead(wrong: &str, words: &[OsString]) -> Option<String> {
     let at = words.iter().position(|word| word == wrong)?;
     let names_something = words[at + 1..].iter().any(|word| !word.starts_with('-'));
     let command = if names_something { with_name } else { alone };
-    // What follows a command that takes no name would be wrong there.
-    let takes_rest = names_something || alone == with_name;
-    let rest = if takes_rest { &words[at + 1..] } else { &[] };
-    let before = words[..at].iter().map(|word| shell_word(word));
-    let line = before.chain([(*command).to_owned()]).chain(rest.iter().map(|word| shell_word(word)));
-    Some(format!("batchd {}", line.collect::<Vec<_>>().join(" ")))
+    let line = |rest: &[String]| {
+        let command = command.split(' ').map(str::to_owned);
+        let before = ["batchd".to_owned()].into_iter().chain(words[..at].iter().cloned());
+        before.chain(command).chain(rest.iter().cloned()).collect::<Vec<String>>()
+    };
+    // Options of the other tool are left out.
+    let whole = line(&words[at + 1..]);
+    let line = if is_understood(&whole) { whole } else { line(&[]) };
+    Some(line.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" "))
+}
+
+/// Whether a line can be read.
+fn is_understood(line: &[String]) -> bool {
+    match command().try_get_matches_from(line) {
+        Ok(_) => true,
+        Err(error) => matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion),
+    }
 }
 
 /// Names are in lower case, and a number follows a dot: whoever writes `Extract` or `extract#3` is told.
@@ -157,9 +168,12 @@ mod tests {
         check("batchd history report", "use `batchd runs report`");
         check("batchd trigger report --wait", "use `batchd start report --wait`");
         check("batchd run report", "use `batchd start report`");
+        check("batchd run", "use `batchd start BATCH`");
         check("batchd log report", "use `batchd logs report`");
         check("batchd kill report.4", "use `batchd stop report.4`");
         check("batchd validate", "use `batchd check`");
+        check("batchd config dump", "use `batchd help options`");
+        check("batchd refresh --all", "use `batchd reload`");
         check("batchd rm report", "remove it: `rm -r batches.d/NAME`");
         check("batchd strat report", "similar subcommand exists: 'start'");
         check("batchd qqqq", "unrecognized subcommand 'qqqq'");
@@ -171,13 +185,17 @@ mod tests {
             for name in *names {
                 assert!(command().find_subcommand(name).is_none(), "{name} is a command");
             }
-            for (line, name) in [(alone, None), (with_name, Some("x"))] {
-                let line = ["batchd"].into_iter().chain(line.split(' ')).chain(name);
-                let parsed = command().try_get_matches_from(line.clone());
-                let is_known = |kind| !matches!(kind, ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand);
-                let is_right = parsed.as_ref().map_or_else(|error| is_known(error.kind()), |_| true);
-                assert!(is_right, "{:?}: {parsed:?}", line.collect::<Vec<_>>());
-            }
+            let line = |line: &str, name: &str| {
+                let line = ["batchd"].into_iter().chain(line.split(' ')).chain(name.split_terminator(' '));
+                line.map(str::to_owned).collect::<Vec<String>>()
+            };
+            let alone = alone.replace("BATCH", "x").replace("RUN", "x.1");
+            assert!(is_understood(&line(&alone, "")), "{alone}");
+            let needs_name = alone != *with_name;
+            assert!(
+                !needs_name || ["x", "x.1"].iter().any(|name| is_understood(&line(with_name, name))),
+                "{with_name}"
+            );
         }
     }
 
