@@ -125,20 +125,13 @@ fn disabling(
     goes_on: &[RunId],
     zone: &Zone,
 ) -> String {
-    let until = |disabled: &Disabled| match disabled.until {
-        Some(until) => format!(" until {}", moment::full(until, zone)),
-        None => String::new(),
-    };
-    let mut text = format!("{batch} is disabled{}", until(disabled));
+    let until = disabled.until.map(|until| format!(" until {}", moment::full(until, zone))).unwrap_or_default();
+    let mut text = format!("{batch} is disabled{until}");
     if let Some(old) = replaces {
-        let forever = if old.until.is_none() { " until enabled" } else { "" };
+        let until = old.until.map_or("it is enabled".to_owned(), |until| moment::full(until, zone));
         let reason = old.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        text += &format!(
-            "\nthis replaces a disable by {} of {}{}{forever}{reason}",
-            who::named(&old.by),
-            moment::full(old.at, zone),
-            until(old),
-        );
+        let (by, since) = (who::named(&old.by), moment::full(old.at, zone));
+        text += &format!("\nthis replaces the disable by {by} (since {since}, until {until}){reason}");
     }
     match goes_on {
         [] => {}
@@ -315,7 +308,7 @@ join will not follow: its upstream b is not in this chain
         let old = Disabled { reason: Some("moving".to_owned()), by: "uid 4294967294".to_owned(), ..until(Some(hour)) };
         assert_eq!(
             disabling(&batch, &until(None), Some(&old), &[], &Zone::utc()),
-            "load is disabled\nthis replaces a disable by uid 4294967294 of Thu 1970-01-01 00:00:00 +00:00 until Thu 1970-01-01 01:00:00 +00:00: moving"
+            "load is disabled\nthis replaces the disable by uid 4294967294 (since Thu 1970-01-01 00:00:00 +00:00, until Thu 1970-01-01 01:00:00 +00:00): moving"
         );
         check(
             Some(hour),

@@ -71,7 +71,7 @@ impl Daemon {
             _ => return None,
         };
         let is_there = input.path(&self.paths.state).is_file();
-        (!is_there).then(|| Reply::Refused { refusal: Refusal::Invalid, what, hint: Some(hint) })
+        (!is_there).then_some(Reply::Refused { refusal: Refusal::Invalid, what, hint: Some(hint) })
     }
 
     /// The runs of these inputs have ended, and the journal knows.
