@@ -44,6 +44,22 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
+/// The inode of the host's first pid namespace: `PROC_PID_INIT_INO`, linux/proc_ns.h.
+const HOST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// The start of the container that this process is in: when its first process began, in clock ticks from the host's boot.
+/// `None`: it is in no container, or nobody can tell.
+pub fn container() -> Option<String> {
+    let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
+    if namespace.as_os_str() == HOST_PID_NAMESPACE {
+        return None;
+    }
+    // proc_pid_stat(5): the name, in brackets, is the only field with anything in it; the start is 20 fields behind it.
+    let stat = fs::read_to_string("/proc/1/stat").ok()?;
+    let (_, behind_name) = stat.rsplit_once(')')?;
+    Some(behind_name.split_whitespace().nth(19)?.to_owned())
+}
+
 /// A descriptor that the runtime tells of when it can be read.
 fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the `AsyncFd` owns the descriptor: it stays open, and the same, for as long as it is registered.

@@ -18,18 +18,21 @@ use rustix::fs::{Mode, OFlags};
 use crate::load::{self, Diagnosis, Fitted, Loaded, SettingsFile};
 use crate::model::cron::Expression;
 use crate::model::definition::Definition;
-use crate::model::diagnostic::Diagnostic;
+use crate::model::diagnostic::{Diagnostic, shown};
 use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, Files};
 use crate::model::id::BatchName;
 use crate::model::schedule::Schedule;
 use crate::model::time::Instant;
-use crate::store::read::{BatchesDir, Fingerprint, Listing, ReadError};
+use crate::store::read::{BatchesDir, Fingerprint, Listing, ReadError, Unfinished};
 use crate::store::trust::Trust;
 use crate::store::unpack;
+use crate::store::writers;
 use crate::zones::Zones;
 
 /// The file in a batch's folder that makes it one.
-const BATCH_TOML: &str = "batch.toml";
+pub const BATCH_TOML: &str = "batch.toml";
+/// The permission bits of a file's owner.
+const OWNER_BITS: u32 = 0o700;
 
 /// A change within this time before a folder was looked at may be followed by another that leaves no trace in its
 /// fingerprint: file systems stamp changes by coarse clocks, up to 2 s over a network.
@@ -45,6 +48,8 @@ pub struct Surroundings {
     pub settings: SettingsFile,
     /// Who may write definitions.
     pub trust: Trust,
+    /// Everybody may: `--insecure-permissions`.
+    pub insecure: bool,
     /// batchd itself, to unpack zips in a process of their own.
     pub program: PathBuf,
 }
@@ -54,12 +59,12 @@ fn read_bounded(settings: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(settings, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a file"));
+        return Err(io::Error::other("not a file"));
     }
     let mut bytes = Vec::new();
     let limit = load::TEXT_BYTES_MAX as u64;
     if file.take(limit + 1).read_to_end(&mut bytes)? as u64 > limit {
-        return Err(io::Error::other(format!("it has more than {limit} bytes; is it the right file?")));
+        return Err(io::Error::other(format!("more than {limit} bytes; check that it is the right file")));
     }
     Ok(bytes)
 }
@@ -80,6 +85,19 @@ struct Known {
     loaded: Arc<Loaded>,
 }
 
+/// What a look at `batches.d` depends on.
+pub struct Look<'l> {
+    /// The folders to look at; none: all.
+    pub only: Option<&'l BTreeSet<BatchName>>,
+    /// What is in force: a definition that says the same is kept once.
+    pub in_force: &'l BTreeMap<BatchName, Arc<Definition>>,
+    /// When the look happens.
+    pub now: Instant,
+    /// Whether a file, a path below `batches.d` modified at that time, may still be written. Asked where the kernel doesn't
+    /// say: for other owners' files and on network file systems.
+    pub may_be_open: &'l dyn Fn(&str, Instant) -> bool,
+}
+
 /// What a look at `batches.d` has found.
 #[derive(Debug, Default)]
 pub struct Looked {
@@ -87,8 +105,8 @@ pub struct Looked {
     pub changed: bool,
     /// Folders that changed while they were read: look at them again.
     pub restless: Vec<BatchName>,
-    /// What is no batch and not ignored.
-    pub diagnostics: Vec<Diagnostic>,
+    /// Folders with a file that is being written, a path below `batches.d`: they stay as they were.
+    pub open: BTreeMap<BatchName, String>,
     /// The content of what was read anew, by batch: for the store, if it comes into force.
     pub contents: BTreeMap<BatchName, Files>,
 }
@@ -114,7 +132,7 @@ impl Surroundings {
             }
         };
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Ok((Self { zones, host, settings, trust, program: own_program()? }, diagnostics))
+        Ok((Self { zones, host, settings, trust, insecure, program: own_program()? }, diagnostics))
     }
 
     /// The definition of a batch whose content is whole: a zip's entries, and what is included, in their places.
@@ -122,12 +140,28 @@ impl Surroundings {
         let toml = files.0.get(BATCH_TOML).map(|file| file.bytes.as_slice());
         let outline = load::outline(&String::from_utf8_lossy(toml.unwrap_or_default()));
         let zip = outline.script.as_deref().filter(|script| is_zip(script));
-        self.check(&load::Input { name, toml, files, zip, missing_includes: &[] }).definition
+        self.check(&load::Input { name, toml, files, zip, missing_includes: &[] }, "").definition
     }
 
-    fn check(&self, input: &load::Input<'_>) -> Loaded {
+    /// Users, beside root and the daemon's, who may own what a run reads from `batches.d`; none: everybody.
+    pub fn trusted_owners(&self) -> Option<Vec<String>> {
+        (!self.insecure).then(|| self.settings.settings.trusted_owners.clone())
+    }
+
+    /// The relative `env_file` of a batch, as its path beside the script.
+    fn env_file(&self, outline: &load::Outline) -> Option<String> {
+        let file = outline.env_file.clone().or_else(|| self.settings.defaults.env_file.clone())?;
+        (!file.starts_with('/')).then_some(file)
+    }
+
+    /// The relative `env_file` that a `batch.toml` of these bytes names, as its path beside the script.
+    pub fn env_file_of(&self, toml: &[u8]) -> Option<String> {
+        self.env_file(&load::outline(&String::from_utf8_lossy(toml)))
+    }
+
+    fn check(&self, input: &load::Input<'_>, batches: &str) -> Loaded {
         let zone_known = |zone: &str| zone_known(&self.zones, zone);
-        let context = load::Context { settings: &self.settings, host: &self.host, zone_known: &zone_known };
+        let context = load::Context { settings: &self.settings, host: &self.host, batches, zone_known: &zone_known };
         load::definition(input, &context)
     }
 
@@ -141,11 +175,11 @@ impl Surroundings {
 pub fn suddenly_empty(batches: &Path, listing: &Listing) -> Diagnostic {
     let hint = match listing.is_bare {
         true => {
-            "is it mounted? if all batches are to go, put any file into it (a README will do), then `batchd reload`"
+            "check that its file system is mounted; to remove all batches, put any file into the folder and run `batchd reload`"
         }
-        false => "if that is meant, `batchd reload` removes all batches",
+        false => "to remove all batches, run `batchd reload`",
     };
-    let what = "it is suddenly empty; what was in it stays in force";
+    let what = "this folder is suddenly empty; its batches stay in force";
     Diagnostic::of_file(None, batches.display().to_string(), what).with_hint(hint)
 }
 
@@ -182,32 +216,22 @@ pub fn schedule(
 }
 
 impl Folders {
-    /// Looks at the folders of `dir`: at all, or at those named in `only`, and reads those that have changed. `now` is when,
-    /// `in_force` what is in force: a definition that says the same is kept once.
-    ///
-    /// A folder that is gone is forgotten if it is in `gone`, and kept as it was else: the caller knows since when.
-    pub fn look(
-        &mut self,
-        around: &Surroundings,
-        dir: &BatchesDir,
-        only: Option<&BTreeSet<BatchName>>,
-        present: &[BatchName],
-        in_force: &BTreeMap<BatchName, Arc<Definition>>,
-        now: Instant,
-    ) -> Looked {
+    /// Looks at the folders of `dir` that are `present`, and reads those that have changed.
+    pub fn look(&mut self, around: &Surroundings, dir: &BatchesDir, present: &[BatchName], look: &Look<'_>) -> Looked {
         let mut looked = Looked::default();
-        let asked = |name: &BatchName| only.is_none_or(|only| only.contains(name));
+        let asked = |name: &BatchName| look.only.is_none_or(|only| only.contains(name));
         for name in present.iter().filter(|name| asked(name)) {
-            if self.is_unchanged(dir, name, now) {
+            if self.is_unchanged(dir, name, look.now) {
                 continue;
             }
-            match read(around, dir, name, in_force.get(name), now) {
+            match read(around, dir, name, look) {
                 Ok((known, content)) => {
                     looked.changed |= self.known.get(name).is_none_or(|before| before.loaded != known.loaded);
                     looked.contents.extend(content.map(|content| (name.clone(), content)));
                     self.known.insert(name.clone(), known);
                 }
                 Err(ReadError::Changed) => looked.restless.push(name.clone()),
+                Err(ReadError::Open(file)) => drop(looked.open.insert(name.clone(), file)),
                 // It was there when the folder was listed, and will be missed at the next look.
                 Err(ReadError::Gone) => {}
                 Err(ReadError::Refused(diagnostics)) => {
@@ -289,45 +313,77 @@ fn read(
     around: &Surroundings,
     dir: &BatchesDir,
     name: &BatchName,
-    in_force: Option<&Arc<Definition>>,
-    now: Instant,
+    look: &Look<'_>,
 ) -> std::result::Result<(Known, Option<Files>), ReadError> {
     let raw = dir.read(name.as_str(), &around.trust)?;
     let mut looks = vec![(name.to_string(), raw.fingerprint)];
-    let mut files = raw.files;
+    let (mut files, unfinished) = (raw.files, raw.unfinished);
     let toml = files.0.get(BATCH_TOML).map(|file| file.bytes.clone());
     let outline = load::outline(&String::from_utf8_lossy(toml.as_deref().unwrap_or_default()));
+    let env_file = around.env_file(&outline);
+    check_closed(name.as_str(), unfinished.iter().filter(|file| env_file.as_ref() != Some(&file.path)), look)?;
     let mut diagnostics = Vec::new();
     let zip = zip_of(outline.script.as_deref(), &files);
     if let Some(zip) = &zip {
-        diagnostics.extend(open_zip(around, name, zip, &mut files));
+        diagnostics.extend(open_zip(around, name, (zip, env_file.as_deref()), &mut files));
     }
     let mut missing_includes = Vec::new();
     for include in outline.include.iter().filter(|include| is_includable(include)) {
         match dir.read(include, &around.trust) {
             Ok(raw) => {
+                check_closed(include, raw.unfinished.iter(), look)?;
                 looks.push((include.clone(), raw.fingerprint));
                 files.0.extend(raw.files.0.into_iter().map(|(path, file)| (format!("{include}/{path}"), file)));
             }
             Err(ReadError::Gone) => missing_includes.push(include.clone()),
-            Err(ReadError::Changed) => return Err(ReadError::Changed),
+            Err(error @ (ReadError::Changed | ReadError::Open(_))) => return Err(error),
             Err(ReadError::Refused(mut refused)) => diagnostics.append(&mut refused),
         }
     }
+    // It is read when a run starts, and never kept.
+    env_file.map(|file| files.0.remove(&file));
     diagnostics.extend(too_large(name, &files));
     let mut loaded = if diagnostics.is_empty() {
         let (toml, zip, missing_includes) = (toml.as_deref(), zip.as_deref(), missing_includes.as_slice());
-        around.check(&load::Input { name, toml, files: &files, zip, missing_includes })
+        let batches = dir.path().display().to_string();
+        around.check(&load::Input { name, toml, files: &files, zip, missing_includes }, &batches)
     } else {
         Loaded::refused(name.clone(), diagnostics)
     };
-    if let Some(in_force) = in_force.filter(|in_force| loaded.definition.as_ref() == Some(in_force)) {
+    if let Some(in_force) = look.in_force.get(name).filter(|in_force| loaded.definition.as_ref() == Some(in_force)) {
         loaded.definition = Some(in_force.clone());
     }
     let content = loaded.definition.is_some().then_some(files);
-    let settled = looks.iter().all(|(_, look)| is_settled(look, now)) && missing_includes.is_empty();
+    let settled = looks.iter().all(|(_, seen)| is_settled(seen, look.now)) && missing_includes.is_empty();
     let known = Known { looks: settled.then_some(looks), includes: outline.include, loaded: Arc::new(loaded) };
     Ok((known, content))
+}
+
+/// Refuses a folder with a file that is not written to its end: quiet is not complete.
+fn check_closed<'f>(
+    folder: &str,
+    unfinished: impl Iterator<Item = &'f Unfinished>,
+    look: &Look<'_>,
+) -> std::result::Result<(), ReadError> {
+    for unfinished in unfinished {
+        let path = format!("{folder}/{}", unfinished.path);
+        if unfinished.unknown_since.is_none_or(|modified_at| (look.may_be_open)(&path, modified_at)) {
+            return Err(ReadError::Open(path));
+        }
+    }
+    Ok(())
+}
+
+/// The complaint about a file below `batches`, a path in it, that has been open for writing for a while.
+pub fn still_open(batches: &Path, batch: &BatchName, file: &str) -> Diagnostic {
+    let what = match writers::writer_of(&batches.join(file)) {
+        Some(writer) => {
+            format!("process {} (`{}`) still has this file open for writing", writer.pid, shown(&writer.name))
+        }
+        None => "this file is still open for writing".to_owned(),
+    };
+    let hint = "the batch stays as it was until the file is closed; to write slowly, write a copy and rename it";
+    Diagnostic::of_file(Some(batch.clone()), shown(file), what).with_hint(hint)
 }
 
 /// The zip whose entries are the batch: the one that `script` names, else, without a `script.sh`, the only one.
@@ -347,18 +403,30 @@ fn is_zip(path: &str) -> bool {
 }
 
 /// Puts a zip's entries in its place, as if they lay in the folder; or what is wrong with it.
-fn open_zip(around: &Surroundings, name: &BatchName, zip: &str, files: &mut Files) -> Option<Diagnostic> {
+fn open_zip(
+    around: &Surroundings,
+    name: &BatchName,
+    (zip, env_file): (&str, Option<&str>),
+    files: &mut Files,
+) -> Option<Diagnostic> {
     let archive = files.0.remove(zip)?;
     let file = format!("{name}/{zip}");
-    let entries = match unpack::unzip_in_child(&around.program, &archive.bytes) {
+    let mut entries = match unpack::unzip_in_child(&around.program, &archive.bytes) {
         Ok(entries) => entries,
         Err(error) => return Some(error.diagnostic(Some(name.clone()), file)),
     };
     if let Some(path) = entries.0.keys().find(|path| files.0.contains_key(*path)) {
-        let what = format!("`{path}` is in the zip and beside it");
-        let hint = "take one of the two away: a zip's entries lie in the folder as if they had been copied there";
+        let what = format!("`{}` is both in the zip and next to it", shown(path));
+        let hint = "remove one of the two; the zip is unpacked into the batch's folder";
         return Some(Diagnostic::of_file(Some(name.clone()), file, what).with_hint(hint));
     }
+    if let Some(path) = env_file.filter(|path| entries.0.contains_key(*path)) {
+        let what = format!("the `env_file` `{path}` is inside the zip, and secrets in a zip are kept with it");
+        let hint = format!("remove `{path}` from the zip, and put it beside the zip");
+        return Some(Diagnostic::of_file(Some(name.clone()), file, what).with_hint(hint));
+    }
+    // Whoever can't read the archive can't read what was in it.
+    entries.0.values_mut().for_each(|entry| entry.mode &= archive.mode | OWNER_BITS);
     files.0.extend(entries.0);
     None
 }
@@ -370,15 +438,16 @@ fn is_includable(include: &str) -> bool {
 
 /// The limits of a definition, for a folder with what it includes.
 fn too_large(name: &BatchName, files: &Files) -> Option<Diagnostic> {
-    let hint = "keep data elsewhere, and let the script read it from there";
+    let hint = "keep data in another folder, and read it from there";
     let of_file = |what: String| Diagnostic::of_file(Some(name.clone()), name.to_string(), what).with_hint(hint);
     if files.0.len() > DEFINITION_FILES_MAX {
         return Some(of_file(format!(
-            "{} files are more than the {DEFINITION_FILES_MAX} of a definition",
+            "the batch has {} files, more than the {DEFINITION_FILES_MAX} allowed",
             files.0.len()
         )));
     }
     let bytes = files.bytes_total();
-    (bytes > DEFINITION_BYTES_MAX)
-        .then(|| of_file(format!("{bytes} bytes are more than the {} MiB of a definition", DEFINITION_BYTES_MAX >> 20)))
+    (bytes > DEFINITION_BYTES_MAX).then(|| {
+        of_file(format!("the batch has {bytes} bytes, more than the {} MiB allowed", DEFINITION_BYTES_MAX >> 20))
+    })
 }

@@ -12,6 +12,7 @@ pub mod folders;
 pub mod journal;
 pub mod load;
 pub mod model;
+pub mod os;
 pub mod paths;
 #[cfg(test)]
 #[path = "../tests/world/root.rs"]

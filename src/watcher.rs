@@ -11,7 +11,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
@@ -24,6 +24,10 @@ pub use quiet::{Quiet, Ready};
 pub enum Hint {
     /// In or below this folder of `batches.d`.
     Folder(String),
+    /// This file, a path below `batches.d`, has been written to, and whoever did it may go on.
+    Written(String),
+    /// Whoever wrote this file, a path below `batches.d`, has closed it, or it has been replaced or removed.
+    Closed(String),
     /// Anywhere.
     Everything,
     /// In the settings.
@@ -239,7 +243,9 @@ impl Places {
             return Vec::new();
         }
         let ways = self.ways().clone();
-        let mut hints: Vec<Hint> = event.paths.iter().flat_map(|path| ways.hints(path)).collect();
+        let of_writer = event.paths.iter().filter_map(|path| writer_hint(event.kind, ways.below(path)?.to_str()?));
+        let mut hints: Vec<Hint> = of_writer.collect();
+        hints.extend(event.paths.iter().flat_map(|path| ways.hints(path)));
         hints.dedup();
         hints
     }
@@ -250,6 +256,11 @@ impl Places {
 }
 
 impl Ways {
+    /// A path below `batches.d`, from there.
+    fn below<'p>(&self, path: &'p Path) -> Option<&'p Path> {
+        self.batches.target().and_then(|target| path.strip_prefix(target).ok())
+    }
+
     fn hints(&self, path: &Path) -> Vec<Hint> {
         let mut hints = Vec::new();
         if self.settings.has(path) {
@@ -257,7 +268,7 @@ impl Ways {
         }
         if self.batches.has(path) {
             hints.push(Hint::Everything);
-        } else if let Some(below) = self.batches.target().and_then(|target| path.strip_prefix(target).ok()) {
+        } else if let Some(below) = self.below(path) {
             hints.push(match below.components().next() {
                 Some(Component::Normal(name)) => folder_hint(name),
                 Some(_) | None => Hint::Everything,
@@ -269,6 +280,21 @@ impl Ways {
 
 fn folder_hint(name: &OsStr) -> Hint {
     name.to_str().map_or(Hint::Everything, |name| Hint::Folder(name.to_owned()))
+}
+
+/// What an event says about who writes the file `path`.
+fn writer_hint(kind: EventKind, path: &str) -> Option<Hint> {
+    match kind {
+        EventKind::Modify(ModifyKind::Data(_)) => Some(Hint::Written(path.to_owned())),
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(_))
+        | EventKind::Remove(_) => Some(Hint::Closed(path.to_owned())),
+        EventKind::Any
+        | EventKind::Access(_)
+        | EventKind::Create(_)
+        | EventKind::Modify(ModifyKind::Any | ModifyKind::Metadata(_) | ModifyKind::Other)
+        | EventKind::Other => None,
+    }
 }
 
 /// Events of reading: batchd reads these folders itself, and would never come to rest.

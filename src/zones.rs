@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::model::diagnostic::quoted;
 use crate::model::zone::Zone;
 
 use names::{hint, is_name, name_in_path};
@@ -180,7 +181,7 @@ impl Zones {
                 what: format!("the time zone `{name}` that is built in can't be read: {reason}"),
                 hint: None,
             }),
-            _ => Err(ZoneError { what: format!("unknown time zone `{name}`"), hint: Some(hint(name)) }),
+            _ => Err(ZoneError { what: format!("unknown time zone `{}`", quoted(name)), hint: Some(hint(name)) }),
         }
     }
 

@@ -66,13 +66,16 @@ fn a_program_that_is_no_child_is_an_error() {
         let error = unzip_in_child(Path::new(program), b"").unwrap_err().to_string();
         assert!(error.starts_with(expected), "{error}");
     };
-    check("/nonexistent", "it can't be unpacked now: ");
-    check("/bin/false", "unpacking it took too much memory or time, or failed (exit status: 1)");
+    check("/nonexistent", "can't unpack the archive now: ");
+    check("/bin/false", "unpacking the archive failed, or took too much memory or time (exit status: 1)");
     let folder = tempfile::tempdir().unwrap();
     let killed = folder.path().join("killed");
     // Written by another process: a descriptor of ours could be held open by a child of another test, and "text file busy".
     let text = r"printf '#!/bin/sh\nprintf .; kill -KILL $$\n' > killed && chmod 755 killed";
     assert!(Command::new("sh").args(["-c", text]).current_dir(&folder).status().unwrap().success());
-    check(killed.to_str().unwrap(), "unpacking it took too much memory or time, or failed (signal: 9 (SIGKILL))");
-    check("/bin/true", "unpacking it took too much memory or time, or failed (its answer is not whole: ");
+    check(
+        killed.to_str().unwrap(),
+        "unpacking the archive failed, or took too much memory or time (signal: 9 (SIGKILL))",
+    );
+    check("/bin/true", "unpacking the archive failed, or took too much memory or time (its answer is not whole: ");
 }

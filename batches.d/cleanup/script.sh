@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 set -euo pipefail
 
-echo "$BATCHD_UPSTREAM_RUN $BATCHD_UPSTREAM_OUTCOME; nothing is left lying about"
+echo "$BATCHD_UPSTREAM_RUN $BATCHD_UPSTREAM_OUTCOME; temporary files removed"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# stdin is the outputs one after the other, in the order of `after`; each by itself is in $BATCHD_INPUT_DIR.
+# stdin holds both outputs in the order of `after`; $BATCHD_INPUT_DIR has a file for each upstream.
 set -euo pipefail
 
 echo "== The report"
 cat "$BATCHD_INPUT_DIR/report.out"
-echo "== To be ordered"
+echo "== To order"
 cat "$BATCHD_INPUT_DIR/stock.out"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints one line for each sale: product, pieces, price of one.
+# Prints one line per sale: product, pieces, price per piece.
 set -euo pipefail
 
 products=(apples bread cheese dates)

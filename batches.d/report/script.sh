@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Reads the sums from stdin. $BATCHD_INPUT is the same as a file, for whoever wants to read it twice.
+# Reads the sums from stdin. $BATCHD_INPUT is the path of the same text as a file.
 set -euo pipefail
 
 echo "Sales, due at $BATCHD_DUE_AT (this is $BATCHD_RUN of the chain $BATCHD_CHAIN)"

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# What is still there from the last run lies in the workspace, beside this script.
+# Fails in its first run and in every second one after that. The workspace, the folder of this script, keeps the files
+# of the last run.
 set -euo pipefail
 
-minute=${BATCHD_DUE_AT:14:2}
-echo "attempt $BATCHD_ATTEMPT for minute $minute; last answer: $(cat last-answer 2>/dev/null || echo none)"
-if ((10#$minute % 2 == 1)); then
+echo "attempt $BATCHD_ATTEMPT; last answer: $(cat last-answer 2>/dev/null || echo none)"
+if ((BATCHD_ATTEMPT == 1)); then
+  asked=$(($(cat asked 2>/dev/null || echo 0) + 1))
+  echo "$asked" >asked
+fi
+if (($(cat asked) % 2 == 1)); then
   echo "the supplier does not answer" >&2
   exit 3
 fi

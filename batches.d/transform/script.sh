@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Reads the sales from stdin, and prints one line for each product: product, pieces, turnover.
+# Reads the sales from stdin and prints one line per product: product, pieces, turnover.
 set -euo pipefail
 
 awk -F ';' '

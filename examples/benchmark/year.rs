@@ -48,13 +48,14 @@ pub(crate) fn year() -> Result<Vec<Line>> {
 /// The batches, each at a minute of its own.
 fn graph() -> Result<Graph> {
     let (zones, settings) = (Zones::new(None, Some("UTC".to_owned())), SettingsFile::default());
-    let context = Context { settings: &settings, host: "host", zone_known: &|_| Ok(()) };
+    let context = Context { settings: &settings, host: "host", batches: "batches.d", zone_known: &|_| Ok(()) };
     let entry = |index: usize| {
-        let name = load::batch_name(&format!("b{index:02}")).map_err(|diagnostic| anyhow!("{diagnostic}"))?;
+        let name =
+            load::batch_name("batches.d", &format!("b{index:02}")).map_err(|diagnostic| anyhow!("{diagnostic}"))?;
         let toml = format!("cron = \"{index} * * * *\"\ntimezone = \"UTC\"\n");
         let mut files = Files::default();
         for (path, text) in [("batch.toml", toml.as_str()), ("script.sh", "true\n")] {
-            files.0.insert(path.to_owned(), FileContent { bytes: text.as_bytes().to_vec(), executable: false });
+            files.0.insert(path.to_owned(), FileContent { bytes: text.as_bytes().to_vec(), mode: 0o644 });
         }
         let input = Input { name: &name, toml: Some(toml.as_bytes()), files: &files, zip: None, missing_includes: &[] };
         let definition = load::definition(&input, &context).definition.context("the definition is refused")?;

@@ -1,7 +1,7 @@
 //! An `env_file`: what is read can be handed to a script, and means the same when it is written out again. An error names a
 //! line, and no more: what stands in it may be a secret.
 
-use batchd::shim::environment::parse;
+use batchd::store::env_file::parse;
 
 pub(crate) fn check(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };

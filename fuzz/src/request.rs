@@ -24,8 +24,8 @@ const BATCHES: [(&str, &str); 5] = [
 
 static GRAPH: LazyLock<Arc<Graph>> = LazyLock::new(|| {
     let (settings, _) = load::settings("batchd.toml", b"", &|_| Ok(()));
-    let context = Context { settings: &settings, host: "host", zone_known: &|_| Ok(()) };
-    let script = FileContent { bytes: b"true\n".to_vec(), executable: false };
+    let context = Context { settings: &settings, host: "host", batches: "batches.d", zone_known: &|_| Ok(()) };
+    let script = FileContent { bytes: b"true\n".to_vec(), mode: 0o644 };
     let files = Files([("script.sh".to_owned(), script)].into());
     let loaded = BATCHES.map(|(name, toml)| {
         let name = BatchName::new(name).expect("a good name");

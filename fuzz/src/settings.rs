@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use batchd::load;
+use batchd::model::diagnostic::errors;
 use batchd::paths;
 
 use super::batch_toml::assert_bounded;
@@ -16,7 +17,7 @@ pub(crate) fn check(bytes: &[u8]) {
         return;
     };
     let keys = paths::parse_keys(Path::new("batchd.toml"), text);
-    if !diagnostics.is_empty() {
+    if errors(&diagnostics) > 0 {
         return;
     }
     let keys = keys.expect("the loader has no complaint");

@@ -1,8 +1,9 @@
 //! Reads run folders, the state folder and stored definitions for the doctor. Only looks.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
@@ -12,21 +13,30 @@ use crate::doctor::Violation;
 use crate::doctor::folders::Folder;
 use crate::doctor::state::{self, Entry, Kind};
 use crate::model::id::{DefinitionHash, Token};
-use crate::rundir::{RunDir, STDERR, STDOUT};
+use crate::rundir::{self, RunDir, STDERR, STDOUT};
 use crate::store::definitions::{self, DefinitionError};
 
 /// The folders in the state folder whose entries are batchd's, too.
-const FOLDERS: [&str; 4] = ["definitions", "inputs", "socket", "workspaces"];
+const FOLDERS: [&str; 5] = ["definitions", "inputs", "modes", "socket", "workspaces"];
 
-/// Whether some process holds a lock by flock(2) on this file. Taking it, even for a moment, would keep a daemon from
-/// starting, and the kernel tells who asks: proc_locks(5).
+/// Whether some process holds a lock on this file. It is asked for and not taken: to take it, even for a moment, would keep a
+/// daemon from starting.
+///
+/// A file that can be opened is asked for its OFD lock, which is seen from each pid namespace. For others, and for daemons of
+/// earlier versions, which only have a lock by flock(2), there is the kernel's list: proc_locks(5).
 pub(super) fn is_locked(path: &Path) -> bool {
+    let asked = File::open(path).and_then(|file| rundir::probe_lock(file.as_fd()));
+    asked.unwrap_or(false) || is_in_list_of_locks(path)
+}
+
+/// Whether the kernel's list has a lock on this file. It lacks locks by flock(2) of other pid namespaces.
+fn is_in_list_of_locks(path: &Path) -> bool {
     let (Ok(metadata), Ok(locks)) = (fs::metadata(path), fs::read_to_string("/proc/locks")) else { return false };
     let device = metadata.dev();
     let file = format!("{:02x}:{:02x}:{}", rustix::fs::major(device), rustix::fs::minor(device), metadata.ino());
     locks.lines().any(|line| {
         let mut words = line.split_whitespace().filter(|word| *word != "->");
-        words.nth(1) == Some("FLOCK") && words.any(|word| word == file)
+        words.nth(1).is_some_and(|kind| matches!(kind, "FLOCK" | "OFDLCK")) && words.any(|word| word == file)
     })
 }
 
@@ -80,8 +90,7 @@ pub(super) fn definitions(state: &Path, needed: &BTreeSet<DefinitionHash>, viola
             Err(error @ DefinitionError::Missing(..)) => ("definition-missing", error),
             Err(error @ (DefinitionError::Damaged(_) | DefinitionError::Io(_))) => ("definition-damaged", error),
         };
-        let hint =
-            "what is in force is stored again by `batchd reload`; an older one only matters for looking at the past";
+        let hint = "`batchd reload` stores definitions in force again; older ones are only needed to look at past runs";
         violations.push(Violation::new(name, error.to_string(), hint).file(file));
     }
 }

@@ -72,7 +72,7 @@ pub fn examine(places: &Places<'_>, zones: &Zones, now: Instant) -> Result<Repor
         Ok(audit) => audit,
         Err(error @ (OpenError::Damaged { .. } | OpenError::NotAJournal { .. })) => {
             let hint =
-                "`batchd doctor --rebuild FILE` writes a new journal from the run folders; docs/operating.md says how";
+                "`batchd doctor --rebuild FILE` writes a new journal from the run folders (see docs/operating.md)";
             let violation = Violation::new("journal-sound", error.to_string(), hint);
             report.violations.push(violation.file(places.journal.display().to_string()));
             return Ok(report);
@@ -98,10 +98,10 @@ pub fn examine(places: &Places<'_>, zones: &Zones, now: Instant) -> Result<Repor
 fn soundness(audit: &Audit, places: &Places<'_>, report: &mut Report) -> Result<()> {
     let (said, missing) = audit.soundness()?;
     let file = places.journal.display().to_string();
-    let restore = "restore the journal from a backup, or write a new one: docs/operating.md says how";
+    let restore = "restore the journal from a backup, or rebuild it (see docs/operating.md)";
     report.violations.extend(said.into_iter().map(|what| Violation::new("journal-sound", what, restore).file(&file)));
     let guard = |name: String| {
-        let what = format!("{name} is not in the journal: rows may have been changed without a trace");
+        let what = format!("{name} is missing from the journal: rows may have been changed unnoticed");
         Violation::new("journal-guarded", what, "restore the journal from a backup").file(&file)
     };
     report.violations.extend(missing.into_iter().map(guard));
@@ -156,7 +156,8 @@ fn each_run(
     for batch in audit.batches()? {
         report.violations.extend(rows::facts(&batch, last.get(&batch.name).copied()));
     }
-    failed.map_or(Ok(()), |error| Err(error.context("a run folder can't be read; run it as the daemon's user")))
+    failed
+        .map_or(Ok(()), |error| Err(error.context("can't read a run folder; run `batchd doctor` as the daemon's user")))
 }
 
 /// Counts again what was due, in each period in which that can be known.

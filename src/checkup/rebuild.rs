@@ -14,8 +14,9 @@ use super::{Places, disk};
 use crate::journal::Journal;
 use crate::model::id::{BatchName, JournalId, RUN_NUMBER_MAX, RunId, Token};
 use crate::model::launch::ExitCause;
-use crate::model::record::{BatchFacts, Record};
+use crate::model::record::{BatchFacts, REBOOT_UNKNOWN, Record};
 use crate::model::run::{End, Follow, Given, Outcome, Run, State};
+use crate::model::text::counted;
 use crate::model::time::Instant;
 use crate::rundir::RunDir;
 use crate::rundir::records::{Ending, ExitRecord, RunRecord};
@@ -47,8 +48,10 @@ impl fmt::Display for Rebuilt {
         let Self { journal, ended, lost, foreign } = self;
         write!(
             f,
-            "journal {}: {ended} runs with their ends, {lost} lost, {foreign} folders of others left out",
-            journal.0
+            "journal {}: {} with an outcome, {lost} lost, {} of other journals ignored",
+            journal.0,
+            counted(*ended, "run"),
+            counted(*foreign, "folder")
         )
     }
 }
@@ -65,12 +68,12 @@ pub(super) struct Known {
 /// Writes a new journal at `file`. Refuses while a daemon or a run lives, and if anything is at `file`.
 pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt> {
     if super::daemon_lives(places.state) {
-        bail!("a daemon works with {}: end it first; its runs go on", places.state.display());
+        bail!("a daemon is running on {}. Stop it first; its runs go on without it", places.state.display());
     }
     let known = survey(places.runs)?;
     let most = known.journals.iter().max_by_key(|(_, count)| **count);
     let Some((name, _)) = most else {
-        bail!("no folder in {} says of which journal it is: there is nothing to rebuild from", places.runs.display());
+        bail!("no folder in {} belongs to a journal: there is nothing to rebuild from", places.runs.display());
     };
     let id = JournalId(name.clone());
     let mut sheet = Sheet { journal: Journal::create_named(file, &id)?, records: Vec::new() };
@@ -91,7 +94,7 @@ pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt
         facts.next_number = behind(&facts)?;
         sheet.put(Record::Batch(facts))?;
     }
-    let text = format!("the journal was rebuilt: {rebuilt}; what never ran since has no rows before {now}");
+    let text = format!("the journal was rebuilt: {rebuilt}; occurrences that never ran have no rows before {now}");
     sheet.put(Record::Event { at: now, text })?;
     sheet.commit()?;
     Ok(rebuilt)
@@ -99,7 +102,13 @@ pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt
 
 /// All that folders say of a batch: the greatest number that any of them names.
 pub(super) fn unknown(name: BatchName, number: u64) -> BatchFacts {
-    BatchFacts { name, next_number: number + 1, cursor: None, reboot_boot: None, disabled: None }
+    BatchFacts {
+        name,
+        next_number: number + 1,
+        cursor: None,
+        reboot_boot: Some(REBOOT_UNKNOWN.to_owned()),
+        disabled: None,
+    }
 }
 
 /// The number with which a batch goes on.
@@ -108,7 +117,7 @@ pub(super) fn behind(facts: &BatchFacts) -> Result<u64> {
     let next = facts.next_number + NUMBERS_LEFT_OUT;
     if next > RUN_NUMBER_MAX {
         let (batch, number) = (&facts.name, facts.next_number - 1);
-        bail!("a folder, or a run.json, names {batch}.{number}, which no batch comes to: move it out of the way first");
+        bail!("a folder or a run.json names {batch}.{number}, and no run number can be that high: move it away first");
     }
     Ok(next)
 }
@@ -138,7 +147,7 @@ pub(super) fn survey(runs: &Path) -> Result<Known> {
         known.note(&id);
         let Ok(folder) = RunDir::open(&runs.join(name)) else { return Ok(()) };
         if folder.is_locked().with_context(|| format!("can't look at runs/{name}"))? {
-            bail!("{name} still lives: wait for its end, or end it, so that its exit.json says how it ended");
+            bail!("{name} is still running: wait until it has ended, or stop it");
         }
         let Some(record) = RunDir::run_record(&runs.join(name), &id) else { return Ok(()) };
         *known.journals.entry(record.token.journal.0).or_default() += 1;

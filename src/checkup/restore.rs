@@ -10,15 +10,17 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::CWD;
 
 use super::rebuild::{BOOT_UNKNOWN, Sheet, behind, end_of, row_of, survey, unknown};
 use super::{Places, disk};
 use crate::journal::Journal;
-use crate::journal::backup::rename_to_free;
 use crate::model::id::{JournalId, RunId, Token};
-use crate::model::record::{BatchFacts, InForce, PeriodChange, Record, Recovered};
+use crate::model::record::{BatchFacts, InForce, PeriodChange, REBOOT_UNKNOWN, Record, Recovered};
 use crate::model::run::{End, Outcome, Run, State};
+use crate::model::text::counted;
 use crate::model::time::Instant;
+use crate::os::rename_to_free;
 use crate::rundir::RunDir;
 use crate::rundir::records::RunRecord;
 
@@ -42,19 +44,23 @@ pub struct Restored {
 impl fmt::Display for Restored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { ended, lost, dropped } = self;
-        write!(f, "{ended} runs have their end from their folders, {lost} are lost, {dropped} waited and were dropped")
+        write!(
+            f,
+            "{} with an outcome from the run folder, {lost} lost, {dropped} dropped that were waiting",
+            counted(*ended, "run")
+        )
     }
 }
 
 /// Puts the backup `file` in force. Refuses while a daemon or a run lives, and if a journal is in place.
 pub fn restore(places: &Places<'_>, file: &Path, now: Instant) -> Result<Restored> {
     if super::daemon_lives(places.state) {
-        bail!("a daemon works with {}: end it first; its runs go on", places.state.display());
+        bail!("a daemon is running on {}. Stop it first; its runs go on without it", places.state.display());
     }
     let free = |name: &str| places.state.join(name).symlink_metadata().is_err();
     if !["journal.db", "journal.db-wal"].into_iter().all(free) {
         bail!(
-            "{} has a journal: move it away first, with what begins with its name (`journal.db*`), and keep it",
+            "{} has a journal: move it away first, with all files named `journal.db*`, and keep it",
             places.state.display()
         );
     }
@@ -62,7 +68,7 @@ pub fn restore(places: &Places<'_>, file: &Path, now: Instant) -> Result<Restore
     let known = survey(places.runs)?;
     let folder = places.state.join(UNDER_WAY);
     remove(&folder)?;
-    fs::create_dir_all(&folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
+    fs::create_dir_all(&folder).with_context(|| format!("can't create the folder {}", folder.display()))?;
     let made = folder.join("journal.db");
     let mut sheet = Sheet { journal: Journal::take_back(file, &made)?, records: Vec::new() };
     let recovered = sheet.journal.recover()?;
@@ -174,10 +180,11 @@ fn fresh_start(
     for facts in batches {
         let cursor = facts.cursor.map_or(now, |cursor| cursor.max(now));
         let next_number = behind(&facts)?;
-        records.push(Record::Batch(BatchFacts { next_number, cursor: Some(cursor), ..facts }));
+        let reboot_boot = Some(REBOOT_UNKNOWN.to_owned());
+        records.push(Record::Batch(BatchFacts { next_number, cursor: Some(cursor), reboot_boot, ..facts }));
     }
     let text = format!(
-        "the journal was restored from a backup: {restored}; what was decided since and never ran has no rows before {now}"
+        "the journal was restored from a backup: {restored}; later occurrences that never ran have no rows before {now}"
     );
     records.push(Record::Event { at: now, text });
     Ok(records)
@@ -195,7 +202,7 @@ fn remove(folder: &Path) -> Result<()> {
 
 fn put_in_place(made: &Path, journal: &Path) -> Result<()> {
     File::open(made)?.sync_all()?;
-    rename_to_free(made, journal)?;
+    rename_to_free(CWD, made, CWD, journal)?;
     if let Some(folder) = journal.parent() {
         File::open(folder)?.sync_all()?;
     }

@@ -11,20 +11,20 @@ use serde::Serialize;
 use super::args::Json;
 use super::exit::{Complaint, Exit};
 use super::{Context, disk};
-use crate::model::diagnostic::Diagnostic;
+use crate::model::diagnostic::{Diagnostic, counted, errors};
 
 /// Check all batch definitions and report every mistake
 ///
-/// Needs no daemon and changes nothing; exits 1 if anything is wrong.
+/// This needs no daemon and changes nothing. Exits with 1 if there are errors; remarks alone exit with 0.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   batchd check
   batchd check path/to/batches.d     as a git hook, or in CI")]
 pub struct CheckArgs {
-    /// The folder of definitions, if not the usual one
+    /// The folder of batches to check [default: the daemon's]
     pub dir: Option<PathBuf>,
-    /// Say nothing about who else could write the definitions
+    /// Don't check who can write the definitions
     #[arg(long)]
     pub insecure_permissions: bool,
     #[command(flatten)]
@@ -37,7 +37,7 @@ const BATCHES: &str = "batches.d";
 /// For programs.
 #[derive(Serialize)]
 struct Checked<'c> {
-    /// How many batches would be in force.
+    /// How many batches are valid.
     batches: usize,
     diagnostics: &'c [Diagnostic],
 }
@@ -46,15 +46,16 @@ struct Checked<'c> {
 pub(super) fn run(args: &CheckArgs, context: &mut Context) -> Result<Exit> {
     let folder = args.dir.clone().unwrap_or_else(|| context.paths.batches.clone());
     if folder.join("batch.toml").is_file() {
-        let what = format!("{} is a batch, not a folder of batches", folder.display());
-        return Err(Complaint::usage(what, "check the folder that it lies in: batches may refer to one another"));
+        let what = format!("{} is one batch, not a folder of batches", folder.display());
+        return Err(Complaint::usage(what, "check the folder that contains it; batches can refer to each other"));
     }
     let below = folder.join(BATCHES);
     if below.is_dir() {
-        let what = format!("{} is not a folder of batches: that is {}", folder.display(), below.display());
+        let what = format!("{} is not a folder of batches, but {} is", folder.display(), below.display());
         return Err(Complaint::usage(what, format!("`batchd check {}`", below.display())));
     }
-    let fitted = disk::fit(context, &folder, &BTreeMap::new(), args.insecure_permissions)?;
+    let mut fitted = disk::fit(context, &folder, &BTreeMap::new(), args.insecure_permissions)?;
+    fitted.diagnostics.extend(disk::env_files(context, &folder, &fitted.graph, args.insecure_permissions)?);
     let batches = fitted.graph.len();
     let diagnostics = &fitted.diagnostics;
     if args.json.json {
@@ -62,9 +63,9 @@ pub(super) fn run(args: &CheckArgs, context: &mut Context) -> Result<Exit> {
     } else {
         show(context, diagnostics)?;
         context.screen.flush()?;
-        writeln!(io::stderr(), "{}", summary(batches, diagnostics.len()))?;
+        writeln!(io::stderr(), "{}", summary(batches, diagnostics))?;
     }
-    Ok(if diagnostics.is_empty() { Exit::Success } else { Exit::Failure })
+    Ok(if errors(diagnostics) == 0 { Exit::Success } else { Exit::Failure })
 }
 
 /// Shows diagnostics one below the other, with an empty line between.
@@ -75,13 +76,14 @@ pub(super) fn show(context: &mut Context, diagnostics: &[Diagnostic]) -> io::Res
     Ok(())
 }
 
-fn summary(batches: usize, problems: usize) -> String {
-    let batches = if batches == 1 { "1 batch".to_owned() } else { format!("{batches} batches") };
-    match problems {
-        0 => format!("{batches}, nothing wrong"),
-        1 => format!("\n1 thing is wrong; {batches} would be in force"),
-        more => format!("\n{more} things are wrong; {batches} would be in force"),
-    }
+/// `2 errors, 1 remark; 3 batches are valid`.
+fn summary(batches: usize, diagnostics: &[Diagnostic]) -> String {
+    let valid = counted(batches, "batch is valid", "batches are valid");
+    let errors = errors(diagnostics);
+    let remarks = diagnostics.len() - errors;
+    let counts = [counted(errors, "error", "errors"), counted(remarks, "remark", "remarks")];
+    let found: Vec<String> = counts.into_iter().filter(|count| !count.starts_with("0 ")).collect();
+    if found.is_empty() { valid } else { format!("\n{}; {valid}", found.join(", ")) }
 }
 
 #[cfg(test)]
@@ -90,8 +92,12 @@ mod tests {
 
     #[test]
     fn summaries() {
-        assert_eq!(summary(1, 0), "1 batch, nothing wrong");
-        assert_eq!(summary(3, 1), "\n1 thing is wrong; 3 batches would be in force");
-        assert_eq!(summary(0, 2), "\n2 things are wrong; 0 batches would be in force");
+        let error = Diagnostic::of_file(None, "a", "wrong");
+        let remark = error.clone().as_remark();
+        assert_eq!(summary(1, &[]), "1 batch is valid");
+        assert_eq!(summary(3, std::slice::from_ref(&error)), "\n1 error; 3 batches are valid");
+        assert_eq!(summary(0, &[error.clone(), error.clone()]), "\n2 errors; 0 batches are valid");
+        assert_eq!(summary(2, &[remark.clone(), error, remark.clone()]), "\n1 error, 2 remarks; 2 batches are valid");
+        assert_eq!(summary(2, &[remark]), "\n1 remark; 2 batches are valid");
     }
 }

@@ -15,7 +15,7 @@ use super::{Context, check, disk, moment, runs, waits, who};
 use crate::api::RunView;
 use crate::checkup;
 use crate::load::Fitted;
-use crate::model::diagnostic::Diagnostic;
+use crate::model::diagnostic::{Diagnostic, errors};
 use crate::model::id::BatchName;
 use crate::model::record::Disabled;
 use crate::model::run::StateWord;
@@ -96,7 +96,8 @@ pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
     let table = table(&rows, context.now, &local);
     context.screen.table(&table, &if_empty)?;
     if !diagnostics.is_empty() {
-        writeln!(context.screen, "\nwhat is wrong on the disk:\n")?;
+        let heading = if errors(&diagnostics) > 0 { "Errors in definitions:" } else { "Remarks on definitions:" };
+        writeln!(context.screen, "\n{heading}\n")?;
         check::show(context, &diagnostics)?;
     }
     context.screen.flush()?;

@@ -17,9 +17,9 @@ use crate::rundir::RunDir;
 use crate::store::definitions;
 
 /// What to do about both.
-const REMEDY: &str = "nothing starts over that, since what has run could run again: put the newest `journal.db` there, with \
-    its `-wal` file, or a backup with `batchd restore FILE`, or write a new one from the run folders with \
-    `batchd doctor --rebuild FILE` (docs/operating.md says how)";
+const REMEDY: &str = "the daemon does not start, because runs could be repeated: put the newest `journal.db` and its `-wal` file \
+    back, or restore a backup with `batchd restore FILE`, or rebuild the journal from the run folders with \
+    `batchd doctor --rebuild FILE` (see docs/operating.md)";
 
 /// Refuses to begin a new journal where there was one.
 pub(super) fn refuse_without_journal(paths: &Paths) -> Result<()> {
@@ -29,12 +29,14 @@ pub(super) fn refuse_without_journal(paths: &Paths) -> Result<()> {
         return Ok(());
     }
     let known = match first_run(&paths.runs, |_| true, |_| true)? {
-        Some(run) => format!("{} has the folder of {run}", paths.runs.display()),
-        None if definitions::any(&paths.state) => format!("{} has definitions that it named", paths.state.display()),
+        Some(run) => format!("{} still has the folder of {run}", paths.runs.display()),
+        None if definitions::any(&paths.state) => {
+            format!("{} still has definitions of its batches", paths.state.display())
+        }
         None => return Ok(()),
     };
     bail!(
-        "the journal {} is gone, and {known}; {REMEDY}; to begin anew with nothing, move {} and {} away",
+        "the journal {} is missing, but {known}; {REMEDY}. To start with an empty journal, move {} and {} away",
         journal.display(),
         paths.runs.display(),
         paths.state.display()
@@ -48,8 +50,8 @@ pub(super) fn refuse_older_journal(paths: &Paths, recovered: &Recovered) -> Resu
     let is_ahead = |run: &RunId| next.get(&run.batch).is_none_or(|next| run.number >= *next);
     let Some(run) = first_run(&paths.runs, is_ahead, |journal| *journal == recovered.journal)? else { return Ok(()) };
     bail!(
-        "{} has the folder of {run}, which names the journal {}, and that does not know it: it was restored from an older \
-         copy, or has lost what was written last; {REMEDY}",
+        "{} has the folder of {run}, but its journal {} does not know that run: the journal was restored from an older copy, \
+         or has lost its last records; {REMEDY}",
         paths.runs.display(),
         paths.journal().display()
     )

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,33 +13,35 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::fs::FlockOperation;
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::effects::Definitions;
 use super::inlets::Inlets;
+use super::log::Log;
+use super::output::Output;
 use super::reload::{Loader, Message};
 use super::reserve::Reserve;
 use super::signals::Signal;
 use super::writer::Writer;
-use super::{Daemon, ahead};
+use super::{Daemon, ahead, orphans};
 use crate::api::{ApiHandle, Runs, server, socket};
 use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
-use crate::folders::{Surroundings, own_program, schedule};
+use crate::folders::{BATCH_TOML, Surroundings, own_program, schedule};
 use crate::journal::query::{Filter, Reader};
 use crate::journal::{Journal, OpenError};
 use crate::model::definition::Definition;
-use crate::model::diagnostic::Diagnostic;
 use crate::model::graph::{Entry, Graph};
 use crate::model::id::{BatchName, RunId};
-use crate::model::record::{InForce, Record, Recovered};
+use crate::model::record::{Boot, InForce, Record, Recovered};
 use crate::model::run::Run;
 use crate::model::settings::Limits;
+use crate::model::text::counted;
 use crate::paths::Paths;
-use crate::rundir::LOCK;
+use crate::rundir::{self, LOCK};
 use crate::scheduler::{Event, Scheduler};
 use crate::shim::shortage::said;
-use crate::store::{definitions, users, workspace};
+use crate::store::{definitions, modes, upgrade, users, workspace};
 use crate::supervisor::{self, Local, Place as _};
 use crate::watcher::Watcher;
 use crate::zones::Zones;
@@ -69,6 +72,7 @@ const LOCK_MODE: u32 = 0o600;
 pub(super) async fn begin(
     args: &DaemonArgs,
     paths: Paths,
+    log: &Log,
     signals: mpsc::UnboundedReceiver<Signal>,
     told_to_end: watch::Receiver<bool>,
 ) -> Result<(Daemon, Inlets)> {
@@ -76,31 +80,28 @@ pub(super) async fn begin(
     clear_unfinished(&paths.state);
     let around = surroundings(&paths, args)?;
     let limits = around.settings.settings.limits.clone();
+    let log_output = around.settings.settings.log_output;
     let group = socket_group(&around, &paths)?;
     let (journal, reserve, no_room) = open_journal(&paths, group)?;
-    let recovered = journal.recover()?;
-    ahead::refuse_older_journal(&paths, &recovered)?;
+    let recovered = recover(&journal, &paths, &around)?;
     let reader = Reader::open(&paths.journal())?;
     let before = Arc::new(graph_before(&around.zones, &recovered, &limits));
     // Watch first, look second: what changes in between is seen twice, and not never.
     let (messages, loader_inlet) = sync_mpsc::channel::<Message>();
-    let hints = messages.clone();
-    let watcher = Watcher::start(&paths.batches, &paths.settings, move |hint| {
-        // The thread is gone only when the daemon is.
-        let _ = hints.send(Message::Hint(hint));
-    });
+    let watcher = start_watcher(&paths, messages.clone());
     let live = under_way(&recovered, &before, &around, &paths.state);
     let mut loader = loader(args, &paths, around, watcher, &before);
     let (graph, diagnostics) = loader.begin(before.clone());
 
-    let boot = clock::boot_id().context("can't read the boot id of the host")?;
+    let boot = present_boot()?;
     let (reports_inlet, reports) = mpsc::unbounded_channel();
     let (shortage, is_short) = watch::channel(no_room);
-    let place = Local::start(supervisor_surroundings(&paths, &boot)?, reports_inlet, is_short)
-        .context("can't start the supervisor")?;
+    let surroundings = supervisor_surroundings(&paths, &boot.host, loader.trusted_owners())?;
+    let place = Local::start(surroundings, reports_inlet, is_short).context("can't start the supervisor")?;
     let journal_id = journal.id().clone();
     let mut daemon = Daemon {
-        stop_runs: args.stop_runs,
+        // The end of the first process of a container ends all others: to stop the runs first is their only chance of a TERM.
+        stop_runs: args.stop_runs || orphans::is_first_process(),
         starts_nothing: false,
         journal: journal_id,
         scheduler: Scheduler::recover(recovered, before, boot),
@@ -110,6 +111,7 @@ pub(super) async fn begin(
         definitions: Definitions::new(paths.state.clone()),
         zones: Zones::of_environment(),
         alarm: Alarm::new().context("can't make a timer")?,
+        output: Output::start(log_output, paths.runs.clone(), log.clone())?,
         changes: watch::channel(0).0,
         loader: messages,
         replies: BTreeMap::new(),
@@ -131,10 +133,22 @@ pub(super) async fn begin(
     thread::Builder::new()
         .name("reload".to_owned())
         .spawn(move || loader.serve(&loader_inlet, &swaps_inlet))
-        .context("can't start the thread for reloads")?;
+        .context("can't start the reload thread")?;
     daemon.open_socket(acts_inlet, group)?;
-    daemon.say_where_everything_is(&diagnostics);
+    daemon.greet(&diagnostics);
     Ok((daemon, inlets))
+}
+
+fn present_boot() -> Result<Boot> {
+    let host = clock::boot_id().context("can't read the boot id of the host")?;
+    Ok(Boot { host, container: clock::container() })
+}
+
+fn start_watcher(paths: &Paths, messages: sync_mpsc::Sender<Message>) -> Watcher {
+    Watcher::start(&paths.batches, &paths.settings, move |hint| {
+        // The thread is gone only when the daemon is.
+        let _ = messages.send(Message::Hint(hint));
+    })
 }
 
 /// Settings, zones and the host. A daemon that begins has no settings that were good before: with half of those on the disk
@@ -144,7 +158,7 @@ fn surroundings(paths: &Paths, args: &DaemonArgs) -> Result<Surroundings> {
     let (around, wrong) = Surroundings::read(&paths.settings, args.insecure_permissions)?;
     if !wrong.is_empty() {
         let all: Vec<String> = wrong.iter().map(ToString::to_string).collect();
-        bail!("the settings have errors, and nothing runs until they are mended:\n{}", all.join("\n"));
+        bail!("the settings have errors; fix them to start the daemon:\n{}", all.join("\n"));
     }
     Ok(around)
 }
@@ -152,8 +166,12 @@ fn surroundings(paths: &Paths, args: &DaemonArgs) -> Result<Surroundings> {
 /// The number of the group that may use the socket.
 fn socket_group(around: &Surroundings, paths: &Paths) -> Result<Option<u32>> {
     let Some(name) = &around.settings.settings.socket_group else { return Ok(None) };
-    let missing =
-        || format!("there is no group {name}: make it, or change socket_group in {}", paths.settings.display());
+    let missing = || {
+        format!(
+            "there is no group {name}: create it with `groupadd {name}`, or change `socket_group` in {}",
+            paths.settings.display()
+        )
+    };
     users::gid_of(name)?.with_context(missing).map(Some)
 }
 
@@ -171,7 +189,8 @@ fn protect_journal(path: &Path, group: Option<u32>) -> Result<()> {
         };
         match set() {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("can't set who may read {}", Path::new(&file).display()));
+                return Err(error)
+                    .with_context(|| format!("can't set the owner and mode of {}", Path::new(&file).display()));
             }
             Ok(()) | Err(_) => {}
         }
@@ -182,11 +201,45 @@ fn protect_journal(path: &Path, group: Option<u32>) -> Result<()> {
 /// Removes what a daemon or a shim that was killed had begun to write. That it can't is no reason not to start.
 fn clear_unfinished(state: &Path) {
     if let Err(error) = definitions::clear_unfinished(state) {
+        warn!("can't remove unfinished files of an earlier daemon: {error}");
+    }
+    if let Err(error) = modes::clear_unfinished(state) {
         warn!("what an earlier daemon had begun to write stays: {error}");
     }
     // One of a shim that is just ending may be gone before it is removed.
     if let Err(error) = workspace::clear_unfinished(state) {
-        warn!("what an earlier shim had begun to write stays: {error}");
+        warn!("can't remove unfinished files of an earlier run: {error}");
+    }
+}
+
+/// What the journal knows; the rest of the state folder is brought up to it.
+fn recover(journal: &Journal, paths: &Paths, around: &Surroundings) -> Result<Recovered> {
+    let recovered = journal.recover()?;
+    ahead::refuse_older_journal(paths, &recovered)?;
+    upgrade_store(&paths.state, &recovered, around);
+    Ok(recovered)
+}
+
+/// Makes what earlier versions kept in the state folder as private as this one keeps it. What fails is tried again at the
+/// next start.
+fn upgrade_store(state: &Path, recovered: &Recovered, around: &Surroundings) {
+    let busy = recovered.runs.iter().filter(|run| run.is_under_way()).map(|run| run.id.batch.clone()).collect();
+    let env_file_of = |toml: &[u8]| around.env_file_of(toml);
+    match upgrade::upgrade(state, &busy, BATCH_TOML, &env_file_of) {
+        Ok(None) => {}
+        Ok(Some(upgraded)) => {
+            let count =
+                |number: usize, one: &str, many: &str| format!("{number} {}", if number == 1 { one } else { many });
+            if upgraded.closed > 0 {
+                let workspaces = count(upgraded.closed, "workspace", "workspaces");
+                warn!("made {workspaces} private (mode 0700): programs of other users can't read them any more");
+            }
+            if upgraded.env_files_removed > 0 {
+                let copies = count(upgraded.env_files_removed, "copy of an `env_file`", "copies of `env_file`s");
+                warn!("removed {copies} that an earlier version kept in the state folder");
+            }
+        }
+        Err(error) => warn!("can't make private what an earlier version left in the state folder: {error}"),
     }
 }
 
@@ -194,9 +247,12 @@ fn clear_unfinished(state: &Path) {
 fn make_folders(paths: &Paths) -> Result<File> {
     // A state that has known batches outlives the loss of their folder (design 3.7); a mistaken path should leave nothing.
     if !paths.batches.is_dir() && !paths.journal().exists() {
-        bail!("there is no folder {}: create it, or say with --batches where the batches are", paths.batches.display());
+        bail!(
+            "there is no folder {}: create it, or name the folder of the batches with --batches DIR",
+            paths.batches.display()
+        );
     }
-    let cannot = |path: &Path, error| anyhow!("can't make the folder {}: {}", path.display(), said(&error));
+    let cannot = |path: &Path, error| anyhow!("can't create the folder {}: {}", path.display(), said(&error));
     fs::create_dir_all(&paths.runs).map_err(|error| cannot(&paths.runs, error))?;
     let made = fs::DirBuilder::new().recursive(true).mode(STATE_MODE).create(&paths.state);
     made.and_then(|()| fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)))
@@ -213,19 +269,31 @@ fn lock_path(paths: &Paths) -> PathBuf {
     paths.state.join("daemon.lock")
 }
 
-/// Waits a little: a daemon that was killed while it forked leaves a process that holds the lock until it has become a launcher.
+/// Takes both locks on the file. The OFD lock is what readers ask for, since they see it from other pid namespaces, too;
+/// flock(2) keeps out daemons of earlier versions, which know no other.
+///
+/// Waits a little: a daemon that was killed while it forked leaves a process that holds the locks until it is a launcher.
 fn take_lock(lock: &File, paths: &Paths) -> Result<()> {
     let until = clock::monotonic() + LOCK_PATIENCE;
-    loop {
-        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) if clock::monotonic() < until => thread::sleep(LOCK_LOOK),
-            Err(rustix::io::Errno::WOULDBLOCK) => bail!(
-                "another daemon works with {}: end that one first, or say with --state where this one's state is",
+    let cannot = || format!("can't lock {}", lock_path(paths).display());
+    while !try_lock(lock).with_context(cannot)? {
+        if clock::monotonic() >= until {
+            bail!(
+                "another daemon is running on {}. End it first, or choose another state folder with --state",
                 paths.state.display()
-            ),
-            Err(error) => return Err(error).with_context(|| format!("can't lock {}", lock_path(paths).display())),
+            );
         }
+        thread::sleep(LOCK_LOOK);
+    }
+    Ok(())
+}
+
+/// True: both locks are ours. False: another process has one of them.
+fn try_lock(lock: &File) -> std::io::Result<bool> {
+    match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => rundir::set_lock(lock.as_fd()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -239,8 +307,10 @@ fn open_journal(paths: &Paths, group: Option<u32>) -> Result<(Journal, Reserve, 
     };
     protect_journal(&paths.journal(), group)?;
     let no_room = reserve.make().err().map(|error| {
-        let reason =
-            format!("the disk of {} has no room for the journal: nothing starts until it has", paths.state.display());
+        let reason = format!(
+            "the disk of {} has no space for the journal: nothing starts until there is some",
+            paths.state.display()
+        );
         warn!("{reason} ({error})");
         reason
     });
@@ -278,7 +348,7 @@ fn graph_before(zones: &Zones, recovered: &Recovered, limits: &Limits) -> Graph 
     };
     Graph::new(entries(false), limits.clone()).unwrap_or_else(|_| {
         // It was a graph when it was recorded. If this batchd sees it otherwise, nothing follows until the disk is read.
-        warn!("the definitions that were in force make no graph any more; edges count again when batches.d is read");
+        warn!("the last definitions in force no longer fit together; edges are ignored until batches.d has been read");
         Graph::new(entries(true), limits.clone()).unwrap_or_default()
     })
 }
@@ -292,15 +362,25 @@ fn loader(args: &DaemonArgs, paths: &Paths, around: Surroundings, watcher: Watch
 }
 
 /// What the place where runs live has to know.
-fn supervisor_surroundings(paths: &Paths, boot: &str) -> Result<supervisor::Surroundings> {
+fn supervisor_surroundings(
+    paths: &Paths,
+    boot: &str,
+    trusted_owners: supervisor::TrustedOwners,
+) -> Result<supervisor::Surroundings> {
     let mut environment = supervisor::clean_environment(|name| std::env::var(name).ok());
     let variables = paths.variables().map(|(name, path)| (name.to_owned(), path.display().to_string()));
     environment.extend(variables);
     Ok(supervisor::Surroundings {
         runs: paths.runs.clone(),
         state: paths.state.clone(),
+        batches: paths.batches.clone(),
+        trusted_owners,
         boot: boot.to_owned(),
         environment,
+        // What is not UTF-8 can't be passed on.
+        inherited: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
         program: own_program()?,
     })
 }
@@ -308,8 +388,9 @@ fn supervisor_surroundings(paths: &Paths, boot: &str) -> Result<supervisor::Surr
 impl Daemon {
     /// Writes into the journal that a daemon starts: nobody was there before.
     async fn note_start(&self) -> Result<()> {
-        let text = format!("batchd {} starts, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
-        self.writer.commit(vec![Record::Event { at: clock::now(), text }]).await
+        let text = format!("batchd {} started, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
+        let zone = Record::Zone { name: self.zones.system().zone.name.clone() };
+        self.writer.commit(vec![Record::Event { at: clock::now(), text }, zone]).await
     }
 
     /// Tidies the folders of runs whose end was committed when the last daemon was killed.
@@ -329,6 +410,7 @@ impl Daemon {
             open.insert(run.id.clone());
             let stop = run.stop.is_some();
             let id = run.id.clone();
+            self.output.adopt(&run);
             let launch = self.launch(run, definition)?;
             self.place.find(launch);
             if stop {
@@ -345,10 +427,8 @@ impl Daemon {
                     self.handle(vec![Event::Report { run, report }]).await?;
                 }
                 Err(_) => {
-                    warn!(
-                        "{} runs of an earlier daemon can't be looked at yet; scheduling begins without them",
-                        open.len()
-                    );
+                    let runs = counted(open.len(), "run");
+                    warn!("can't read the state of {runs} of an earlier daemon yet; scheduling begins without");
                     break;
                 }
             }
@@ -362,34 +442,6 @@ impl Daemon {
         let (changes, state) = (self.changes.subscribe(), self.paths.state.clone());
         tokio::spawn(server::serve(listener, ApiHandle { acts, changes, runs, state }));
         Ok(())
-    }
-
-    /// One block at the start: where everything is, what is in force, what is wrong, what is next.
-    fn say_where_everything_is(&self, diagnostics: &[Diagnostic]) {
-        let graph = self.scheduler.graph();
-        let held = graph.iter().filter(|(_, node)| node.entry.held).count();
-        let wrong: BTreeSet<&BatchName> =
-            diagnostics.iter().filter_map(|diagnostic| diagnostic.batch.as_ref()).collect();
-        info!("batchd {} is ready", env!("CARGO_PKG_VERSION"));
-        info!(
-            "batches   {}: {} in force, {held} held, {} with errors",
-            self.paths.batches.display(),
-            graph.len(),
-            wrong.len()
-        );
-        info!("runs      {}", self.paths.runs.display());
-        info!("state     {}", self.paths.state.display());
-        let absent = if self.paths.settings.exists() { "" } else { " (none there: all settings have their defaults)" };
-        info!("settings  {}{absent}", self.paths.settings.display());
-        let zone = self.zones.system();
-        info!("time      {} (from {}), zone data {}", zone.zone.name, zone.from, self.zones.version());
-        for reason in &zone.passed_over {
-            warn!("the system's zone: passed over {reason}");
-        }
-        match self.scheduler.upcoming().next() {
-            Some((at, name)) => info!("next      {name} at {}", zone.zone.local(at)),
-            None => info!("next      nothing is scheduled"),
-        }
     }
 }
 

@@ -11,8 +11,8 @@ use super::Daemon;
 use crate::clock;
 use crate::model::definition::Definition;
 use crate::model::id::{DefinitionHash, Token};
-use crate::model::launch::{Launch, Report, UpstreamEnd};
-use crate::model::run::{Input, Run};
+use crate::model::launch::{Alert, Launch, Report, UpstreamEnd};
+use crate::model::run::{Input, Outcome, Run};
 use crate::model::time::Instant;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::scheduler::{Effect, Event};
@@ -86,7 +86,18 @@ impl Daemon {
         };
         let token = Token { journal: self.journal.clone(), run: run.id.clone(), queued_at: run.queued_at };
         let due_at_local = self.local(definition.as_deref(), run.due_at);
-        Ok(Launch { token, run, definition, due_at_local, upstreams, given_input })
+        let alert = self.alert(definition.as_deref(), upstreams.first())?;
+        Ok(Launch { token, run, definition, due_at_local, upstreams, given_input, alert })
+    }
+
+    /// How the batch of an upstream that failed has been doing, for a run of `definition`.
+    fn alert(&self, definition: Option<&Definition>, upstream: Option<&UpstreamEnd>) -> Result<Option<Alert>> {
+        let is_failure =
+            |end: &&UpstreamEnd| matches!(end.outcome, Outcome::Failed | Outcome::TimedOut | Outcome::Lost);
+        let Some(failed) = upstream.filter(is_failure) else { return Ok(None) };
+        let streak = self.reader.streak(&failed.run)?;
+        let last_success_at = streak.last_success.map(|at| self.local(definition, at));
+        Ok(Some(Alert { failures_in_a_row: streak.failures, last_success_at }))
     }
 
     /// An instant in a batch's zone, the system's if it names none or is not known.

@@ -37,13 +37,13 @@ impl Inlets {
         let others = async {
             tokio::select! {
                 report = reports.recv() => alive(report, "the supervisor").map(|(run, report)| Incoming::Report(run, report)),
-                act = acts.recv() => alive(act, "the server of the socket").map(Incoming::Act),
-                swap = swaps.recv() => alive(swap, "the thread for reloads").map(Incoming::Swap),
+                act = acts.recv() => alive(act, "the socket's server").map(Incoming::Act),
+                swap = swaps.recv() => alive(swap, "the reload thread").map(Incoming::Swap),
             }
         };
         tokio::select! {
             biased;
-            signal = signals.recv() => alive(signal, "the thread for signals").map(Incoming::Signal),
+            signal = signals.recv() => alive(signal, "the signal thread").map(Incoming::Signal),
             other = others => other,
         }
     }
@@ -58,7 +58,7 @@ impl Inlets {
 fn alive<T>(received: Option<T>, part: &str) -> Result<T> {
     received.ok_or_else(|| {
         anyhow!(
-            "{part} has died, which is a mistake in batchd, please report it; scripts go on, and the next daemon takes them over"
+            "{part} has died. This is a bug in batchd, please report it. Scripts go on, and the next daemon takes them over"
         )
     })
 }
@@ -91,9 +91,9 @@ mod tests {
     #[test]
     fn k8_a_part_that_has_died_is_named() {
         check("the supervisor", |ends| ends.0 = None);
-        check("the server of the socket", |ends| ends.1 = None);
-        check("the thread for reloads", |ends| ends.2 = None);
-        check("the thread for signals", |ends| ends.3 = None);
+        check("the socket's server", |ends| ends.1 = None);
+        check("the reload thread", |ends| ends.2 = None);
+        check("the signal thread", |ends| ends.3 = None);
     }
 
     /// Whatever else has come, and however much of it.

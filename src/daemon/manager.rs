@@ -35,7 +35,7 @@ impl Manager {
             Ok(socket) => Self { socket: Some(Arc::new(socket)), watchdog: watchdog(|name| env::var(name).ok()) },
             Err(error) => {
                 let address = address.to_string_lossy();
-                warn!("the service manager can't be told anything: its socket {address} can't be reached ({error})");
+                warn!("can't reach the service manager at {address}: {error}");
                 Self::default()
             }
         }
@@ -79,7 +79,7 @@ impl Manager {
         let Some(socket) = &self.socket else { return };
         if let Err(error) = socket.send(message.as_bytes()) {
             let what = message.lines().next().unwrap_or_default();
-            warn!("the service manager can't be told {what}: {error}");
+            warn!("can't send {what} to the service manager: {error}");
         }
     }
 }

@@ -6,10 +6,14 @@
 mod ahead;
 mod begin;
 mod effects;
+mod greeting;
 mod inlets;
 mod inputs;
+mod log;
 mod manager;
 mod memory;
+mod orphans;
+mod output;
 mod reload;
 mod reserve;
 mod signals;
@@ -34,13 +38,16 @@ use crate::model::id::{JournalId, RunId};
 use crate::model::record::Record;
 use crate::model::request::{Refusal, Reply, Request};
 use crate::model::run::{Given, Input, Run};
+use crate::model::text::counted;
 use crate::paths::Paths;
 use crate::scheduler::{Effect, Event, Scheduler};
 use crate::supervisor::Local;
 use crate::zones::Zones;
 use effects::Definitions;
 use inlets::{Incoming, Inlets};
+use log::Log;
 use manager::Manager;
+use output::Output;
 use reload::{Message, Swap};
 use signals::Signal;
 use writer::{Uncommitted, Writer};
@@ -55,12 +62,18 @@ const COMMIT_WITHIN: Duration = Duration::from_millis(10);
 
 /// Runs the daemon until it is told to end.
 pub fn run(args: &DaemonArgs, paths: Paths) -> Result<()> {
-    tell::begin(args.log_format);
+    let log = tell::begin(args.log_format)?;
+    let result = run_logged(args, paths, &log);
+    log.flush();
+    result
+}
+
+fn run_logged(args: &DaemonArgs, paths: Paths, log: &Log) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let (signals, told_to_end) = signals::listen()?;
         let manager = Manager::of_environment();
-        match begin::begin(args, paths, signals, told_to_end).await {
+        match begin::begin(args, paths, log, signals, told_to_end).await {
             Ok((daemon, inlets)) => {
                 manager.ready();
                 tokio::spawn(manager.clone().keep_alive(daemon.writer.pulse()));
@@ -93,6 +106,7 @@ struct Daemon {
     definitions: Definitions,
     zones: Zones,
     alarm: Alarm,
+    output: Output,
     changes: watch::Sender<u64>,
     loader: sync_mpsc::Sender<Message>,
     /// Who waits for the answer to a request.
@@ -171,7 +185,11 @@ impl Daemon {
         self.commit(Vec::new()).await?;
         self.place.done().await;
         let under_way = self.scheduler.live().filter(|run| run.is_under_way()).count();
-        info!("the daemon ends; {under_way} runs go on, and the next daemon takes them over");
+        match under_way {
+            0 => info!("the daemon ends; no run is active"),
+            1 => info!("the daemon ends; 1 run goes on, and the next daemon takes it over"),
+            _ => info!("the daemon ends; {under_way} runs go on, and the next daemon takes them over"),
+        }
         Ok(())
     }
 
@@ -184,7 +202,8 @@ impl Daemon {
         if under_way == 0 || !std::io::stdin().is_terminal() {
             return Ending::LeaveRuns;
         }
-        warn!("{under_way} runs go on without the daemon; a second Ctrl-C within 3 seconds ends them, too");
+        let (runs, they) = (counted(under_way, "run"), if under_way == 1 { "it" } else { "them" });
+        warn!("leaving {runs} active without the daemon; press Ctrl-C again within 3 seconds to stop {they} too");
         match tokio::time::timeout(SECOND_INTERRUPT_WITHIN, signals.recv()).await {
             Ok(Some(Signal::Interrupt)) => Ending::StopRuns,
             Ok(_) | Err(_) => Ending::LeaveRuns,
@@ -210,8 +229,8 @@ impl Daemon {
         if let Request::Start { given: Given { input: Some(Input::Run(input)), .. }, .. } = &request
             && self.reader.upstream_end(input)?.is_none()
         {
-            let what = format!("the output of {input} can't be taken: there is no such run, or it has not ended");
-            let hint = Some(format!("`batchd runs {}` lists what there is", input.batch));
+            let what = format!("can't use the output of {input}: there is no such run, or the run has not ended");
+            let hint = Some(format!("`batchd runs {}` lists the runs", input.batch));
             // Who asked may be gone.
             let _ = reply.send(Reply::Refused { refusal: Refusal::Unknown, what, hint });
             return Ok(());
@@ -270,12 +289,13 @@ impl Daemon {
     async fn swap(&mut self, swap: Swap) -> Result<()> {
         if self.zones.changed() {
             self.zones = Zones::of_environment();
+            self.held.push(Record::Zone { name: self.zones.system().zone.name.clone() });
         }
         if let Some(graph) = swap.graph {
             self.handle(vec![Event::Reload(graph)]).await?;
-            // Who asked for it reads the journal next.
-            self.commit(Vec::new()).await?;
         }
+        // Who asked for it reads the journal next.
+        self.commit(Vec::new()).await?;
         for done in swap.done {
             // Who asked may be gone.
             let _ = done.send(Reloaded { diagnostics: swap.diagnostics.clone() });
@@ -307,6 +327,7 @@ impl Daemon {
             }
         }
         tell::records(&records);
+        self.output.note(&records);
         if acts.is_empty() {
             if !records.is_empty() {
                 self.held.append(&mut records);

@@ -3,14 +3,16 @@
 //! What is true is on the disk: a hint only says where to look, and when nobody says anything everything is looked at every
 //! minute. It runs in a thread of its own, since it reads files. It does not know what a swap does to runs.
 
+mod git;
+mod open;
 mod settings;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -19,23 +21,23 @@ use tracing::{info, warn};
 use super::memory;
 use crate::api::Reloaded;
 use crate::clock::{self, Monotonic};
-use crate::folders::{Folders, Looked, Surroundings, suddenly_empty};
+use crate::folders::{Folders, Look, Looked, Surroundings, suddenly_empty};
 use crate::model::definition::Definition;
 use crate::model::diagnostic::{Diagnostic, shown};
 use crate::model::files::Files;
 use crate::model::graph::Graph;
 use crate::model::id::{BatchName, DefinitionHash};
-use crate::store::definitions;
 use crate::store::read::{BatchesDir, Listing};
+use crate::store::{definitions, modes};
+use crate::supervisor::TrustedOwners;
 use crate::watcher::{Hint, Quiet, Watcher};
+use open::OpenFiles;
 use settings::{AtStart, Read, SettingsOnDisk};
 
 /// Everything is looked at so often even if nobody says that anything changed: network file systems send no events.
 const SCAN_EVERY: Duration = Duration::from_secs(60);
 /// A batch whose folder is gone is removed after this time: editors and `git checkout` move folders out and in again.
 const REMOVED_AFTER: Duration = Duration::from_secs(5);
-/// While git holds its index lock a checkout may be half done; a lock older than this was left behind by a crash.
-const GIT_LOCK_MAX: Duration = Duration::from_secs(10);
 /// How long a reload by command waits for folders that change while they are read.
 const RESTLESS_MAX: Duration = Duration::from_secs(2);
 
@@ -67,6 +69,8 @@ pub(super) struct Loader {
     /// Sends the hints; dropped, it would fall silent.
     watcher: Watcher,
     around: Surroundings,
+    /// Of `around`, for the runs that start.
+    trusted_owners: TrustedOwners,
     /// What of the settings is read once, when the daemon starts.
     at_start: AtStart,
     folders: Folders,
@@ -89,12 +93,16 @@ pub(super) struct Loader {
     /// The settings, or the zones, are not those that the graph in force was made with.
     outdated: bool,
     quiet: Quiet,
+    /// Which files are being written, and which batches wait for that.
+    open: OpenFiles,
     scan_at: Monotonic,
     /// When the settings have come to rest, if something has happened to them.
     settings_at: Option<Monotonic>,
     git_locked_since: Option<Monotonic>,
     /// Who has asked for what is on the disk now to be decided.
     asked: Vec<oneshot::Sender<Reloaded>>,
+    /// Until when files that are being written are waited for on their behalf.
+    patient_until: Option<Monotonic>,
     /// Nothing is looked at before: git was at work.
     paused_until: Monotonic,
 }
@@ -115,6 +123,7 @@ impl Loader {
             watcher,
             at_start: AtStart::of(&around.settings),
             // Until `begin` tells what is wrong with them.
+            trusted_owners: Arc::new(Mutex::new(around.trusted_owners())),
             settings_read: Ok((around.settings.clone(), Vec::new())),
             around,
             folders: Folders::default(),
@@ -127,12 +136,19 @@ impl Loader {
             told: Vec::new(),
             outdated: false,
             quiet: Quiet::default(),
+            open: OpenFiles::new(clock::now()),
             scan_at: clock::monotonic(),
             settings_at: None,
             git_locked_since: None,
             asked: Vec::new(),
+            patient_until: None,
             paused_until: clock::monotonic(),
         }
+    }
+
+    /// Who may own files in `batches.d`, as the settings say it at any time.
+    pub(super) fn trusted_owners(&self) -> TrustedOwners {
+        self.trusted_owners.clone()
     }
 
     /// The graph of all that is on the disk, for a daemon that begins, and what is wrong with it. If `batches.d` can't be
@@ -141,7 +157,7 @@ impl Loader {
         // What the journal has and the disk has not, vanished when it was first missed: now.
         self.in_force.keys().for_each(|name| self.folders.remember(name));
         if self.git_is_at_work(clock::monotonic()) {
-            info!("git is at work in batches.d: what was in force stays until it is done");
+            info!("git is writing to batches.d; the batches stay as they were until it is done");
             return (before, Vec::new());
         }
         self.scan(Absent::RemovedLater);
@@ -183,7 +199,7 @@ impl Loader {
     /// When there is something to look at next.
     fn next_look(&self) -> Monotonic {
         let vanished = self.vanished.values().map(|since| *since + REMOVED_AFTER);
-        let hinted = self.quiet.next().into_iter().chain(self.settings_at);
+        let hinted = self.quiet.next().into_iter().chain(self.settings_at).chain(self.open.next());
         let asked = self.asked.first().map(|_| clock::monotonic());
         vanished.chain(hinted).chain(asked).fold(self.scan_at, Monotonic::min).max(self.paused_until)
     }
@@ -193,7 +209,10 @@ impl Loader {
         let now = clock::monotonic();
         match hint {
             Hint::Folder(name) => self.quiet.hint(&name, now),
+            Hint::Written(file) => self.open.written(file, now),
+            Hint::Closed(file) => self.open.closed(&file),
             Hint::Everything => {
+                self.open.events_were_lost(clock::now());
                 // The root may be another folder now, and what happens in it is worth hints from now on.
                 self.watcher.renew();
                 // After the quiet period: a swapped symlink is often followed by more.
@@ -204,7 +223,8 @@ impl Loader {
                 self.settings_at = Some(now + Quiet::PERIOD);
             }
             Hint::Trouble(what) => {
-                warn!("{what}; changes are found once a minute, until they can be watched again");
+                self.open.events_are_missing();
+                warn!("{what}; until that works again, changes are found once a minute");
                 self.scan_at = self.scan_at.min(now + Quiet::PERIOD);
             }
         }
@@ -238,12 +258,15 @@ impl Loader {
                 self.quiet.hint(&ready.folder, now);
             } else {
                 names.extend(self.folders.including(&ready.folder).cloned());
+                names.extend(self.open.waiting_for(&ready.folder).cloned());
                 names.extend(BatchName::new(&ready.folder));
             }
         }
+        names.extend(self.open.due(now));
         if !names.is_empty() {
             changed |= self.look_at(Some(&names), Absent::RemovedLater);
         }
+        changed |= self.complain_of_open_files(now);
         changed |= self.remove_vanished(now);
         (changed || self.outdated).then(|| self.swap())
     }
@@ -261,6 +284,12 @@ impl Loader {
                 self.quiet.take().iter().filter_map(|name| BatchName::new(name).ok()).collect();
             self.look_at(Some(&names), Absent::RemovedAtOnce);
         }
+        if self.open.is_news() && clock::monotonic() < *self.patient_until.get_or_insert(until) {
+            self.paused_until = clock::monotonic() + Quiet::PERIOD;
+            return None;
+        }
+        self.patient_until = None;
+        self.complain_of_open_files(clock::monotonic() + Quiet::UNREST);
         let done = std::mem::take(&mut self.asked);
         Some(Swap { done, ..self.swap() })
     }
@@ -268,6 +297,7 @@ impl Loader {
     /// Looks at everything. Whether anything changed.
     fn scan(&mut self, absent: Absent) -> bool {
         self.scan_at = clock::monotonic() + SCAN_EVERY;
+        self.open.forget_old(clock::monotonic(), &self.batches);
         // Watch first, look second.
         self.watcher.check();
         self.look_at(None, absent)
@@ -286,14 +316,17 @@ impl Loader {
         }
         let was_alarm = self.alarm.take().is_some();
         if was_alarm {
-            info!("{}: the alarm is over, what is in it counts again", self.batches.display());
+            info!("{}: the alarm is over; its content is in force again", self.batches.display());
         }
         let mut changed = was_alarm;
         // Hints that came while nothing could be looked at led nowhere.
         let only = only.filter(|_| !was_alarm).cloned().or_else(|| self.at_rest(&listing, absent));
-        let looked =
-            self.folders.look(&self.around, &dir, only.as_ref(), &listing.batches, &self.in_force, clock::now());
+        let may_be_open = |file: &str, modified_at| self.open.may_be_open(file, modified_at, clock::now());
+        let (only, in_force) = (only.as_ref(), &self.in_force);
+        let look = Look { only, in_force, now: clock::now(), may_be_open: &may_be_open };
+        let looked = self.folders.look(&self.around, &dir, &listing.batches, &look);
         let now = clock::monotonic();
+        self.open.looked(only, &looked.open, now);
         changed |= looked.changed;
         let present: BTreeSet<&BatchName> = listing.batches.iter().collect();
         let missing: Vec<BatchName> = self.folders.names().filter(|name| !present.contains(name)).cloned().collect();
@@ -350,25 +383,33 @@ impl Loader {
 
     /// Puts what was read into the store. What can't be stored can't run: what is in force stays.
     fn store(&mut self, looked: Looked) {
-        let hashed = looked.contents.iter().map(|(name, files)| (name, files.hash(), files));
+        let hashed: Vec<_> = looked.contents.iter().map(|(name, files)| (name, files.hash(), files)).collect();
         let new: Vec<(&BatchName, DefinitionHash, &Files)> =
-            hashed.filter(|(_, hash, _)| !self.stored.contains(hash)).collect();
+            hashed.iter().filter(|(_, hash, _)| !self.stored.contains(hash)).copied().collect();
         let contents: Vec<(DefinitionHash, &Files)> = new.iter().map(|(_, hash, files)| (*hash, *files)).collect();
+        let complaint = |name: &BatchName, problem: &dyn std::fmt::Display| {
+            let what = format!("can't copy the folder into the state folder: {problem}");
+            Diagnostic::of_file(Some(name.clone()), name.to_string(), what)
+        };
         match definitions::put_all(&self.state, &contents) {
             Ok(()) => self.stored.extend(new.iter().map(|(_, hash, _)| *hash)),
             Err(problem) => {
                 for (name, _, _) in new {
-                    let what = format!("it can't be copied into the state folder: {problem}");
-                    self.folders.complain(name, Diagnostic::of_file(Some(name.clone()), name.to_string(), what));
+                    self.folders.complain(name, complaint(name, &problem));
                 }
+            }
+        }
+        // Modes are no part of the hash: they may be new where all else is known.
+        for (name, hash, files) in hashed {
+            if let Err(problem) = modes::note(&self.state, name.as_str(), hash, files) {
+                self.folders.complain(name, complaint(name, &problem));
             }
         }
     }
 
     /// The folder has been written to for so long that it stays as it is in force. Whether that is news.
     fn complain_of_unrest(&mut self, folder: &str) -> bool {
-        let what =
-            "it has been changing for two seconds without a pause; what is in force stays until it comes to rest";
+        let what = "this folder has been changing for two seconds; the batch stays as it was until the changes stop";
         // Of a `_folder` those batches that include it.
         let mut batches: BTreeSet<BatchName> = self.folders.including(folder).cloned().collect();
         batches.extend(BatchName::new(folder));
@@ -406,34 +447,37 @@ impl Loader {
         for diagnostic in diagnostics.iter().filter(|diagnostic| !self.told.contains(diagnostic)) {
             // One line an event, whatever is named in it; the excerpt is what `batchd reload` and `batchd check` show.
             let hint = diagnostic.hint.iter().map(|hint| format!("; {hint}")).collect::<String>();
-            warn!("{}", shown(&(diagnostic.headline() + &hint)));
+            let line = shown(&(diagnostic.headline() + &hint));
+            if diagnostic.is_error() { warn!("{line}") } else { info!("{line}") }
         }
+        self.tell_what_is_valid_again(&diagnostics);
         self.told.clone_from(&diagnostics);
         Swap { graph, diagnostics, done: Vec::new() }
+    }
+
+    /// Without this, the warning about an edit that was taken back would be the last word of the log.
+    fn tell_what_is_valid_again(&self, diagnostics: &[Diagnostic]) {
+        let subjects = |diagnostics: &[Diagnostic]| -> BTreeSet<(Option<BatchName>, String)> {
+            let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
+            // A batch is one subject, whichever of its files has the error.
+            let subject = |one: &Diagnostic| match &one.batch {
+                Some(batch) => (one.batch.clone(), batch.to_string()),
+                None => (None, one.file.clone()),
+            };
+            errors.map(subject).collect()
+        };
+        let now = subjects(diagnostics);
+        for (batch, name) in subjects(&self.told).difference(&now) {
+            // A batch that was removed is no longer valid or invalid.
+            if batch.as_ref().is_none_or(|batch| self.in_force.contains_key(batch)) {
+                info!("{} is valid again", shown(name));
+            }
+        }
     }
 
     /// Remembers what is in force now.
     fn accept(&mut self, graph: &Graph) {
         self.in_force = graph.iter().map(|(name, node)| (name.clone(), node.definition().clone())).collect();
-    }
-
-    /// Whether git holds the lock of its index in `batches.d` or above: a checkout may be half done.
-    fn git_is_at_work(&mut self, now: Monotonic) -> bool {
-        // The working tree may be where a link leads to.
-        let target = self.batches.canonicalize().unwrap_or_default();
-        let mut above = self.batches.ancestors().chain(target.ancestors());
-        let locked = above.any(|folder| folder.join(".git/index.lock").exists());
-        if !locked {
-            self.git_locked_since = None;
-            return false;
-        }
-        let since = *self.git_locked_since.get_or_insert(now);
-        let waits = now < since + GIT_LOCK_MAX;
-        if waits {
-            self.quiet.postpone(now);
-            self.paused_until = now + Quiet::PERIOD;
-        }
-        waits
     }
 }
 

@@ -53,7 +53,7 @@ impl Reserve {
             }
             Err(error) => {
                 let _ = fs::remove_file(&self.path);
-                tracing::info!("no room can be set aside for the journal in {}: {error}", self.path.display());
+                tracing::info!("can't reserve space for the journal in {}: {error}", self.path.display());
                 Ok(())
             }
         }

@@ -3,9 +3,11 @@
 use std::thread;
 
 use anyhow::{Context as _, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use tokio::sync::{mpsc, watch};
+
+use super::orphans;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +23,11 @@ pub(super) enum Signal {
 /// Receives signals in a thread of its own from now on. The second receiver says whether the daemon was told to end, for
 /// when its loop can't listen.
 pub(super) fn listen() -> Result<(mpsc::UnboundedReceiver<Signal>, watch::Receiver<bool>)> {
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("can't receive signals")?;
+    // A file that has reached the limit of its size (the log, the journal) is an error of that write, not the daemon's end.
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGXFSZ]).context("can't receive signals")?;
+    if orphans::is_first_process() {
+        signals.handle().add_signal(SIGCHLD).context("can't receive SIGCHLD")?;
+    }
     let (sender, receiver) = mpsc::unbounded_channel();
     let (end, told_to_end) = watch::channel(false);
     let serve = move || {
@@ -29,6 +35,11 @@ pub(super) fn listen() -> Result<(mpsc::UnboundedReceiver<Signal>, watch::Receiv
             let signal = match signal {
                 SIGHUP => Signal::Reload,
                 SIGINT => Signal::Interrupt,
+                SIGXFSZ => continue,
+                SIGCHLD => {
+                    orphans::reap();
+                    continue;
+                }
                 _ => Signal::End,
             };
             if signal != Signal::Reload {

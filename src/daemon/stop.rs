@@ -21,7 +21,7 @@ use crate::supervisor::Place as _;
 const WAIT_BEYOND_GRACE: Duration = Duration::from_secs(5);
 
 /// Why the runs of a daemon that was told so were stopped.
-const STOPPED_BY_END: &str = "the daemon was told to end, and to stop its runs";
+const STOPPED_BY_END: &str = "the daemon was stopped together with its runs";
 
 impl Daemon {
     /// Has every run that is under way ended, and waits for it; another signal ends the wait.
@@ -37,7 +37,7 @@ impl Daemon {
         let until = self.stopped_until();
         while self.scheduler.live().any(|run| run.is_under_way() && run.stop.is_some()) {
             let Ok(incoming) = timeout_at(until, inlets.next()).await else {
-                warn!("not all runs have written down how they ended: the next daemon looks after them");
+                warn!("some runs have not recorded their end yet; the next daemon takes care of them");
                 break;
             };
             match incoming? {

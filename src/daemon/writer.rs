@@ -33,7 +33,7 @@ pub(super) type Shortage = watch::Sender<Option<String>>;
 /// The daemon was told to end while its journal can't be written.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the daemon ends without its last records: what is not committed was not acted on, the next one decides it again"
+    "the daemon ends without committing its last records; nothing was done because of them, and the next daemon decides again"
 )]
 pub(super) struct Uncommitted;
 
@@ -160,7 +160,7 @@ impl Pen {
                 Err(problem @ (CommitError::Full(_) | CommitError::Retry(_))) => problem,
                 result => {
                     if told {
-                        info!("the journal is written again");
+                        info!("the journal is writable again");
                         self.stuck.send_replace(false);
                     }
                     return result;
@@ -168,11 +168,11 @@ impl Pen {
             };
             if matches!(problem, CommitError::Full(_)) && self.reserve.give_up() {
                 let reason = format!(
-                    "the disk of the journal is full: nothing starts until {} MiB are free there",
+                    "the disk of the journal is full: nothing starts until {} MiB are free",
                     FREE_BYTES_MIN >> 20
                 );
                 warn!(
-                    "{reason}; its reserve of {} MiB is given up, so that what happens is recorded",
+                    "{reason}; the reserve of {} MiB is released, so that running batches can be recorded",
                     RESERVE_BYTES >> 20
                 );
                 self.fall_short(reason);
@@ -200,7 +200,7 @@ impl Pen {
     fn mend(&mut self) {
         self.mend_at = clock::monotonic() + RETRY_AFTER;
         if self.reserve.make_again().is_ok() {
-            info!("there is room for the journal again: what waited for it starts");
+            info!("the journal has enough space again: waiting runs start");
             self.shortage.send_replace(None);
         }
     }

@@ -176,7 +176,7 @@ fn downstreams(chain: &Chain<'_>, row: &Row, around: &Around<'_>) -> Vec<Violati
     });
     let violation = |name: &BatchName| {
         let what = format!(
-            "{}: it ended, {name} follows it, and has no row in chain {} (pass {})",
+            "{}: it ended, but its downstream {name} has no row in chain {} (pass {})",
             run.id, run.chain, run.pass
         );
         let hint = format!("`batchd rerun --mark-succeeded {}` lets the chain go on from there", run.id);
@@ -222,7 +222,7 @@ fn error_branches(chain: &Chain<'_>, row: &Row, around: &Around<'_>) -> Vec<Viol
     let has_row = |target: &BatchName| chain.errors.contains(&(&run.id, target));
     let missing = period.definition.on_error.iter().filter(|target| through(target).is_some() && !has_row(target));
     let violation = |target: &BatchName| {
-        let what = format!("{}: it failed, its on_error names {target}, and that has no row for it", run.id);
+        let what = format!("{}: it failed, but its on_error target {target} has no row for it", run.id);
         let hint = format!("`batchd start {target}` runs it now");
         Violation::new("error-branch-missing", what, hint).of(&run.id).row(format!("period {target}"))
     };

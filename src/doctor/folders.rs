@@ -31,8 +31,8 @@ const STAYS: [&str; 6] = ["run.json", "exit.json", "stdout.log", "stderr.log", "
 /// What stays as evidence where nobody knows how it ended.
 const EVIDENCE: [&str; 2] = ["claim", "started.json"];
 
-const DAMAGED: &str = "if the host went down soon after it ended, its last files were lost; the row stays true";
-const TIDY: &str = "start the daemon: it tidies up behind the newest runs; of an older one, remove the file";
+const DAMAGED: &str = "the host may have gone down soon after the run ended; the journal is right";
+const TIDY: &str = "start the daemon, which tidies the folders of the newest runs; for an older run, remove the file";
 
 /// Checks a run whose folder is there. With `moving`, a daemon may be at work on it.
 pub fn check(row: &Row, folder: &Folder, moving: bool) -> Vec<Violation> {
@@ -56,7 +56,7 @@ pub fn check(row: &Row, folder: &Folder, moving: bool) -> Vec<Violation> {
         }
     }
     if let Some(aside) = folder.started_aside.first().filter(|_| run.outcome() != Some(Outcome::Lost)) {
-        let what = "a start of it was set aside, and it was started again".to_owned();
+        let what = "its script was started twice".to_owned();
         all.push(violation(run, "started-twice", aside, what, super::RESTORE));
     }
     all
@@ -70,11 +70,11 @@ pub fn is_gone(run: &Run) -> bool {
 
 /// Checks that a folder may be there at all: `row` is that of its name, if there is one.
 pub fn known(name: &str, row: Option<&Row>) -> Option<Violation> {
-    let hint = "move it away: batchd never starts a run in a folder that is not its own";
+    let hint = "move it away: batchd never starts a run in a foreign folder";
     let what = match row {
-        None => format!("runs/{name} is not the folder of any run"),
+        None => format!("runs/{name} belongs to no run"),
         Some(row) if row.started_in.is_none() && row.run.starting_at.is_none() => {
-            format!("{name} was never started, and has a folder")
+            format!("{name} was never started, but has a folder")
         }
         Some(_) => return None,
     };
@@ -113,7 +113,7 @@ fn run_record(run: &Run, record: &RunRecord) -> Option<Violation> {
         run,
         "run-record",
         RunRecord::FILE,
-        format!("run.json has another {key} than the row"),
+        format!("run.json and the journal have different values of {key}"),
         super::RESTORE,
     ))
 }
@@ -123,7 +123,9 @@ fn exit_record(run: &Run, folder: &Folder) -> Option<Violation> {
     let wrong = |what: String| Some(violation(run, "exit-record", ExitRecord::FILE, what, DAMAGED));
     let record = match (&folder.exit, &end.exit) {
         (Ok(Some(record)), _) => record,
-        (Ok(None), Some(_)) => return wrong("the row says how its script ended, and there is no exit.json".to_owned()),
+        (Ok(None), Some(_)) => {
+            return wrong("the journal has the end of its script, but exit.json is missing".to_owned());
+        }
         (Ok(None), None) | (Err(_), _) => return None,
     };
     // After a power cut, a record whose logs did not survive is not believed.
@@ -134,16 +136,16 @@ fn exit_record(run: &Run, folder: &Folder) -> Option<Violation> {
         return end
             .exit
             .as_ref()
-            .and_then(|_| wrong("exit.json says that no script ran, the row that one did".to_owned()));
+            .and_then(|_| wrong("exit.json says that no script ran, but the journal says that one did".to_owned()));
     };
     let Some(of_row) = &end.exit else {
-        return wrong("exit.json says how its script ended, and the row does not".to_owned());
+        return wrong("exit.json has the end of its script, but the journal does not".to_owned());
     };
     let key = differs(of_row, exit)
         .or((record.ended_at != end.at).then_some("ended_at"))
         .or((record.started_at.is_some() && record.started_at != run.started_at).then_some("started_at"))
         .or((status_of(exit) != Some(*wait_status & !CORE_DUMPED)).then_some("wait_status"))?;
-    wrong(format!("exit.json has another {key} than the row"))
+    wrong(format!("exit.json and the journal have different values of {key}"))
 }
 
 /// The first thing in which two measurements differ.
@@ -202,8 +204,8 @@ fn left_behind(run: &Run, folder: &Folder) -> Vec<Violation> {
             || name.starts_with(crate::rundir::ASIDE)
     };
     let wrong = folder.names.iter().filter(|name| !stays(name)).map(|name| match living(name) {
-        true => violation(run, "leftover", name, format!("it is over, and still has {name}"), TIDY),
-        false => violation(run, "stray-file", name, format!("{name} is not batchd's"), "move it elsewhere"),
+        true => violation(run, "leftover", name, format!("it has ended, but still has {name}"), TIDY),
+        false => violation(run, "stray-file", name, format!("{name} does not belong to batchd"), "move it elsewhere"),
     });
     wrong.collect()
 }

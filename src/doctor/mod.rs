@@ -144,5 +144,4 @@ pub struct Period {
 }
 
 /// What to do where only a copy of what was helps.
-const RESTORE: &str =
-    "restore the journal from a backup, or find out who changed it; what has happened can't be mended";
+const RESTORE: &str = "restore the journal from a backup, or find out who changed it; the past can't be repaired";

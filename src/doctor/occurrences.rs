@@ -147,7 +147,7 @@ impl Found<'_> {
         self.named[0] += 1;
         if self.named[0] <= NAMED_MAX {
             let batch = self.batch;
-            let what = format!("{batch} was due at {due_at}, and there is no row");
+            let what = format!("{batch} was due at {due_at}, but there is no row");
             self.violations.push(Violation::new("occurrence-missing", what, RESTORE).row(format!("period {batch}")));
         }
     }

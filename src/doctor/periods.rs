@@ -85,7 +85,7 @@ pub fn decided(periods: &[Period], cursor: Option<Instant>) -> Vec<(&Period, Ins
 /// `period-open`: what is in force is what the period says that has not ended. A journal that was just brought up to date,
 /// and one that was rebuilt, have no periods yet.
 pub fn open(history: &History, in_force: &[InForce]) -> Vec<Violation> {
-    let hint = "restart the daemon, which begins a new period; what fell due meanwhile can't be proven";
+    let hint = "restart the daemon, which begins a new period; occurrences in between can't be verified";
     let wrong = in_force.iter().filter_map(|batch| {
         let periods = history.of(&batch.batch);
         let open: Vec<&Period> = periods.iter().filter(|period| period.ended_in.is_none()).collect();
@@ -93,9 +93,9 @@ pub fn open(history: &History, in_force: &[InForce]) -> Vec<Violation> {
         let what = match open.as_slice() {
             [] if history.periods.is_empty() => return None,
             [one] if same(one) => return None,
-            [_] => "the period that has not ended has another definition than what is in force",
-            [] => "it is in force, and has no period that has not ended",
-            _ => "it has several periods that have not ended",
+            [_] => "its open period has another definition than the one in force",
+            [] => "it is in force, but has no open period",
+            _ => "it has several open periods",
         };
         let violation = Violation::new("period-open", format!("{}: {what}", batch.batch), hint);
         Some(violation.row(format!("definition {}", batch.batch)).row(format!("period {}", batch.batch)))

@@ -48,27 +48,27 @@ fn whole(run: &Run) -> Option<String> {
 fn reason_given(run: &Run) -> Option<String> {
     let end = run.end()?;
     let silent = end.reason.as_ref().is_none_or(|reason| reason.is_empty());
-    (end.outcome != Outcome::Succeeded && silent).then(|| format!("it is {}, and nothing says why", end.outcome))
+    (end.outcome != Outcome::Succeeded && silent).then(|| format!("it is {} without a reason", end.outcome))
 }
 
 fn lost_without_code(run: &Run) -> Option<String> {
     let end = run.end()?;
     (end.outcome == Outcome::Lost && end.exit.is_some())
-        .then(|| "it is lost, and all the same it is said how its script ended".to_owned())
+        .then(|| "it is lost, but has the exit code of its script".to_owned())
 }
 
 /// By the clock that decided: a row is made by whoever decides. (The instants of a start come from later readings of the
 /// clock, which may have been set back a little in between, and are compared with `exit.json` instead.)
 fn decided_before_due(run: &Run) -> Option<String> {
     (run.trigger == Trigger::Schedule && run.queued_at < run.due_at)
-        .then(|| format!("it was due at {} and its row was made at {}", run.due_at, run.queued_at))
+        .then(|| format!("it was due at {}, but its row was made at {}", run.due_at, run.queued_at))
 }
 
 fn never_started(run: &Run) -> Option<String> {
     let outcome = run.outcome()?;
     let started = run.started_at.is_some() || run.end().is_some_and(|end| end.exit.is_some());
     (matches!(outcome, Outcome::Aborted | Outcome::Skipped | Outcome::Missed) && started)
-        .then(|| format!("it is {outcome}, and its script ran"))
+        .then(|| format!("it is {outcome}, but its script ran"))
 }
 
 /// The numbers of one batch, row by row in their order.
@@ -101,7 +101,7 @@ pub fn facts(facts: &BatchFacts, last: Option<(u64, bool)>) -> Vec<Violation> {
     let Some((last, provable)) = last else { return Vec::new() };
     let row = format!("batch {}", facts.name);
     if facts.next_number <= last {
-        let what = format!("{}: its next number is {}, and {last} was given", facts.name, facts.next_number);
+        let what = format!("{}: its next number is {}, but {last} is already used", facts.name, facts.next_number);
         return vec![Violation::new("number-not-reused", what, RESTORE).row(row).row(facts.name.run(last).to_string())];
     }
     if provable && facts.next_number > last + 1 {
@@ -112,5 +112,5 @@ pub fn facts(facts: &BatchFacts, last: Option<(u64, bool)>) -> Vec<Violation> {
 
 fn gap(batch: &BatchName, from: u64, to: u64) -> Violation {
     let which = if from == to { batch.run(from).to_string() } else { format!("{} to {to}", batch.run(from)) };
-    Violation::new("number-gap", format!("{which}: the number was given, and there is no row"), RESTORE)
+    Violation::new("number-gap", format!("{which}: the number was used, but there is no row"), RESTORE)
 }

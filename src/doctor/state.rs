@@ -42,6 +42,7 @@ const KNOWN: &[(&str, Kind, &[u32])] = &[
     ("reserve", Kind::File, &[0o600]),
     ("definitions", Kind::Folder, &[0o700]),
     ("inputs", Kind::Folder, &[0o700]),
+    ("modes", Kind::Folder, &[0o700]),
     ("socket", Kind::Folder, &[0o700, 0o750]),
     // Whoever comes through its folder may use it.
     ("socket/batchd.sock", Kind::Socket, &[0o666]),
@@ -62,6 +63,15 @@ pub fn check(entry: &Entry, owner: u32, moving: bool) -> Vec<Violation> {
         (Some((_, kind, modes)), _) => Some((*kind, modes)),
         (None, Some(("definitions", name))) if is_hash(name) => Some((Kind::Folder, &[])),
         (None, Some(("inputs", name))) if name.parse::<InputId>().is_ok() => Some((Kind::File, &[0o600])),
+        // What is left of a definition without a file that must not be kept.
+        (None, Some(("definitions", name))) if name.strip_suffix(".json").is_some_and(is_hash) => {
+            Some((Kind::File, &[]))
+        }
+        (None, Some(("modes", name)))
+            if name.strip_suffix(".json").is_some_and(|name| BatchName::new(name).is_ok()) =>
+        {
+            Some((Kind::File, &[0o600]))
+        }
         (None, Some(("workspaces", name))) => return workspace(entry, name, moving),
         (None, None) if COPIES.iter().any(|copy| entry.path.strip_prefix(copy).is_some_and(is_number)) => {
             Some((Kind::File, &[]))
@@ -72,20 +82,20 @@ pub fn check(entry: &Entry, owner: u32, moving: bool) -> Vec<Violation> {
     let Some((kind, modes)) = expected else {
         if !moving {
             let hint =
-                "start the daemon, which removes what a killed one had begun to write; what stays is not batchd's";
+                "start the daemon, which removes unfinished files of a killed one; any others do not belong to batchd";
             all.push(Violation::new("stray-file", format!("{shown} does not belong there"), hint).file(shown));
         }
         return all;
     };
     let wrong = |what: String, hint: String| Violation::new("state-mode", what, hint).file(shown.clone());
     if entry.kind != kind {
-        all.push(wrong(format!("{shown} is a {:?}, and has to be a {kind:?}", entry.kind), "move it away".to_owned()));
+        all.push(wrong(format!("{shown} is a {:?}, but must be a {kind:?}", entry.kind), "move it away".to_owned()));
     } else if (modes.is_empty() && entry.mode & 0o002 != 0) || (!modes.is_empty() && !modes.contains(&entry.mode)) {
         let right = modes.first().copied().unwrap_or(entry.mode & !0o002);
         all.push(wrong(format!("{shown} has mode {:04o}", entry.mode), format!("`chmod {right:o} {shown}`")));
     }
     if entry.uid != owner {
-        let what = format!("{shown} belongs to uid {}, and the state folder to uid {owner}", entry.uid);
+        let what = format!("{shown} is owned by uid {}, but the state folder by uid {owner}", entry.uid);
         all.push(wrong(what, format!("`chown {owner} {shown}`")));
     }
     all
@@ -103,15 +113,15 @@ fn workspace(entry: &Entry, name: &str, moving: bool) -> Vec<Violation> {
         None if moving => Vec::new(),
         None => {
             let hint =
-                "start the daemon, which removes what a killed shim had begun to write; what stays is not batchd's";
+                "start the daemon, which removes unfinished files of a killed run; any others do not belong to batchd";
             vec![Violation::new("stray-file", format!("{shown} does not belong there"), hint).file(shown)]
         }
         Some(kind) if kind != entry.kind => {
-            let what = format!("{shown} is a {:?}, and has to be a {kind:?}", entry.kind);
+            let what = format!("{shown} is a {:?}, but must be a {kind:?}", entry.kind);
             vec![Violation::new("state-mode", what, "move it away").file(shown)]
         }
         Some(_) if entry.mode & 0o002 != 0 => {
-            let what = format!("{shown} has mode {:04o}: everybody may write it", entry.mode);
+            let what = format!("{shown} has mode {:04o} and is writable by everybody", entry.mode);
             vec![Violation::new("state-mode", what, format!("`chmod o-w {shown}`")).file(shown)]
         }
         Some(_) => Vec::new(),

@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::CWD;
 
 use super::error::OpenError;
 use super::open::{beside, exists, folder_of, version_of};
@@ -19,6 +19,7 @@ use super::schema::VERSION;
 use super::{Journal, TRANSACTIONS_OF_OPENING};
 use crate::model::id::JournalId;
 use crate::model::time::Instant;
+use crate::os::rename_to_free;
 
 /// The key in `meta` that makes a journal a backup, with the instant at which it was made.
 const BACKED_UP_AT: &str = "backed_up_at";
@@ -48,27 +49,27 @@ pub enum BackupError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// A file is there.
-    #[error("{path} is there already, and a backup is never written over anything: give it another name")]
+    #[error("{path} exists, and a backup never overwrites a file: choose another name")]
     Taken {
         /// The file.
         path: PathBuf,
     },
     /// What a backup is written to before it is whole is there.
-    #[error("{path} is there: another backup is being made, or one was killed; if none is under way, remove it")]
+    #[error("{path} exists: another backup is running, or one was killed. If none is running, remove the file")]
     Unfinished {
         /// The file.
         path: PathBuf,
     },
     /// SQLite can't read the journal without being allowed to write beside it.
-    #[error(
-        "{path} can only be read here as long as no daemon starts, which is not enough for a backup: make it as the daemon's user"
-    )]
+    #[error("this user can't read {path} safely while a daemon starts: run the backup as the daemon's user")]
     Unlocked {
         /// The journal.
         path: PathBuf,
     },
     /// Anything else.
-    #[error("there is no backup at {path} ({what}); the journal is as it was: mend that, or choose another place")]
+    #[error(
+        "no backup was written to {path} ({what}). The journal is unchanged: fix the error, or choose another place"
+    )]
     Failed {
         /// The file.
         path: PathBuf,
@@ -173,21 +174,9 @@ fn open_copy(path: &Path) -> rusqlite::Result<Connection> {
 fn put_beside_all(part: &Path, file: &Path) -> io::Result<u64> {
     let written = File::open(part)?;
     written.sync_all()?;
-    rename_to_free(part, file)?;
+    rename_to_free(CWD, part, CWD, file)?;
     File::open(folder_of(file))?.sync_all()?;
     Ok(written.metadata()?.len())
-}
-
-/// Renames `from` to a name that is free.
-pub fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Not every file system knows how; those have links.
-        Err(rustix::io::Errno::INVAL) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
-        result => Ok(result?),
-    }
 }
 
 fn taken(file: &Path, error: io::Error) -> BackupError {

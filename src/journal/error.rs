@@ -12,7 +12,7 @@ use crate::model::time::Instant;
 pub enum OpenError {
     /// The SQLite that is linked can lose committed pages.
     #[error(
-        "SQLite {found} is linked, and versions before 3.51.3 can lose committed pages: build batchd with the SQLite that comes with it"
+        "batchd is linked with SQLite {found}, and versions before 3.51.3 can lose committed data: build batchd with its bundled SQLite"
     )]
     OldLibrary {
         /// Its version.
@@ -20,7 +20,7 @@ pub enum OpenError {
     },
     /// It lies where SQLite's locks and shared memory can't be relied on.
     #[error(
-        "{path} is on a network file system ({kind}), where SQLite's locks can't be relied on: put the folder `state` on a local disk"
+        "{path} is on a network file system ({kind}), where SQLite's locks are unreliable. Keep `state` on a local disk; `batches.d` and `runs` may stay: `batchd daemon --state /var/lib/batchd`, or `state = \"/var/lib/batchd\"` in batchd.toml"
     )]
     NetworkFileSystem {
         /// The folder.
@@ -30,7 +30,7 @@ pub enum OpenError {
     },
     /// It was made by a newer batchd.
     #[error(
-        "{path} was written by a newer batchd (version {found} of its tables, this one knows {known}): start that batchd, or restore a copy from before the upgrade"
+        "{path} was written by a newer batchd (journal version {found}, this batchd supports up to {known}): start the newer batchd, or restore a copy from before the upgrade"
     )]
     Newer {
         /// The file.
@@ -42,7 +42,7 @@ pub enum OpenError {
     },
     /// It was made by an older batchd, and only a daemon may bring it up to date.
     #[error(
-        "{path} was written by an older batchd (version {found} of its tables, this one reads {known}): start the daemon once, it brings the journal up to date"
+        "{path} was written by an older batchd (journal version {found}, this batchd reads {known}): start the daemon once to upgrade the journal"
     )]
     Older {
         /// The file.
@@ -54,7 +54,7 @@ pub enum OpenError {
     },
     /// It is a copy from an earlier moment.
     #[error(
-        "{path} is a backup, made at {at}: a daemon that began with it would do again what has been done since; move it elsewhere, and put it in force with `batchd restore FILE`"
+        "{path} is a backup made at {at}: a daemon started with it would repeat runs that have been done since. Move it elsewhere and restore it with `batchd restore FILE`"
     )]
     Backup {
         /// The file.
@@ -63,7 +63,9 @@ pub enum OpenError {
         at: Instant,
     },
     /// It is something else.
-    #[error("{path} is not a journal of batchd ({what}): move it away, or say with `--state` where the journal is")]
+    #[error(
+        "{path} is not a journal of batchd ({what}): move it away, or name the right state folder with `--state DIR`"
+    )]
     NotAJournal {
         /// The file.
         path: PathBuf,
@@ -72,7 +74,7 @@ pub enum OpenError {
     },
     /// It is a journal, but what is in it can't be right.
     #[error(
-        "{path} is damaged ({what}): put a backup in force with `batchd restore FILE`, or write a new one from the run folders with `batchd doctor --rebuild FILE` (docs/operating.md says how)"
+        "{path} is damaged ({what}): restore a backup with `batchd restore FILE`, or rebuild the journal from the run folders with `batchd doctor --rebuild FILE` (see docs/operating.md)"
     )]
     Damaged {
         /// The file.
@@ -82,7 +84,7 @@ pub enum OpenError {
     },
     /// It can be read, but not written.
     #[error(
-        "{path} can't be written ({what}): the daemon's user must own it and its folder, and the disk must not be mounted read-only"
+        "{path} is not writable ({what}): the daemon's user must own the file and its folder, and the disk must not be mounted read-only"
     )]
     ReadOnly {
         /// The file.
@@ -92,7 +94,7 @@ pub enum OpenError {
     },
     /// There is none, and a reader makes none.
     #[error(
-        "{path} is not there: no daemon has run with this `state` folder yet; start one, or say with `--state` where it is"
+        "{path} does not exist: no daemon has run with this state folder yet. Start one with `batchd daemon`, or name the right folder with `--state DIR`"
     )]
     Absent {
         /// The file.
@@ -100,7 +102,7 @@ pub enum OpenError {
     },
     /// This user may not read it, or what SQLite keeps beside it.
     #[error(
-        "{path} can't be read by this user: read it as the daemon's user, or become a member of the settings' `socket_group`"
+        "permission denied to read {path}: run the command as the daemon's user, or join the group that `socket_group` names in the settings"
     )]
     Forbidden {
         /// The file.
@@ -108,14 +110,14 @@ pub enum OpenError {
     },
     /// The daemon was killed, and who reads may not do what SQLite needs to read what it left.
     #[error(
-        "{path} has a `-wal` file that a killed daemon left, and this user may not write beside it, which reading it takes: start the daemon, or read as the daemon's user"
+        "{path} has a `-wal` file that a killed daemon left, and to read it takes permission to write in its folder: start the daemon, or run the command as the daemon's user"
     )]
     NeedsRecovery {
         /// The file.
         path: PathBuf,
     },
     /// Another program holds it.
-    #[error("{path} is locked by another program ({what}): end it, perhaps a `sqlite3` shell, and try again")]
+    #[error("{path} is locked by another program ({what}), perhaps a `sqlite3` shell: end that program and try again")]
     Busy {
         /// The file.
         path: PathBuf,
@@ -123,7 +125,7 @@ pub enum OpenError {
         what: String,
     },
     /// There is no room for it, or for what SQLite keeps beside it.
-    #[error("{path} can't be opened, for its disk is full ({what}): make room there, and start the daemon again")]
+    #[error("can't open {path}: its disk is full ({what}). Free some space and start the daemon again")]
     NoRoom {
         /// The file.
         path: PathBuf,
@@ -131,7 +133,7 @@ pub enum OpenError {
         what: String,
     },
     /// Anything else that the file system or SQLite says.
-    #[error("{path} can't be opened: {what}")]
+    #[error("can't open {path}: {what}")]
     Other {
         /// The file.
         path: PathBuf,
@@ -181,23 +183,21 @@ impl OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
     /// Nothing was written: the disk is full. The same records are to be committed again before anything else is handled.
-    #[error("the journal can't be written now ({0}): make room on its disk; batchd tries again each second")]
+    #[error("the journal can't be written ({0}): free space on its disk; batchd tries again every second")]
     Full(String),
     /// Nothing was written: another program holds the journal, its disk is mounted read-only, or the system is short of
     /// something else. As [`Self::Full`].
     #[error(
-        "the journal can't be written now ({0}): end the program that locks it, or mend what the system says; batchd tries again each second"
+        "the journal can't be written ({0}): end the program that locks it, or fix the error that the system reports; batchd tries again every second"
     )]
     Retry(String),
     /// Whether it was written is not known, or what is there can't be trusted. The daemon exits, and the next one recovers.
     #[error(
-        "the journal can't be relied on ({0}): look at the disk and at the kernel's log; the next daemon recovers what was committed"
+        "the journal is no longer reliable ({0}): check the disk and the kernel's log; the next daemon recovers all committed records"
     )]
     Fatal(String),
     /// Its file is not at its place any more: what is written goes to a file that nobody will find. The daemon exits.
-    #[error(
-        "the journal {path} was removed or replaced under the daemon, which ends before it does anything more: {saved}"
-    )]
+    #[error("the journal {path} was removed or replaced while the daemon was running, so the daemon stops: {saved}")]
     Gone {
         /// Where it was.
         path: PathBuf,

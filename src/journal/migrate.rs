@@ -35,8 +35,7 @@ fn keep_copy(connection: &Connection, path: &Path, version: u32) -> Result<(), O
         Ok(()) | Err(_) => {}
     }
     let target = part.to_str().ok_or_else(|| {
-        let what =
-            "its path is not UTF-8, so that no copy of it can be kept before it is brought up to date".to_owned();
+        let what = "its path is not UTF-8, so no copy can be kept before the upgrade: move the state folder".to_owned();
         OpenError::Other { path: path.to_owned(), what }
     })?;
     connection.execute("VACUUM INTO ?", [target]).map_err(|error| OpenError::of(&part, &error))?;

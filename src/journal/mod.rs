@@ -14,6 +14,7 @@ pub mod query;
 mod recover;
 mod row;
 mod schema;
+pub mod streak;
 #[cfg(test)]
 mod tests;
 mod write;

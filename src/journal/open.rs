@@ -17,6 +17,7 @@ use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
 use super::write::{file_at, system_error};
 use super::{Journal, TRANSACTIONS_OF_OPENING, migrate};
 use crate::model::id::JournalId;
+use crate::os::network_file_system;
 
 /// The first SQLite without the WAL-reset bug, which can lose committed pages (sqlite.org/wal.html).
 const LIBRARY_VERSION_MIN: i32 = 3_051_003;
@@ -30,23 +31,8 @@ const CACHE_KIB: u32 = 512;
 /// What a WAL file is cut down to after it has grown, in bytes: what SQLite's own checkpoint every 1000 pages leaves.
 const WAL_BYTES_KEPT: u32 = 4 * 1024 * 1024;
 
-/// File systems on which locks and shared memory do not reach all who open a file: `f_type` of statfs(2), linux/magic.h.
-const NETWORK_FILE_SYSTEMS: &[(u32, &str)] = &[
-    (0x6969, "NFS"),
-    (0x517b, "SMB"),
-    (0xff53_4d42, "CIFS"),
-    (0xfe53_4d42, "SMB2"),
-    (0x6573_5546, "FUSE"),
-    (0x0102_1997, "9P"),
-    (0x5346_414f, "AFS"),
-    (0x6b41_4653, "AFS"),
-    (0x7375_7245, "CODA"),
-    (0x00c3_6400, "Ceph"),
-    (0x0bd0_0bd0, "Lustre"),
-    (0x4750_4653, "GPFS"),
-    (0x0116_1970, "GFS2"),
-    (0x7461_636f, "OCFS2"),
-];
+/// The key in `meta` for the daemon's own time zone.
+pub(super) const DAEMON_ZONE: &str = "daemon_zone";
 
 impl Journal {
     /// Opens the journal at `path`; makes one, with a random name, if there is none; brings an older one up to date, and
@@ -87,7 +73,7 @@ impl Journal {
     /// Makes a journal at `path` that goes by the name of one that was lost, so that its run folders stay its own.
     pub fn create_named(path: &Path, id: &JournalId) -> Result<Self, OpenError> {
         if exists(path)? {
-            let what = "it is there already, and a new journal never takes the place of another".to_owned();
+            let what = "the file exists, and a new journal never replaces another".to_owned();
             return Err(OpenError::Other { path: path.to_owned(), what });
         }
         check_file_system(path)?;
@@ -114,7 +100,7 @@ pub(super) fn version_of(connection: &Connection, path: &Path) -> Result<u32, Op
     match (application, u32::try_from(version)) {
         (APPLICATION_ID, Ok(version)) if version > 0 => Ok(version),
         _ => {
-            let what = "an SQLite database of something else, or an empty file".to_owned();
+            let what = "an SQLite database of another program, or an empty file".to_owned();
             Err(OpenError::NotAJournal { path: path.to_owned(), what })
         }
     }
@@ -125,9 +111,9 @@ pub(super) fn version_of(connection: &Connection, path: &Path) -> Result<u32, Op
 fn check_own_name(path: &Path) -> Result<(), OpenError> {
     let metadata = fs::symlink_metadata(path).map_err(|error| OpenError::io(path, "look at it", &error))?;
     let what = if metadata.is_symlink() {
-        "it is a symbolic link: put the file itself there, or say with `--state` where it is"
+        "it is a symbolic link: put the file itself there, or name the right folder with `--state DIR`"
     } else if metadata.is_file() && metadata.nlink() > 1 {
-        "it has a second name (a hard link), by which it could be opened twice: remove that, or put a copy here"
+        "it has a second hard link, through which it could be opened twice: remove that link, or put a copy here"
     } else {
         return Ok(());
     };
@@ -146,14 +132,10 @@ fn check_file_system(path: &Path) -> Result<(), OpenError> {
     let folder = folder_of(path);
     let found =
         rustix::fs::statfs(folder).map_err(|error| OpenError::io(folder, "look at the folder", &error.into()))?;
-    match network_file_system(found.f_type as u32) {
+    match network_file_system(&found) {
         Some(kind) => Err(OpenError::NetworkFileSystem { path: folder.to_owned(), kind }),
         None => Ok(()),
     }
-}
-
-fn network_file_system(magic: u32) -> Option<&'static str> {
-    NETWORK_FILE_SYSTEMS.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name)
 }
 
 /// The folder that a file lies in.
@@ -173,7 +155,7 @@ pub(super) fn exists(path: &Path) -> Result<bool, OpenError> {
 fn create(path: &Path, id: &str) -> Result<(), OpenError> {
     let wal = beside(path, "-wal");
     if exists(&wal)? {
-        let what = format!("{} is there without it", wal.display());
+        let what = format!("{} exists without it", wal.display());
         return Err(OpenError::Damaged { path: path.to_owned(), what });
     }
     let new = beside(path, ".new");
@@ -261,14 +243,6 @@ pub(super) fn set_up_any(connection: &Connection) -> rusqlite::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn e15_network_file_systems() {
-        assert_eq!(network_file_system(0x6969), Some("NFS"));
-        assert_eq!(network_file_system(0xff53_4d42), Some("CIFS"));
-        assert_eq!(network_file_system(0xef53), None, "ext4");
-        assert_eq!(network_file_system(0x0102_1994), None, "tmpfs");
-    }
 
     #[test]
     fn folders() {

@@ -14,7 +14,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 
 use super::error::{OpenError, QueryError};
-use super::open::{beside, read_meta, set_up_any, version_of};
+use super::open::{DAEMON_ZONE, beside, read_meta, set_up_any, version_of};
 use super::recover;
 use super::row::{COLUMNS, run_from_row};
 use super::schema::VERSION;
@@ -138,6 +138,17 @@ impl Reader {
     /// The journal's own name.
     pub fn journal_id(&self) -> std::result::Result<JournalId, QueryError> {
         self.ask(|connection| read_meta(connection).map(|(id, _)| id))
+    }
+
+    /// The time zone of the daemon that wrote here last, in which batches without a `timezone` are scheduled.
+    ///
+    /// An IANA name, or `localtime` if the daemon's `/etc/localtime` is a copy without a known name. `None`: no daemon of
+    /// this version has written here yet.
+    pub fn daemon_zone(&self) -> std::result::Result<Option<String>, QueryError> {
+        self.ask(|connection| {
+            let sql = "SELECT value FROM meta WHERE key = ?";
+            connection.query_row(sql, [DAEMON_ZONE], |row| row.get(0)).optional()
+        })
     }
 
     /// The run of this id.

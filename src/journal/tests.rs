@@ -91,7 +91,7 @@ impl Expected {
             Record::Definition(in_force) => drop(self.in_force.insert(in_force.batch, record.clone())),
             Record::Edge(edge) => drop(self.edges.insert((edge.downstream, edge.upstream), record.clone())),
             Record::EdgeRemoved { downstream, upstream } => drop(self.edges.remove(&(downstream, upstream))),
-            Record::Period(_) | Record::Limits(_) | Record::Event { .. } => {}
+            Record::Period(_) | Record::Limits(_) | Record::Event { .. } | Record::Zone { .. } => {}
         }
     }
 

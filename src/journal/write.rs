@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::{Connection, Error, ErrorCode, Result, TransactionBehavior, ffi, params};
 
 use super::error::CommitError;
-use super::open::beside;
+use super::open::{DAEMON_ZONE, beside};
 use super::row::{self, COLUMNS, UPSERT, run_from_row};
 use super::{Journal, row::to_json};
 use crate::model::id::RunId;
@@ -59,9 +59,11 @@ impl Journal {
     fn save(&self) -> String {
         let copy = beside(&self.path, &format!("{SAVED}{}", self.transaction));
         match self.connection.execute("VACUUM INTO ?", [copy.to_string_lossy()]) {
-            Ok(_) => format!("all that was in it is in {}, which can take its place", copy.display()),
+            Ok(_) => format!("its content is saved in {}: move that file to the journal's place", copy.display()),
             Err(error) => {
-                format!("it can't be saved ({error}): restore it from a backup, or with `batchd doctor --rebuild`")
+                format!(
+                    "its content can't be saved ({error}): restore a backup with `batchd restore FILE`, or use `batchd doctor --rebuild FILE`"
+                )
             }
         }
     }
@@ -127,6 +129,10 @@ fn write(connection: &Connection, record: &Record, number: Option<u64>) -> std::
         }
         Record::Event { at, text } => {
             connection.prepare_cached("INSERT INTO event (at, text) VALUES (?, ?)")?.execute(params![at, text])?;
+        }
+        Record::Zone { name } => {
+            let sql = "INSERT OR REPLACE INTO meta VALUES (?, ?)";
+            connection.prepare_cached(sql)?.execute(params![DAEMON_ZONE, name])?;
         }
     }
     Ok(())
@@ -227,7 +233,8 @@ fn queue_position_after(records: &[Record]) -> u64 {
         | Record::EdgeRemoved { .. }
         | Record::Period(_)
         | Record::Limits(_)
-        | Record::Event { .. } => 0,
+        | Record::Event { .. }
+        | Record::Zone { .. } => 0,
     };
     records.iter().map(position).max().unwrap_or(0)
 }

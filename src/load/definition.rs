@@ -8,10 +8,10 @@ use super::policies::{Policies, Surroundings, names, plain};
 use super::reader::{At, Reader, Shape, Wrong};
 use super::script::{self, Script};
 use super::settings::SettingsFile;
-use super::{Diagnosis, Named, syntax, values, words};
+use super::{Diagnosis, Named, line_ends, syntax, unexpanded, values, words};
 use crate::model::cron::Expression;
 use crate::model::definition::{CatchUp, Definition, Execution, Overlap};
-use crate::model::diagnostic::{Diagnostic, Place};
+use crate::model::diagnostic::{Diagnostic, Place, quoted, shell_path};
 use crate::model::files::Files;
 use crate::model::id::BatchName;
 use toml::de::DeValue;
@@ -42,6 +42,8 @@ pub struct Context<'c> {
     pub settings: &'c SettingsFile,
     /// The host's name.
     pub host: &'c str,
+    /// The folder of batches, as a command that somebody pastes has to name it.
+    pub batches: &'c str,
     /// Whether the host knows a time zone; if not, what is wrong.
     pub zone_known: &'c dyn Fn(&str) -> Result<(), Diagnosis>,
 }
@@ -87,9 +89,9 @@ pub fn definition(input: &Input<'_>, context: &Context<'_>) -> Loaded {
     let file = format!("{}/batch.toml", input.name);
     let batch = Some(input.name);
     let Some(bytes) = input.toml else {
-        return Loaded::refused(input.name.clone(), vec![no_batch_toml(input)]);
+        return Loaded::refused(input.name.clone(), vec![no_batch_toml(input, context.batches)]);
     };
-    let (text, complaint) = syntax::text_of(batch, &file, bytes);
+    let (text, complaint) = syntax::text_of(batch, &file, context.batches, bytes);
     let Some(text) = text else {
         return Loaded::refused(input.name.clone(), complaint.into_iter().collect());
     };
@@ -103,8 +105,9 @@ pub fn definition(input: &Input<'_>, context: &Context<'_>) -> Loaded {
     let policies = written.own.clone().with_defaults(&context.settings.defaults);
     let mut diagnostics: Vec<Diagnostic> = complaint.into_iter().collect();
     diagnostics.extend(written.script.complaint.clone());
-    let is_good = findings.count() == 0 && diagnostics.is_empty();
+    let is_good = !findings.has_errors() && diagnostics.is_empty();
     diagnostics.extend(findings.into_diagnostics());
+    diagnostics.extend(line_ends::remarks(input, &written.script.path, context.batches));
     Loaded {
         name: input.name.clone(),
         applies: policies.apply_on(context.host),
@@ -150,9 +153,9 @@ impl Written {
             independent: flag(reader, "independent").unwrap_or(false),
             use_previous_output: flag(reader, "use_previous_output").unwrap_or(false),
             enabled: flag(reader, "enabled").unwrap_or(true),
-            script: script::read(reader, input),
+            script: script::read(reader, input, context.batches),
             args: reader.list("args", Shape::List, values::text).map(plain).unwrap_or_default(),
-            working_dir: reader.value("working_dir", values::absolute_path).map(At::into_inner),
+            working_dir: unexpanded::path(reader, "working_dir", values::absolute_path),
             own,
         };
         check_includes(reader, input);
@@ -165,22 +168,22 @@ impl Written {
     fn check_edges(&self, reader: &mut Reader<'_, '_>, name: &BatchName) {
         let has_after = !self.after.is_empty();
         if let (Some(span), true) = (reader.key_span("cron"), has_after) {
-            let what = "a batch has `cron` or `after`, not both";
-            let hint = "keep `after`, and give the first batch of the chain the `cron`; or make two batches, and `include` \
-                        the script that they share";
+            let what = "a batch can't have both `cron` and `after`";
+            let hint = "keep `after` and move `cron` to the first batch of the chain, or make two batches that `include` the \
+                        same script";
             reader.findings.at(span, Diagnosis::hinted(what, hint));
         }
         if let (Some(span), true, true, false) =
             (reader.key_span("use_previous_output"), self.use_previous_output, !self.cron.is_empty(), has_after)
         {
-            let what = "`use_previous_output` with `cron`: there is no previous output when the schedule starts it";
-            let hint = "name the batch whose output it takes in `after`, and move the `cron` there";
+            let what = "`use_previous_output` needs `after`; a schedule provides no previous output";
+            let hint = "name the batch that writes the output in `after`, and move `cron` to that batch";
             reader.findings.at(span, Diagnosis::hinted(what, hint));
         }
         let on_error = self.own.on_error.iter().flatten();
         let keys = [
-            ("after", "take it out; what starts the batch is its `cron`, another batch, or `batchd start`"),
-            ("on_error", "for another attempt of the same batch there is `retries = 3`"),
+            ("after", "remove the name; a batch can't follow itself"),
+            ("on_error", "to run the same batch again after a failure, write `retries = 3`"),
         ];
         for (entries, (key, hint)) in [self.after.iter().collect::<Vec<_>>(), on_error.collect()].into_iter().zip(keys)
         {
@@ -214,6 +217,7 @@ impl Written {
                 interpreter: self.script.interpreter,
                 args: self.args,
                 env: policies.env,
+                pass_env: policies.pass_env.unwrap_or_default(),
                 env_file: policies.env_file,
                 working_dir: self.working_dir,
                 user: policies.user,
@@ -253,10 +257,32 @@ fn cron(reader: &mut Reader<'_, '_>) -> Vec<String> {
     let span = list.span();
     let before = reader.findings.text()[span.clone()].trim_matches(['[', ']']).trim();
     if list.get_ref().is_empty() && before.is_empty() {
-        let hint = "take it out: a batch without `cron` is started by its `after`, as an `on_error` target, or by hand";
+        let hint = "remove `cron`; a batch without it starts after another batch, through `on_error`, or by hand";
         reader.findings.at(span, Diagnosis::hinted("`cron` is an empty list", hint));
     }
+    for entry in list.get_ref() {
+        remark_on_days(reader, entry);
+    }
     plain(list)
+}
+
+/// Remarks on an expression that restricts both day fields: either one matches then, and most people expect both.
+fn remark_on_days(reader: &mut Reader<'_, '_>, entry: &At<String>) {
+    let words: Vec<&str> = entry.get_ref().split_ascii_whitespace().collect();
+    let ([.., month_day, _, weekday], 5..=6) = (words.as_slice(), words.len()) else { return };
+    if month_day.starts_with('*') || weekday.starts_with('*') {
+        return;
+    }
+    let what = format!("this runs on day of month `{month_day}` and also on every day of week `{weekday}`");
+    let times = words[..words.len() - 3].join(" ");
+    let month = words[words.len() - 2];
+    let is_single = weekday.chars().all(|c| c.is_ascii_alphanumeric()) && !weekday.ends_with(['L', 'l']);
+    let first = if is_single { format!("{weekday}#1") } else { "MON#1".to_owned() };
+    let hint = format!(
+        "as in crontab(5), either day field is enough; write `{times} * {month} {first}` for the first such day of the \
+         month, or `*` in one of the two fields"
+    );
+    reader.findings.remark(entry.span(), Diagnosis::hinted(what, hint));
 }
 
 /// Complains about what `include` cannot include.
@@ -265,29 +291,53 @@ fn check_includes(reader: &mut Reader<'_, '_>, input: &Input<'_>) {
         let name = values::filled_text(key, value)?;
         let plain = name.trim_end_matches('/');
         if !plain.starts_with('_') || plain.contains('/') {
-            let what = format!("`{name}` cannot be included");
-            let hint = "only a folder of `batches.d` whose name begins with `_` can, such as `_common`";
+            let what = format!("`{}` can't be included", quoted(&name));
+            let hint = "name a folder in `batches.d` that begins with `_`, such as `_common`";
             return Err(Wrong::Value(Diagnosis::hinted(what, hint)));
         }
         Ok(name)
     };
     for entry in reader.list("include", Shape::List, folder).map(At::into_inner).unwrap_or_default() {
         if input.missing_includes.contains(entry.get_ref()) {
-            let what = format!("there is no folder `{}` in `batches.d`", entry.get_ref());
-            reader.findings.at(entry.span(), Diagnosis::hinted(what, "make it, or take the name out of `include`"));
+            let what = format!("there is no folder `{}` in `batches.d`", quoted(entry.get_ref()));
+            reader
+                .findings
+                .at(entry.span(), Diagnosis::hinted(what, "create the folder, or remove its name from `include`"));
         }
     }
 }
 
-/// A folder that is no batch, with a guess at what its `batch.toml` may be called.
-fn no_batch_toml(input: &Input<'_>) -> Diagnostic {
-    let names = input.files.0.keys().map(String::as_str).filter(|path| path.ends_with("toml") || path.ends_with("tml"));
-    let hint = match words::nearest("batch.toml", names) {
-        Some(near) => format!("rename `{near}` to `batch.toml`"),
-        None => format!(
-            "write one (an empty one makes a batch that is started by hand), or rename the folder to `_{}`",
-            input.name
+/// A folder that is no batch, with a guess at where its `batch.toml` is or what it is called.
+fn no_batch_toml(input: &Input<'_>, batches: &str) -> Diagnostic {
+    let name = input.name.as_str();
+    let paths = || input.files.0.keys().map(String::as_str);
+    let looks_like = |path: &&str| !path.contains('/') && (path.contains("toml") || path.contains("tml"));
+    let near = paths().find(|path| path.starts_with("batch.toml.")).or_else(|| {
+        let names = paths().filter(looks_like);
+        words::nearest("batch.toml", names)
+    });
+    let at = |path: &str| shell_path(&format!("{batches}/{path}"));
+    let nested = paths().find_map(|path| path.strip_suffix("/batch.toml"));
+    let hint = match (near, nested) {
+        (Some(near), _) => {
+            format!("rename the file: `mv {} {}`", at(&format!("{name}/{near}")), at(&format!("{name}/batch.toml")))
+        }
+        (None, Some(nested)) => {
+            let last = nested.rsplit('/').next().unwrap_or(nested);
+            let better = BatchName::suggestion(last).map_or_else(|| last.to_owned(), |name| name.to_string());
+            // The folder around it is not needed any more, if that is all there is in it.
+            let is_all = !nested.contains('/') && paths().all(|path| path.starts_with(&format!("{nested}/")));
+            let remove = if is_all { format!(" && rmdir {}", at(name)) } else { String::new() };
+            format!(
+                "a batch is a folder directly in `batches.d`; move it up: `mv {} {}{remove}`",
+                at(&format!("{name}/{nested}")),
+                at(&better)
+            )
+        }
+        (None, None) => format!(
+            "add one (an empty one makes a batch that is started by hand: `touch {}`), or rename the folder to `_{name}`",
+            at(&format!("{name}/batch.toml")),
         ),
     };
-    Diagnostic::of_file(Some(input.name.clone()), input.name.as_str(), "the folder has no `batch.toml`").with_hint(hint)
+    Diagnostic::of_file(Some(input.name.clone()), name, "the folder has no `batch.toml`").with_hint(hint)
 }

@@ -1,10 +1,10 @@
-//! The complaints about one text, each with its place: [`Findings`].
+//! The diagnostics of one text, each with its place: [`Findings`].
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::Diagnosis;
-use crate::model::diagnostic::{Diagnostic, Place};
+use crate::model::diagnostic::{Diagnostic, Place, Severity, counted};
 use crate::model::id::BatchName;
 
 /// The most diagnostics of one file that are shown: more is a file of another kind, and nobody reads on.
@@ -38,9 +38,9 @@ impl<'t> Findings<'t> {
         self.text
     }
 
-    /// How often there was something to complain about.
-    pub(super) fn count(&self) -> usize {
-        self.diagnostics.len() + self.untold
+    /// Whether there is an error.
+    pub(super) fn has_errors(&self) -> bool {
+        self.untold > 0 || self.diagnostics.iter().any(Diagnostic::is_error)
     }
 
     /// Complains about the bytes `span`.
@@ -48,12 +48,27 @@ impl<'t> Findings<'t> {
         self.at_place(self.place(span), diagnosis);
     }
 
+    /// Remarks on the bytes `span`: what is there can be used.
+    pub(super) fn remark(&mut self, span: Range<usize>, diagnosis: Diagnosis) {
+        let place = self.place(span);
+        if !self.broken_lines.contains(&place.line) {
+            self.add(Some(place), diagnosis, Severity::Remark);
+        }
+    }
+
+    /// Remarks on the text as a whole.
+    pub(super) fn remark_on_whole(&mut self, diagnosis: Diagnosis) {
+        if self.broken_lines.is_empty() {
+            self.add(None, diagnosis, Severity::Remark);
+        }
+    }
+
     /// Complains about a place in the text.
     pub(super) fn at_place(&mut self, place: Place, diagnosis: Diagnosis) {
         if self.broken_lines.contains(&place.line) {
             self.untold += 1;
         } else {
-            self.add(Some(place), diagnosis);
+            self.add(Some(place), diagnosis, Severity::Error);
         }
     }
 
@@ -69,22 +84,22 @@ impl<'t> Findings<'t> {
             let affected = below.take_while(|(line, _)| !line.trim_start().starts_with('['));
             self.broken_lines.extend(affected.map(|(_, number)| number));
         }
-        self.add(Some(place), diagnosis);
+        self.add(Some(place), diagnosis, Severity::Error);
     }
 
     /// Complains about the text as a whole.
     pub(super) fn whole(&mut self, diagnosis: Diagnosis) {
         if self.broken_lines.is_empty() {
-            self.add(None, diagnosis);
+            self.add(None, diagnosis, Severity::Error);
         } else {
             self.untold += 1;
         }
     }
 
-    fn add(&mut self, place: Option<Place>, diagnosis: Diagnosis) {
+    fn add(&mut self, place: Option<Place>, diagnosis: Diagnosis, severity: Severity) {
         let Diagnosis { what, hint } = diagnosis;
         let (batch, file) = (self.batch.clone(), self.file.clone());
-        self.diagnostics.push(Diagnostic { batch, file, place, what, hint });
+        self.diagnostics.push(Diagnostic { batch, file, place, severity, what, hint });
     }
 
     /// The place of the bytes `span`: of its first line, if it has several.
@@ -110,8 +125,11 @@ impl<'t> Findings<'t> {
         let position = |diagnostic: &Diagnostic| diagnostic.place.as_ref().map(|place| (place.line, place.column));
         self.diagnostics.sort_by_key(position);
         if let Some(more) = self.diagnostics.len().checked_sub(DIAGNOSTICS_PER_FILE_MAX).filter(|more| *more > 0) {
-            self.diagnostics.truncate(DIAGNOSTICS_PER_FILE_MAX);
-            self.add(None, Diagnosis::new(format!("{more} more of this kind are not shown")));
+            let dropped = self.diagnostics.split_off(DIAGNOSTICS_PER_FILE_MAX);
+            let is_error = dropped.iter().any(Diagnostic::is_error);
+            let severity = if is_error { Severity::Error } else { Severity::Remark };
+            let what = format!("{} not shown", counted(more, "more diagnostic is", "more diagnostics are"));
+            self.add(None, Diagnosis::new(what), severity);
         }
         self.diagnostics
     }
@@ -157,6 +175,6 @@ mod tests {
         let diagnostics = findings.into_diagnostics();
         assert_eq!(diagnostics.len(), DIAGNOSTICS_PER_FILE_MAX + 1);
         assert_eq!(diagnostics[0].place.as_ref().unwrap().excerpt.chars().count(), EXCERPT_CHARACTERS_MAX + 1);
-        assert_eq!(diagnostics.last().unwrap().what, "7 more of this kind are not shown");
+        assert_eq!(diagnostics.last().unwrap().what, "7 more diagnostics are not shown");
     }
 }

@@ -15,7 +15,7 @@ use super::definition::Loaded;
 use super::settings::SettingsFile;
 use super::{Diagnosis, Named};
 use crate::model::definition::Definition;
-use crate::model::diagnostic::Diagnostic;
+use crate::model::diagnostic::{Diagnostic, Severity};
 use crate::model::graph::{Entry, Graph, Misfit};
 use crate::model::id::BatchName;
 use crate::model::schedule::Schedule;
@@ -169,7 +169,7 @@ impl<'f> Fitting<'f> {
                 let place = member.loaded.places.cron.clone().filter(|_| member.stage == Stage::Fresh);
                 let batch = Some(member.loaded.name.clone());
                 let file = complaints::file_of(&member.loaded.name);
-                self.diagnostics.insert(Diagnostic { batch, file, place, what, hint });
+                self.diagnostics.insert(Diagnostic { batch, file, place, severity: Severity::Error, what, hint });
                 self.fall(member);
             }
         }

@@ -10,16 +10,18 @@
 mod definition;
 mod findings;
 mod fit;
+mod line_ends;
 mod outline;
 mod policies;
 mod reader;
 mod script;
 mod settings;
 mod syntax;
+mod unexpanded;
 mod values;
 mod words;
 
-use crate::model::diagnostic::{Diagnostic, Place, shell_path, shown};
+use crate::model::diagnostic::{Diagnostic, Place, not_a_batch_name};
 use crate::model::id::BatchName;
 
 pub use definition::{Context, Input, Loaded, Places, definition};
@@ -62,21 +64,10 @@ impl Diagnosis {
     }
 }
 
-/// The batch whose folder in `batches.d` is called `folder`, or why no batch can be called so.
-pub fn batch_name(folder: &str) -> Result<BatchName, Box<Diagnostic>> {
-    BatchName::new(folder).map_err(|error| {
-        let usable = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-        let lower = folder.to_lowercase().replace(|c| !usable(c), "-");
-        let better = BatchName::new(lower.trim_start_matches(['-', '_'])).ok();
-        let hint = match better {
-            Some(better) => {
-                let folder = shell_path(folder);
-                format!("rename the folder: `mv {folder} {better}`; a folder that is no batch begins with `_`")
-            }
-            None => "rename the folder; a folder that is no batch begins with `_`".to_owned(),
-        };
-        Box::new(Diagnostic::of_file(None, shown(folder), error.to_string()).with_hint(hint))
-    })
+/// The batch whose folder in `batches.d` is called `folder`, or why no batch can be called so. `batches` is the path of
+/// `batches.d` for a command that somebody pastes.
+pub fn batch_name(batches: &str, folder: &str) -> Result<BatchName, Box<Diagnostic>> {
+    BatchName::new(folder).map_err(|_| Box::new(not_a_batch_name(batches, folder)))
 }
 
 #[cfg(test)]
@@ -86,14 +77,16 @@ mod tests {
     #[test]
     fn a_folder_that_is_no_name_gets_a_better_one() {
         let check = |folder: &str, expected: &str| {
-            let diagnostic = batch_name(folder).unwrap_err();
+            let diagnostic = batch_name("b.d", folder).unwrap_err();
             assert!(diagnostic.hint.as_ref().unwrap().contains(expected), "{diagnostic}");
         };
-        check("Nightly Report", "mv 'Nightly Report' nightly-report");
-        check("-x", "mv ./-x x");
-        check("x'; reboot; '", r"mv 'x'\''; reboot; '\''' x---reboot---");
-        check("x\ny", r"mv $'x\x0ay' x-y");
-        check("ä", "rename the folder;");
-        assert_eq!(batch_name("report").unwrap().as_str(), "report");
+        check("Nightly Report", "mv 'b.d/Nightly Report' b.d/nightly-report");
+        check("-x", "mv b.d/-x b.d/x");
+        check("x'; reboot; '", r"mv 'b.d/x'\''; reboot; '\''' b.d/x-reboot");
+        check("x\ny", r"mv $'b.d/x\x0ay' b.d/x-y");
+        check("übung", "mv 'b.d/übung' b.d/uebung");
+        check("Façade_2", "mv 'b.d/Façade_2' b.d/facade_2");
+        check("日本", "rename it; if");
+        assert_eq!(batch_name("", "report").unwrap().as_str(), "report");
     }
 }

@@ -7,8 +7,9 @@ use globset::GlobBuilder;
 use toml::de::DeValue;
 
 use super::reader::{At, Reader, Shape, Wrong};
-use super::{Diagnosis, Named, values, words};
+use super::{Diagnosis, Named, unexpanded, values, words};
 use crate::model::definition::{CatchUp, Overlap, RetryPolicy, check_variable_name};
+use crate::model::diagnostic::quoted;
 use crate::model::time::format_duration;
 
 /// The most retries of one run: with the longest usual delay, ten minutes, they last a week.
@@ -40,7 +41,9 @@ pub struct Policies {
     pub hosts: Option<Vec<String>>,
     /// `env`.
     pub env: BTreeMap<String, String>,
-    /// `env_file`: absolute, or relative to the workspace.
+    /// `pass_env`; default none.
+    pub pass_env: Option<Vec<String>>,
+    /// `env_file`: absolute, or relative to the batch's folder.
     pub env_file: Option<String>,
     /// `user`.
     pub user: Option<String>,
@@ -100,7 +103,8 @@ impl Policies {
             on_error: names(reader, "on_error"),
             hosts: reader.list("hosts", Shape::List, host_glob).map(plain),
             env: env(reader),
-            env_file: reader.value("env_file", values::contained_path).map(At::into_inner),
+            pass_env: reader.list("pass_env", Shape::List, variable_name).map(plain),
+            env_file: unexpanded::path(reader, "env_file", values::contained_path),
             user: reader.value("user", values::account).map(At::into_inner),
             umask: reader.value("umask", values::umask).map(At::into_inner),
             no_new_privs: reader.value("no_new_privs", values::flag).map(At::into_inner),
@@ -133,6 +137,7 @@ impl Policies {
             on_error: self.on_error,
             hosts: self.hosts.or_else(|| defaults.hosts.clone()),
             env,
+            pass_env: self.pass_env.or_else(|| defaults.pass_env.clone()),
             env_file: self.env_file.or_else(|| defaults.env_file.clone()),
             user: self.user.or_else(|| defaults.user.clone()),
             umask: self.umask.or(defaults.umask),
@@ -174,11 +179,12 @@ impl Policies {
         }
         let Some(span) = reader.key_span("retry_delay").or_else(|| reader.key_span("retry_delay_max")) else { return };
         let (delay, delay_max) = (format_duration(delay), format_duration(delay_max));
-        let written = if self.retry_delay_max.is_some() { "" } else { " unless it is set" };
-        let what = format!("`retry_delay` is {delay}, longer than `retry_delay_max`, which is {delay_max}{written}");
-        reader
-            .findings
-            .at(span, Diagnosis::hinted(what, format!("add `retry_delay_max = \"{delay}\"`, or wait shorter")));
+        let written = if self.retry_delay_max.is_some() { "" } else { ", the default" };
+        let what = format!("`retry_delay` ({delay}) is longer than `retry_delay_max` ({delay_max}{written})");
+        reader.findings.at(
+            span,
+            Diagnosis::hinted(what, format!("write `retry_delay_max = \"{delay}\"`, or shorten `retry_delay`")),
+        );
     }
 
     /// Whether a batch with these is in force on the host: one of the globs matches its name, or the part of it before the
@@ -203,8 +209,8 @@ pub(super) fn names(reader: &mut Reader<'_, '_>, key: &'static str) -> Option<Ve
         let span = entry.span();
         let named = Named { name: entry.into_inner(), place: reader.findings.place(span.clone()) };
         if names.iter().any(|other| other.name == named.name) {
-            let what = format!("`{}` stands in `{key}` twice", named.name);
-            reader.findings.at(span, Diagnosis::hinted(what, "once is enough"));
+            let what = format!("`{key}` names `{}` twice", named.name);
+            reader.findings.at(span, Diagnosis::hinted(what, "remove one of them"));
         } else {
             names.push(named);
         }
@@ -219,10 +225,10 @@ fn matcher(glob: &str) -> Result<globset::GlobMatcher, globset::Error> {
 fn host_glob(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
     let glob = values::filled_text(key, value)?;
     if let Err(error) = matcher(&glob) {
-        let what = format!("`{glob}` is not a glob: {}", error.kind());
+        let what = format!("`{}` is not a valid pattern: {}", quoted(&glob), quoted(&error.kind().to_string()));
         return Err(Wrong::Value(Diagnosis::hinted(
             what,
-            "`*` is any text, `?` any character, `[ab]` one of them, `{db,web}` one of these",
+            "`*` matches any text, `?` any character, `[ab]` one of these characters, `{db,web}` one of these words",
         )));
     }
     Ok(glob)
@@ -244,14 +250,23 @@ fn known_pool(key: &str, value: &DeValue<'_>, pools: &BTreeMap<String, u32>) -> 
     }
     let hint = match words::nearest(&pool, pools.keys().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("pools stand in the settings (`batchd.toml`): below `[pools]`, a line `{pool} = 4`"),
+        None => format!("add a line `{} = 4` below `[pools]` in `batchd.toml`", quoted(&pool)),
     };
-    Err(Wrong::Value(Diagnosis::hinted(format!("unknown pool `{pool}`"), hint)))
+    Err(Wrong::Value(Diagnosis::hinted(format!("unknown pool `{}`", quoted(&pool)), hint)))
 }
 
 fn env(reader: &mut Reader<'_, '_>) -> BTreeMap<String, String> {
     let entries = reader.table("env", check_variable, values::text).unwrap_or_default();
+    for (name, value) in &entries {
+        unexpanded::variable(reader.findings, name, value.get_ref(), value.span());
+    }
     entries.into_iter().map(|(name, value)| (name, value.into_inner())).collect()
+}
+
+fn variable_name(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
+    let name = values::filled_text(key, value)?;
+    check_variable(&name).map_err(Wrong::Value)?;
+    Ok(name)
 }
 
 fn check_variable(name: &str) -> Result<(), Diagnosis> {
@@ -262,8 +277,8 @@ fn success_exit_codes(reader: &mut Reader<'_, '_>) -> Option<Vec<u8>> {
     let key = "success_exit_codes";
     let list = reader.list(key, Shape::List, values::whole(0..=255))?;
     if list.get_ref().is_empty() {
-        let hint = "without the key it is `[0]`";
-        reader.findings.at(list.span(), Diagnosis::hinted(format!("`{key}` is empty: no run could succeed"), hint));
+        let hint = "remove the key for the default, `[0]`";
+        reader.findings.at(list.span(), Diagnosis::hinted(format!("`{key}` is empty, so no run could succeed"), hint));
         return None;
     }
     Some(plain(list).into_iter().filter_map(|code| u8::try_from(code).ok()).collect())

@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::Diagnosis;
 use super::findings::Findings;
 use super::words::unknown_key_hint;
+use crate::model::diagnostic::{QUOTED_CHARACTERS_MAX, quoted};
 
 /// The most entries of a list: more names than anybody writes, few enough that each can have its place.
 pub const LIST_ENTRIES_MAX: usize = 1000;
@@ -101,7 +102,7 @@ impl<'r, 't> Reader<'r, 't> {
             }
         };
         if entries.len() > LIST_ENTRIES_MAX {
-            let what = format!("`{key}` has {} entries, and at most {LIST_ENTRIES_MAX} are possible", entries.len());
+            let what = format!("`{key}` has {} entries, more than the {LIST_ENTRIES_MAX} allowed", entries.len());
             self.findings.at(span, Diagnosis::new(what));
             return None;
         }
@@ -119,7 +120,7 @@ impl<'r, 't> Reader<'r, 't> {
         let span = self.key_span(key);
         let table = self.inner(key)?;
         if let Some(span) = span.filter(|_| table.len() > LIST_ENTRIES_MAX) {
-            let what = format!("`{key}` has {} entries, and at most {LIST_ENTRIES_MAX} are possible", table.len());
+            let what = format!("`{key}` has {} entries, more than the {LIST_ENTRIES_MAX} allowed", table.len());
             self.findings.at(span, Diagnosis::new(what));
             return None;
         }
@@ -175,11 +176,11 @@ impl<'r, 't> Reader<'r, 't> {
                 continue;
             }
             let diagnosis = if elsewhere.contains(&name) {
-                let hint = "it belongs into the `batch.toml` of each batch";
-                Diagnosis::hinted(format!("`{name}` cannot stand in {place}"), hint)
+                let hint = "move it to the `batch.toml` of each batch";
+                Diagnosis::hinted(format!("`{name}` is not allowed in {place}"), hint)
             } else {
                 Diagnosis::hinted(
-                    format!("unknown key `{name}` in {place}"),
+                    format!("unknown key `{}` in {place}", quoted(name)),
                     unknown_key_hint(name, &self.known, value.get_ref().is_table()),
                 )
             };
@@ -194,9 +195,9 @@ impl<'r, 't> Reader<'r, 't> {
         for (key, _) in value.get_ref().as_table().into_iter().flatten().filter(|_| is_section) {
             let name: &str = key.get_ref();
             if self.known.contains(&name) {
-                let what = format!("`{name}` stands below `[env]`, which makes it a variable");
+                let what = format!("`{name}` is below `[env]`, so it sets a variable");
                 let hint = format!(
-                    "move it above the line `[env]`; if a variable is meant, write `env.{name} = \"...\"` above it"
+                    "move it above the line `[env]`; if you mean a variable, write `env.{name} = \"...\"` above that line"
                 );
                 self.findings.at(key.span(), Diagnosis::hinted(what, hint));
             }
@@ -297,24 +298,26 @@ fn wrong_type(text: &str, slot: Slot<'_>, value: &Spanned<DeValue<'_>>, expected
 /// How the value would be written as what is wanted.
 fn type_hint(raw: &str, value: &DeValue<'_>, slot: Slot<'_>, expected: Expected) -> String {
     let text = value.as_str();
-    let is_simple = !matches!(value, DeValue::Array(_) | DeValue::Table(_)) && !raw.contains('\n');
+    let is_simple = !matches!(value, DeValue::Array(_) | DeValue::Table(_))
+        && !raw.contains('\n')
+        && raw.len() <= QUOTED_CHARACTERS_MAX;
     match expected {
         Expected::Text | Expected::TextOrList if is_simple => format!("write {}", slot.with(&format!("\"{raw}\""))),
-        Expected::Text | Expected::TextOrList => format!("such as {}", slot.with("\"...\"")),
-        Expected::Duration if value.is_integer() => {
+        Expected::Text | Expected::TextOrList => format!("write for example {}", slot.with("\"...\"")),
+        Expected::Duration if value.is_integer() && is_simple => {
             let (seconds, minutes) = (slot.with(&format!("\"{raw}s\"")), slot.with(&format!("\"{raw}m\"")));
-            format!("a duration has a unit: {seconds} or {minutes}")
+            format!("add a unit: {seconds} or {minutes}")
         }
-        Expected::Duration => format!("such as {}, `\"5m\"`, `\"2h\"` or `\"7d\"`", slot.with("\"90s\"")),
-        Expected::Size => format!("such as {}", slot.with("\"100MiB\"")),
+        Expected::Duration => format!("write for example {}, `\"5m\"`, `\"2h\"` or `\"7d\"`", slot.with("\"90s\"")),
+        Expected::Size => format!("write for example {}", slot.with("\"100MiB\"")),
         Expected::Flag => match text {
             Some("true" | "yes" | "on" | "1") => format!("write {}", slot.with("true")),
             Some("false" | "no" | "off" | "0") => format!("write {}", slot.with("false")),
             Some(_) | None => format!("write {} or {}", slot.with("true"), slot.with("false")),
         },
         Expected::Whole | Expected::Number => match text.filter(|text| text.trim().parse::<f64>().is_ok()) {
-            Some(number) => format!("without quotes: {}", slot.with(number.trim())),
-            None => format!("such as {}", slot.with("3")),
+            Some(number) => format!("remove the quotes: {}", slot.with(&quoted(number.trim()))),
+            None => format!("write for example {}", slot.with("3")),
         },
         Expected::List if is_simple => {
             let quoted = |word: &str| format!("\"{}\"", word.trim_matches(','));
@@ -324,7 +327,7 @@ fn type_hint(raw: &str, value: &DeValue<'_>, slot: Slot<'_>, expected: Expected)
             };
             format!("write {}", slot.with(&format!("[{entries}]")))
         }
-        Expected::List => format!("such as {}", slot.with("[\"...\"]")),
-        Expected::Table => format!("write a line `[{}]` at the end of the file, and its entries below it", slot.key()),
+        Expected::List => format!("write for example {}", slot.with("[\"...\"]")),
+        Expected::Table => format!("add a line `[{}]` at the end of the file, and its entries below it", slot.key()),
     }
 }

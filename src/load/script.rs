@@ -2,10 +2,11 @@
 
 use super::definition::Input;
 use super::findings::Findings;
+use super::line_ends::{NO_MARK, NO_RETURNS};
 use super::policies::plain;
 use super::reader::{At, Reader, Shape};
-use super::{Diagnosis, values, words};
-use crate::model::diagnostic::{Diagnostic, shell_path, shown};
+use super::{Diagnosis, syntax, values, words};
+use crate::model::diagnostic::{Diagnostic, quoted, shell_path};
 
 /// The script's name unless the key `script` says otherwise; always its name in a zip.
 const SCRIPT_DEFAULT: &str = "script.sh";
@@ -27,19 +28,25 @@ pub(super) struct Script {
 }
 
 /// Reads `script` and `interpreter`, and looks at the script.
-pub(super) fn read(reader: &mut Reader<'_, '_>, input: &Input<'_>) -> Script {
+pub(super) fn read(reader: &mut Reader<'_, '_>, input: &Input<'_>, batches: &str) -> Script {
     let interpreter = interpreter(reader);
-    let path = path(reader, input);
+    let path = path(reader, input, batches);
     let mut script = Script { path: String::new(), interpreter: Vec::new(), complaint: None };
     let Some((path, file)) = path.and_then(|path| input.files.0.get(&path).map(|file| (path, file))) else {
         return script;
     };
-    let resolved = check_start(&file.bytes).and_then(|()| match interpreter {
+    let on_disk = match input.zip {
+        Some(_) => None,
+        None => Some(shell_path(&format!("{batches}/{}/{path}", input.name))),
+    };
+    let has_interpreter = interpreter.is_some();
+    let resolved = check_start(&file.bytes, on_disk.as_deref()).and_then(|()| match interpreter {
         Some(interpreter) => Ok(interpreter),
-        None => shebang(&file.bytes),
+        None => shebang(&file.bytes, on_disk.as_deref()),
     });
     let checked = resolved.and_then(|interpreter| {
-        check_line_ends(&file.bytes, &interpreter)?;
+        check_line_ends(&file.bytes, &interpreter, on_disk.as_deref())?;
+        check_language(&path, &file.bytes, has_interpreter)?;
         Ok(interpreter)
     });
     match checked {
@@ -77,7 +84,8 @@ fn interpreter(reader: &mut Reader<'_, '_>) -> Option<Vec<String>> {
     let list = reader.list("interpreter", Shape::List, values::text)?;
     let is_empty = list.get_ref().first().is_none_or(|program| program.get_ref().trim().is_empty());
     if is_empty {
-        let hint = "such as `interpreter = [\"python3\", \"-u\"]`; without the key, the script's `#!` line counts";
+        let hint =
+            "write for example `interpreter = [\"python3\", \"-u\"]`; without the key, the script's `#!` line decides";
         reader.findings.at(list.span(), Diagnosis::hinted("`interpreter` names no program", hint));
         return None;
     }
@@ -85,47 +93,48 @@ fn interpreter(reader: &mut Reader<'_, '_>) -> Option<Vec<String>> {
 }
 
 /// The script's path among the files; none if there is none, which is a complaint.
-fn path(reader: &mut Reader<'_, '_>, input: &Input<'_>) -> Option<String> {
+fn path(reader: &mut Reader<'_, '_>, input: &Input<'_>, batches: &str) -> Option<String> {
     let files = &input.files.0;
     let had_key = reader.key_span("script").is_some();
     let Some(written) = reader.value("script", values::contained_path) else {
         // A wrong `script` is a complaint already.
-        return if had_key { None } else { default_path(reader, input) };
+        return if had_key { None } else { default_path(reader, input, batches) };
     };
     let (span, name) = (written.span(), At::into_inner(written));
     if name.starts_with('/') {
-        let hint = "the script is a file in the batch's folder, so that it is kept and deployed with it";
-        reader
-            .findings
-            .at(span, Diagnosis::hinted(format!("`script` must be in the batch's folder, found `{name}`"), hint));
+        let hint = "copy the script into the batch's folder, and write its name there";
+        reader.findings.at(
+            span,
+            Diagnosis::hinted(format!("`script` must be in the batch's folder, found `{}`", quoted(&name)), hint),
+        );
         return None;
     }
     if input.zip == Some(name.as_str()) {
-        return in_zip(reader, input, &name);
+        return in_zip(reader, input, batches, &name);
     }
     if files.contains_key(&name) {
         return Some(name);
     }
     let hint = match words::nearest(&name, scripts(input)) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("make it, or write the name of another file of the folder `{}`", input.name),
+        None => format!("create the file, or name another file in the folder `{}`", input.name),
     };
-    reader.findings.at(span, Diagnosis::hinted(format!("there is no file `{name}` in the folder"), hint));
+    reader.findings.at(span, Diagnosis::hinted(format!("there is no file `{}` in the folder", quoted(&name)), hint));
     None
 }
 
 /// `script.sh`, else the only zip.
-fn default_path(reader: &mut Reader<'_, '_>, input: &Input<'_>) -> Option<String> {
+fn default_path(reader: &mut Reader<'_, '_>, input: &Input<'_>, batches: &str) -> Option<String> {
     let files = &input.files.0;
     if files.contains_key(SCRIPT_DEFAULT) {
         return Some(SCRIPT_DEFAULT.to_owned());
     }
     if let Some(zip) = input.zip {
-        return in_zip(reader, input, zip);
+        return in_zip(reader, input, batches, zip);
     }
     let inside = format!("{SCRIPT_DEFAULT}/");
     if files.keys().any(|path| path.starts_with(&inside)) {
-        let hint = format!("put the script itself beside `batch.toml`, or name it: `script = \"{inside}...\"`");
+        let hint = format!("put the script next to `batch.toml`, or name it: `script = \"{inside}...\"`");
         reader.findings.whole(Diagnosis::hinted(format!("`{SCRIPT_DEFAULT}` is a folder"), hint));
         return None;
     }
@@ -133,35 +142,36 @@ fn default_path(reader: &mut Reader<'_, '_>, input: &Input<'_>) -> Option<String
     let candidates: Vec<&str> = scripts(input).filter(|path| !path.contains('/')).collect();
     let diagnosis = match (zips.as_slice(), candidates.as_slice()) {
         ([first, second, ..], _) => Diagnosis::hinted(
-            format!("the folder has no `{SCRIPT_DEFAULT}`, and more than one zip: `{first}`, `{second}`"),
-            format!("say which: `script = \"{first}\"`"),
+            format!("the folder has no `{SCRIPT_DEFAULT}` and several zips: `{first}`, `{second}`"),
+            format!("name one of them: `script = \"{first}\"`"),
         ),
-        (_, [only]) => Diagnosis::hinted(
-            format!("the folder has no `{SCRIPT_DEFAULT}`"),
-            format!("rename `{only}` to `{SCRIPT_DEFAULT}`, or write `script = \"{only}\"`"),
-        ),
+        (_, [only]) => Diagnosis::hinted(format!("the folder has no `{SCRIPT_DEFAULT}`"), for_only(only)),
         _ => Diagnosis::hinted(
             format!("the folder has no `{SCRIPT_DEFAULT}`"),
-            format!(
-                "put `{SCRIPT_DEFAULT}` beside `batch.toml`, or name another file of the folder: `script = \"...\"`"
-            ),
+            format!("add a `{SCRIPT_DEFAULT}`, or name another file in the folder: `script = \"...\"`"),
         ),
     };
     reader.findings.whole(diagnosis);
     None
 }
 
-fn in_zip(reader: &mut Reader<'_, '_>, input: &Input<'_>, zip: &str) -> Option<String> {
+fn in_zip(reader: &mut Reader<'_, '_>, input: &Input<'_>, batches: &str, zip: &str) -> Option<String> {
     if input.files.0.contains_key(SCRIPT_DEFAULT) {
         return Some(SCRIPT_DEFAULT.to_owned());
     }
     let inner = input.files.0.keys().find_map(|path| path.strip_suffix("/script.sh"));
     let hint = match inner {
         Some(folder) => {
-            let (into, zip) = (shell_path(folder), shell_path(&format!("../{zip}")));
-            format!("it is in `{}`: zip the content, not the folder: `(cd {into} && zip -r {zip} .)`", shown(folder))
+            let batch = shell_path(&format!("{batches}/{}", input.name));
+            let (zip, below) = (shell_path(zip), shell_path(folder));
+            let up = format!("../{}", "../".repeat(folder.matches('/').count()));
+            format!(
+                "the script is in the folder `{}` of the zip; make the zip again from inside that folder: \
+                 `(cd {batch} && unzip -q {zip} && rm {zip} && cd {below} && zip -qr {up}{zip} .)`",
+                quoted(folder)
+            )
         }
-        None => format!("put a `{SCRIPT_DEFAULT}` at the root of the zip"),
+        None => format!("add a `{SCRIPT_DEFAULT}` at the root of the zip"),
     };
     reader.findings.whole(Diagnosis::hinted(format!("`{zip}` has no `{SCRIPT_DEFAULT}` at its root"), hint));
     None
@@ -177,18 +187,21 @@ fn scripts<'i>(input: &Input<'i>) -> impl Iterator<Item = &'i str> {
 }
 
 /// What no interpreter can read.
-fn check_start(bytes: &[u8]) -> Result<(), Complaint> {
+fn check_start(bytes: &[u8], on_disk: Option<&str>) -> Result<(), Complaint> {
     let (what, hint) = if bytes.trim_ascii().is_empty() {
-        ("the script is empty", "write what it shall do; `true` does nothing and succeeds")
+        ("the script is empty", "write the commands to run; `true` does nothing and succeeds".to_owned())
     } else if bytes.starts_with(BOM) {
-        let hint =
-            "the system would not see the `#!` behind it; take it out: `sed -i '1s/^\\xEF\\xBB\\xBF//' script.sh`";
+        let hint = match on_disk {
+            Some(path) => format!("the mark hides the `#!` line; remove it: `{NO_MARK} {path}`"),
+            None => "the mark hides the `#!` line; save the script as UTF-8 without it".to_owned(),
+        };
         ("the script begins with a byte order mark", hint)
     } else if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        ("the script is UTF-16, not UTF-8", "save it as UTF-8: `iconv -f UTF-16 -t UTF-8`")
+        let hint = on_disk.map_or_else(|| "save it as UTF-8".to_owned(), |path| syntax::to_utf8("UTF-16", path));
+        ("the script is UTF-16, not UTF-8", hint)
     } else if bytes.starts_with(b"\x7fELF") {
-        let hint = "keep the program beside a `script.sh` that calls it: `exec ./program \"$@\"`";
-        ("the script is a compiled program, not text", hint)
+        let hint = "rename the program, and add a `script.sh` that runs it: `exec ./program \"$@\"`";
+        ("the script is a compiled program, not text", hint.to_owned())
     } else {
         return Ok(());
     };
@@ -196,56 +209,109 @@ fn check_start(bytes: &[u8]) -> Result<(), Complaint> {
 }
 
 /// What the `#!` line says, split as execve(2) on Linux does: the program, and all that follows as one argument.
-fn shebang(bytes: &[u8]) -> Result<Vec<String>, Complaint> {
+fn shebang(bytes: &[u8], on_disk: Option<&str>) -> Result<Vec<String>, Complaint> {
     let Some(rest) = bytes.strip_prefix(b"#!") else { return Ok(vec![INTERPRETER_DEFAULT.to_owned()]) };
     let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let complaint = |what: String, hint: String| Err((Some(0), Diagnosis::hinted(what, hint)));
     if line.ends_with(b"\r") {
         return Err((
             Some(0),
-            crlf("the `#!` line ends with a carriage return: the system would look for a program of that name"),
+            crlf(
+                "the `#!` line ends with a carriage return, which the system takes as part of the program's name",
+                on_disk,
+            ),
         ));
     }
     let Ok(line) = std::str::from_utf8(line) else {
-        return complaint("the `#!` line is not UTF-8".to_owned(), "such as `#!/bin/bash`".to_owned());
+        return complaint("the `#!` line is not UTF-8".to_owned(), "write for example `#!/bin/bash`".to_owned());
     };
     let blank = [' ', '\t'];
     let line = line.trim_matches(blank);
     let (program, argument) = line.split_once(blank).unwrap_or((line, ""));
     let argument = argument.trim_start_matches(blank);
     if program.is_empty() || line.contains('\0') {
-        return complaint("the `#!` line names no program".to_owned(), "such as `#!/bin/bash`".to_owned());
+        return complaint("the `#!` line names no program".to_owned(), "write for example `#!/bin/bash`".to_owned());
     }
     if !program.starts_with('/') {
         let name = program.rsplit('/').next().unwrap_or(program);
-        let what = format!("the program of a `#!` line must have an absolute path, found `{program}`");
-        return complaint(what, format!("write `#!/usr/bin/env {name}`"));
+        let what = format!("the program in a `#!` line needs an absolute path, found `{}`", quoted(program));
+        return complaint(what, format!("write `#!/usr/bin/env {}`", quoted(name)));
     }
     if program.ends_with("/env") && argument.contains(blank) && !argument.starts_with('-') && !argument.contains('=') {
-        let what = format!("the system passes `{argument}` to `env` as one word, the name of a program");
-        return complaint(what, format!("write `#!{program} -S {argument}`"));
+        let what = format!("the system passes `{}` to `env` as one word", quoted(argument));
+        return complaint(what, format!("write `#!{program} -S {}`", quoted(argument)));
     }
     let argument = Some(argument).filter(|argument| !argument.is_empty());
     Ok([program].into_iter().chain(argument).map(str::to_owned).collect())
 }
 
 /// A shell takes the carriage return for a part of the line; other interpreters mind only the `#!` line.
-fn check_line_ends(bytes: &[u8], interpreter: &[String]) -> Result<(), Complaint> {
-    let names = interpreter.iter().flat_map(|word| word.split([' ', '/'])).collect::<Vec<_>>();
-    if !names.iter().any(|name| SHELLS.contains(name)) {
+fn check_line_ends(bytes: &[u8], interpreter: &[String], on_disk: Option<&str>) -> Result<(), Complaint> {
+    if !interpreter.iter().any(|word| names_shell(word)) {
         return Ok(());
     }
     match bytes.windows(2).position(|pair| pair == b"\r\n") {
         None => Ok(()),
         Some(first) => Err((
             Some(first),
-            crlf("the line ends with a carriage return, as on Windows: a shell takes it for a part of the line"),
+            crlf(
+                "the line ends with a carriage return, as on Windows; a shell reads that as part of the line",
+                on_disk,
+            ),
         )),
     }
 }
 
-fn crlf(what: &str) -> Diagnosis {
-    Diagnosis::hinted(what, "`sed -i 's/\\r$//' script.sh`; with git, `*.sh text eol=lf` in .gitattributes keeps it so")
+fn crlf(what: &str, on_disk: Option<&str>) -> Diagnosis {
+    let hint = match on_disk {
+        Some(path) => format!("remove them: `{NO_RETURNS} {path}`; in git, write `*.sh text eol=lf` to .gitattributes"),
+        None => "save the script with Unix line ends".to_owned(),
+    };
+    Diagnosis::hinted(what, hint)
+}
+
+fn names_shell(word: &str) -> bool {
+    word.split([' ', '/']).any(|name| SHELLS.contains(&name))
+}
+
+/// Whether a file begins with a `#!` line that names a shell.
+pub(super) fn is_shell_line(bytes: &[u8]) -> bool {
+    let line = bytes.strip_prefix(b"#!").and_then(|rest| rest.split(|byte| *byte == b'\n').next());
+    line.and_then(|line| std::str::from_utf8(line).ok()).is_some_and(|line| names_shell(line.trim_end()))
+}
+
+/// Languages by the end of a file's name: without a `#!` line, bash would run them.
+const LANGUAGES: [(&str, &str); 7] = [
+    (".py", "python3"),
+    (".pl", "perl"),
+    (".rb", "ruby"),
+    (".js", "node"),
+    (".php", "php"),
+    (".R", "Rscript"),
+    (".lua", "lua"),
+];
+
+fn language(path: &str) -> Option<&'static str> {
+    LANGUAGES.iter().find(|(end, _)| path.ends_with(end)).map(|(_, program)| *program)
+}
+
+/// What the only file beside `batch.toml` needs to be the script.
+fn for_only(only: &str) -> String {
+    const ARCHIVES: [&str; 8] = [".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst", ".7z", ".rar"];
+    if ARCHIVES.iter().any(|end| only.to_ascii_lowercase().ends_with(end)) {
+        return format!("only zips are unpacked; unpack `{only}` here, or make a zip of it");
+    }
+    match language(only) {
+        Some(program) => format!("write `script = \"{only}\"` and `interpreter = [\"{program}\"]`"),
+        None => format!("rename `{only}` to `{SCRIPT_DEFAULT}`, or write `script = \"{only}\"`"),
+    }
+}
+
+/// A program in another language, which nothing says that it is.
+fn check_language(path: &str, bytes: &[u8], has_interpreter: bool) -> Result<(), Complaint> {
+    let Some(program) = language(path).filter(|_| !has_interpreter && !bytes.starts_with(b"#!")) else { return Ok(()) };
+    let what = format!("`{path}` has no `#!` line, so bash would run it");
+    Err((None, Diagnosis::hinted(what, format!("write `interpreter = [\"{program}\"]`"))))
 }
 
 #[cfg(test)]
@@ -254,7 +320,7 @@ mod tests {
 
     #[test]
     fn shebangs() {
-        let check = |script: &[u8], expected: Result<&[&str], &str>| match (shebang(script), expected) {
+        let check = |script: &[u8], expected: Result<&[&str], &str>| match (shebang(script, None), expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{script:?}"),
             (Err((_, diagnosis)), Err(expected)) => assert!(diagnosis.what.contains(expected), "{diagnosis:?}"),
             (found, expected) => panic!("{:?}: {found:?}, expected {expected:?}", String::from_utf8_lossy(script)),
@@ -277,7 +343,7 @@ mod tests {
     fn only_shells_mind_line_ends_everywhere() {
         let check = |interpreter: &[&str], expected: bool| {
             let interpreter: Vec<String> = interpreter.iter().map(|word| (*word).to_owned()).collect();
-            assert_eq!(check_line_ends(b"a\nb\r\nc", &interpreter).is_ok(), expected, "{interpreter:?}");
+            assert_eq!(check_line_ends(b"a\nb\r\nc", &interpreter, None).is_ok(), expected, "{interpreter:?}");
         };
         check(&["bash"], false);
         check(&["/usr/bin/env", "-S bash -eu"], false);

@@ -6,7 +6,7 @@ use super::findings::Findings;
 use super::policies::{Policies, Surroundings, plain};
 use super::reader::{At, Reader, Shape};
 use super::{Diagnosis, syntax, values, words};
-use crate::model::diagnostic::Diagnostic;
+use crate::model::diagnostic::{Diagnostic, quoted};
 use crate::model::id::BatchName;
 use crate::model::settings::{Limits, Settings};
 
@@ -37,7 +37,7 @@ pub struct SettingsFile {
     /// `batches`, `runs` and `state`.
     pub paths: Paths,
     /// `max_running` (whole number, 100), `trusted_owners` (list of user names, none), `socket_group` (name of a group,
-    /// none) and `[pools]` (names, each with its number of slots).
+    /// none), `log_output` (false) and `[pools]` (names, each with its number of slots).
     pub settings: Settings,
     /// `[defaults]`: what batches leave open.
     pub defaults: Policies,
@@ -62,7 +62,7 @@ pub fn settings(
     bytes: &[u8],
     zone_known: &dyn Fn(&str) -> Result<(), Diagnosis>,
 ) -> (SettingsFile, Vec<Diagnostic>) {
-    let (text, complaint) = syntax::text_of(None, file, bytes);
+    let (text, complaint) = syntax::text_of(None, file, "", bytes);
     let mut diagnostics: Vec<Diagnostic> = complaint.into_iter().collect();
     let mut read = SettingsFile { file: file.to_owned(), ..SettingsFile::default() };
     let Some(text) = text else { return (read, diagnostics) };
@@ -80,6 +80,7 @@ pub fn settings(
         limits: limits(&mut reader),
         trusted_owners: reader.list("trusted_owners", Shape::List, values::account).map(plain).unwrap_or_default(),
         socket_group: reader.value("socket_group", values::account).map(At::into_inner),
+        log_output: reader.value("log_output", values::flag).is_some_and(At::into_inner),
     };
     let surroundings = Surroundings { zone_known, pools: &read.settings.limits.pools };
     let defaults = reader.section("defaults", "`[defaults]`", &BATCH_ONLY, |reader| {
@@ -107,14 +108,11 @@ fn limits(reader: &mut Reader<'_, '_>) -> Limits {
 fn check_pool_name(name: &str) -> Result<(), Diagnosis> {
     if words::SETTINGS_KEYS.contains(&name) {
         let hint = "move it above the line `[pools]`";
-        return Err(Diagnosis::hinted(
-            format!("`{name}` stands below `[pools]`, which makes it the name of a pool"),
-            hint,
-        ));
+        return Err(Diagnosis::hinted(format!("`{name}` is below `[pools]`, so it names a pool"), hint));
     }
     if name == values::NONE || BatchName::new(name).is_err() {
-        let hint = "a name begins with a-z or 0-9 and goes on with a-z, 0-9, `_` or `-`; `none` means no pool";
-        return Err(Diagnosis::hinted(format!("`{}` cannot be the name of a pool", name.escape_default()), hint));
+        let hint = "a name begins with a-z or 0-9 and continues with a-z, 0-9, `_` or `-`; `none` means no pool";
+        return Err(Diagnosis::hinted(format!("`{}` can't be the name of a pool", quoted(name)), hint));
     }
     Ok(())
 }

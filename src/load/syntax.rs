@@ -6,7 +6,8 @@ use toml::de::DeTable;
 
 use super::Diagnosis;
 use super::findings::Findings;
-use crate::model::diagnostic::Diagnostic;
+use super::line_ends::NO_MARK;
+use crate::model::diagnostic::{Diagnostic, beginning, quoted, shell_path};
 use crate::model::id::BatchName;
 
 /// The most bytes of a `batch.toml` or `batchd.toml`: a thousand times the usual, and little enough to read at once.
@@ -20,9 +21,11 @@ const MISSING_COMMA: &str = "missing comma between array elements";
 const UNCLOSED: &str = "unclosed ";
 
 /// The text of `bytes`, which are the file `file` of `batch`, without a byte order mark; and what is wrong with it as text.
+/// `folder` (empty, or a path) leads to the file in a command that somebody pastes.
 pub(super) fn text_of<'b>(
     batch: Option<&BatchName>,
     file: &str,
+    folder: &str,
     bytes: &'b [u8],
 ) -> (Option<&'b str>, Option<Diagnostic>) {
     let refused = |diagnosis: Diagnosis| {
@@ -30,34 +33,39 @@ pub(super) fn text_of<'b>(
         findings.whole(diagnosis);
         findings.into_diagnostics().pop()
     };
+    let path = if folder.is_empty() { shell_path(file) } else { shell_path(&format!("{folder}/{file}")) };
     if bytes.len() > TEXT_BYTES_MAX {
-        let what = format!("the file has {} bytes, and at most {TEXT_BYTES_MAX} are read", bytes.len());
-        return (None, refused(Diagnosis::hinted(what, "data belongs into a file of its own beside it")));
+        let what = format!("the file has {} bytes, more than the {TEXT_BYTES_MAX} that are read", bytes.len());
+        return (None, refused(Diagnosis::hinted(what, "put data in a file of its own")));
     }
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        let hint = format!("save it as UTF-8: `iconv -f UTF-16 -t UTF-8 {file}`");
-        return (None, refused(Diagnosis::hinted("the file is UTF-16, not UTF-8", hint)));
+        return (None, refused(Diagnosis::hinted("the file is UTF-16, not UTF-8", to_utf8("UTF-16", &path))));
     }
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
-        Err(error) => return (None, Some(not_utf8(batch, file, bytes, error.valid_up_to()))),
+        Err(error) => return (None, Some(not_utf8(batch, file, &path, bytes, error.valid_up_to()))),
     };
     match text.strip_prefix(BOM) {
         None => (Some(text), None),
         Some(text) => {
-            let hint = format!("take it out: `sed -i '1s/^\\xEF\\xBB\\xBF//' {file}`");
+            let hint = format!("remove it: `{NO_MARK} {path}`");
             (Some(text), refused(Diagnosis::hinted("the file begins with a byte order mark", hint)))
         }
     }
 }
 
+/// How to bring the file `path`, one word of a shell, from `encoding` to UTF-8.
+pub(super) fn to_utf8(encoding: &str, path: &str) -> String {
+    format!("save it as UTF-8: `iconv -f {encoding} -t UTF-8 {path} > {path}.utf8 && mv {path}.utf8 {path}`")
+}
+
 /// The complaint about the byte at `offset`, the first that is not UTF-8.
-fn not_utf8(batch: Option<&BatchName>, file: &str, bytes: &[u8], offset: usize) -> Diagnostic {
+fn not_utf8(batch: Option<&BatchName>, file: &str, path: &str, bytes: &[u8], offset: usize) -> Diagnostic {
     // Only what cannot be read is replaced, so lines and columns before it stay true.
     let lossy = String::from_utf8_lossy(bytes);
     let mut findings = Findings::new(batch.cloned(), file, &lossy);
     let what = format!("byte {:#04x} is not UTF-8", bytes[offset]);
-    let hint = format!("if it is Latin-1: `iconv -f LATIN1 -t UTF-8 {file}`");
+    let hint = format!("if the file is Latin-1, {}", to_utf8("LATIN1", path));
     findings.at(offset..offset + 1, Diagnosis::hinted(what, hint));
     findings.into_diagnostics().remove(0)
 }
@@ -82,33 +90,40 @@ fn syntax_error(text: &str, span: Range<usize>, message: &str) -> Diagnosis {
     let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
     let line = text[line_start..].lines().next().unwrap_or_default();
     if message.starts_with("duplicate key") {
-        return Diagnosis::hinted(format!("`{marked}` is there twice"), "keep one of them");
+        return Diagnosis::hinted(format!("`{}` appears twice", quoted(marked)), "remove one of them");
     }
-    let what = format!("not TOML: {message}");
-    let quoted = |value: &str| format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""));
+    let what = format!("invalid TOML: {}", quoted(message));
+    let in_quotes = |value: &str| format!("\"{}\"", quoted(value).replace('\\', "\\\\").replace('"', "\\\""));
     if message.starts_with(MISSING_COMMA) {
-        return Diagnosis::hinted(what, "is a list before it not closed with `]`, or a comma missing?");
+        return Diagnosis::hinted(what, "check for a missing `]` or `,` before this line");
     }
     if message.starts_with("invalid basic string") || message.starts_with("invalid literal string") {
         return Diagnosis::hinted(
-            "the string has no end, or a character in it that must be escaped",
-            "it ends with the quote that it begins with; a `\\` in \"...\" is written `\\\\`",
+            "the string has no closing quote, or has a character that must be escaped",
+            "close the string with the quote that opens it; write `\\\\` for a `\\` in \"...\"",
         );
     }
     match (line.split_once('='), line.split_once(':')) {
         (Some((key, value)), _) if value.trim().is_empty() => {
-            Diagnosis::hinted(format!("`{}` has no value", key.trim()), "give it one, or take the line out")
+            Diagnosis::hinted(format!("`{}` has no value", quoted(key.trim())), "add a value, or remove the line")
         }
         (Some((key, value)), _) if message.starts_with("string values must be quoted") && is_bare(value) => {
-            let hint = format!("write `{} = {}`", key.trim(), quoted(value.trim()));
-            Diagnosis::hinted("a string must be in quotes", hint)
+            let value = value.trim().trim_matches(CURLY_QUOTES);
+            let hint = format!("write `{} = {}`", quoted(key.trim()), in_quotes(value));
+            let what = if line.contains(CURLY_QUOTES) {
+                "curly quotes are not quotes in TOML"
+            } else {
+                "a string must be in quotes"
+            };
+            Diagnosis::hinted(what, hint)
         }
         (None, Some((key, value))) if !key.contains('"') => {
             let value = value.trim();
             let is_plain =
                 value.starts_with(['"', '[']) || value.parse::<f64>().is_ok() || value.parse::<bool>().is_ok();
-            let value = if is_plain { value.to_owned() } else { quoted(value) };
-            Diagnosis::hinted(what, format!("this is TOML, not YAML: `{} = {value}`", key.trim()))
+            let value = if is_plain { value.to_owned() } else { in_quotes(value) };
+            let value = beginning(&value);
+            Diagnosis::hinted(what, format!("this file is TOML, not YAML; write `{} = {value}`", quoted(key.trim())))
         }
         _ => Diagnosis::new(what),
     }
@@ -118,3 +133,6 @@ fn syntax_error(text: &str, span: Range<usize>, message: &str) -> Diagnosis {
 fn is_bare(value: &str) -> bool {
     !value.contains(['"', '\'', '[', ']', '{', '}', '#', '='])
 }
+
+/// What word processors make of `"` and `'`.
+const CURLY_QUOTES: [char; 7] = ['“', '”', '„', '‟', '‘', '’', '‚'];

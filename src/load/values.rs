@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use super::Diagnosis;
 use super::reader::{Expected, Wrong};
+use crate::model::diagnostic::quoted;
 use crate::model::id::BatchName;
 use crate::model::time::{format_duration, meant_duration, parse_duration};
 
@@ -18,6 +19,11 @@ pub(super) const LOG_BYTES_LARGEST: u64 = 1 << 50;
 
 /// The longest name of a user or group that Linux and its directories (`name@realm`) use.
 const ACCOUNT_BYTES_MAX: usize = 256;
+
+/// A number with more digits than this is too large for all that it could be.
+const DIGITS_MAX: usize = 20;
+/// The most names that a hint lists.
+const NAMES_LISTED_MAX: usize = 8;
 
 /// Units of a size, in bytes.
 const SIZE_UNITS: [(&str, u64); 9] = [
@@ -41,8 +47,8 @@ pub(super) fn text(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
     let text = value.as_str().ok_or(Wrong::Type(Expected::Text))?;
     if text.contains('\0') {
         return wrong(
-            format!("`{key}` has a NUL character in it"),
-            "take it out: no argument, path or variable can hold it",
+            format!("`{key}` contains a NUL character"),
+            "remove it; no argument, path or variable can hold it",
         );
     }
     Ok(text.to_owned())
@@ -52,7 +58,7 @@ pub(super) fn text(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
 pub(super) fn filled_text(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
     let text = text(key, value)?;
     if text.trim().is_empty() {
-        wrong(format!("an empty string for `{key}`"), "write something, or take it out")
+        wrong(format!("`{key}` has an empty string"), "write a value, or remove the string")
     } else {
         Ok(text)
     }
@@ -64,7 +70,7 @@ pub(super) fn line(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
     if text.trim_end().contains(char::is_control) {
         return wrong(
             format!("`{key}` has more than one line"),
-            "one line is shown in lists; the rest can be comments (`# ...`)",
+            "keep one line, and write the rest as a comment (`# ...`)",
         );
     }
     Ok(text.trim_end().to_owned())
@@ -81,8 +87,11 @@ pub(super) fn whole(range: RangeInclusive<i64>) -> impl Fn(&str, &DeValue<'_>) -
         let integer = value.as_integer().ok_or(Wrong::Type(Expected::Whole))?;
         let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
         number.filter(|number| range.contains(number)).ok_or_else(|| {
-            let hint = format!("a whole number from {} to {}", range.start(), range.end());
-            Wrong::Value(Diagnosis::hinted(format!("{integer} is out of range for `{key}`"), hint))
+            let hint = format!("write a whole number from {} to {}", range.start(), range.end());
+            Wrong::Value(Diagnosis::hinted(
+                format!("{} is out of range for `{key}`", quoted(&integer.to_string())),
+                hint,
+            ))
         })
     }
 }
@@ -103,9 +112,7 @@ pub(super) fn factor(most: f64) -> impl Fn(&str, &DeValue<'_>) -> Result<f64, Wr
             Some(number) => Ok(number),
             None => wrong(
                 format!("`{key}` must be a number from 1 to {most}"),
-                format!(
-                    "each wait is the last one times this: `{key} = 1.0` waits equally long, `{key} = 2.0` twice as long each time"
-                ),
+                format!("`{key} = 1.0` keeps the same delay, `{key} = 2.0` doubles it each time"),
             ),
         }
     }
@@ -115,12 +122,12 @@ pub(super) fn factor(most: f64) -> impl Fn(&str, &DeValue<'_>) -> Result<f64, Wr
 pub(super) fn duration(key: &str, value: &DeValue<'_>) -> Result<Duration, Wrong> {
     let text = value.as_str().ok_or(Wrong::Type(Expected::Duration))?;
     parse_duration(text).or_else(|error| {
-        let (what, hint) = error.split_once("; ").unwrap_or((&error, "a hundred years is the longest"));
+        let (what, hint) = error.split_once("; ").unwrap_or((&error, "write at most a hundred years"));
         let hint = match (text.trim(), meant_duration(text)) {
-            (text, _) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
-                format!("a duration has a unit: `{key} = \"{text}s\"` or `{key} = \"{text}m\"`")
+            (text, _) if !text.is_empty() && text.len() < DIGITS_MAX && text.bytes().all(|b| b.is_ascii_digit()) => {
+                format!("add a unit: `{key} = \"{text}s\"` or `{key} = \"{text}m\"`")
             }
-            (_, Some(meant)) => format!("a whole number and its unit: `{key} = \"{meant}\"`"),
+            (_, Some(meant)) => format!("write `{key} = \"{meant}\"`"),
             (_, None) => hint.to_owned(),
         };
         wrong(format!("`{key}`: {what}"), hint)
@@ -133,7 +140,10 @@ pub(super) fn duration_within(longest: Duration) -> impl Fn(&str, &DeValue<'_>) 
         let duration = duration(key, value)?;
         if duration > longest {
             let longest = format_duration(longest);
-            return wrong(format!("`{key}` is longer than {longest}"), format!("at most `{key} = \"{longest}\"`"));
+            return wrong(
+                format!("`{key}` is longer than {longest}"),
+                format!("write at most `{key} = \"{longest}\"`"),
+            );
         }
         Ok(duration)
     }
@@ -146,8 +156,8 @@ pub(super) fn timeout(key: &str, value: &DeValue<'_>) -> Result<Option<Duration>
     }
     match duration(key, value)? {
         Duration::ZERO => wrong(
-            format!("`{key}` is zero: no run could last that short"),
-            format!("for no timeout leave it out, or write `{key} = \"none\"` against a default in the settings"),
+            format!("`{key}` is zero, so every run would time out at once"),
+            format!("for no timeout remove `{key}`, or write `{key} = \"none\"` to override a default in the settings"),
         ),
         duration => Ok(Some(duration)),
     }
@@ -163,9 +173,10 @@ pub(super) fn size(key: &str, value: &DeValue<'_>) -> Result<u64, Wrong> {
     };
     match bytes.filter(|bytes| *bytes <= LOG_BYTES_LARGEST) {
         Some(bytes) => Ok(bytes),
-        None => {
-            wrong(format!("`{key}` must be from 0 to {LOG_BYTES_LARGEST} bytes"), format!("such as `{key} = \"1GiB\"`"))
-        }
+        None => wrong(
+            format!("`{key}` must be from 0 to {LOG_BYTES_LARGEST} bytes"),
+            format!("write for example `{key} = \"1GiB\"`"),
+        ),
     }
 }
 
@@ -179,10 +190,12 @@ fn parse_size(key: &str, text: &str) -> Result<Option<u64>, Wrong> {
         None => {
             let letter = unit.chars().next().map(|c| c.to_ascii_uppercase()).filter(|c| "KMGT".contains(*c));
             let hint = match letter.filter(|_| digits > 0) {
-                Some(letter) => format!("write `{key} = \"{number}{letter}iB\"`"),
-                None => format!("a whole number and a unit (B, KB, MB, GB, KiB, MiB, GiB, TiB): `{key} = \"100MiB\"`"),
+                Some(letter) if digits < DIGITS_MAX => format!("write `{key} = \"{number}{letter}iB\"`"),
+                Some(_) | None => {
+                    format!("write a number and a unit (B, KB, MB, GB, KiB, MiB, GiB, TiB): `{key} = \"100MiB\"`")
+                }
             };
-            wrong(format!("`{text}` is not a size"), hint)
+            wrong(format!("`{}` is not a size", quoted(text)), hint)
         }
     }
 }
@@ -192,12 +205,13 @@ pub(super) fn batch(key: &str, value: &DeValue<'_>) -> Result<BatchName, Wrong> 
     let text = text(key, value)?;
     BatchName::new(&text).or_else(|error| {
         let words: Vec<&str> = text.split([',', ' ']).filter(|word| !word.is_empty()).collect();
-        let hint = if words.len() > 1 && words.iter().all(|word| BatchName::new(word).is_ok()) {
-            let names: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
-            format!("several names are a list: `{key} = [{}]`", names.join(", "))
-        } else {
-            "the name of a batch is the name of its folder in `batches.d`".to_owned()
-        };
+        let hint =
+            if (2..=NAMES_LISTED_MAX).contains(&words.len()) && words.iter().all(|word| BatchName::new(word).is_ok()) {
+                let names: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+                format!("write several names as a list: `{key} = [{}]`", names.join(", "))
+            } else {
+                "a batch has the name of its folder in `batches.d`".to_owned()
+            };
         wrong(error.to_string(), hint)
     })
 }
@@ -208,14 +222,14 @@ pub(super) fn account(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
     let odd = |c: char| c.is_whitespace() || c.is_control() || c == '/' || c == ':';
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return wrong(
-            format!("`{key}` must be a name, found the number `{text}`"),
-            format!("`getent passwd {text}` or `getent group {text}` shows its name"),
+            format!("`{key}` must be a name, found the number `{}`", quoted(&text)),
+            format!("write the name; `getent passwd {0}` or `getent group {0}` shows it", quoted(&text)),
         );
     }
     if text.contains(odd) || text.starts_with('-') || text.len() > ACCOUNT_BYTES_MAX {
         return wrong(
-            format!("`{text}` cannot be the name of a user or group"),
-            "a name as `getent passwd` or `getent group` shows it",
+            format!("`{}` can't be the name of a user or group", quoted(&text)),
+            "write a name as `getent passwd` or `getent group` shows it",
         );
     }
     Ok(text)
@@ -227,7 +241,10 @@ pub(super) fn umask(key: &str, value: &DeValue<'_>) -> Result<u32, Wrong> {
         DeValue::Integer(integer) => {
             return wrong(
                 format!("`{key}` must be a string, found a whole number"),
-                format!("a mask is octal, in quotes: `{key} = \"{:0>3}\"`", integer.as_str()),
+                format!(
+                    "write the mask in octal and in quotes: `{key} = \"{}\"`",
+                    quoted(&format!("{:0>3}", integer.as_str()))
+                ),
             );
         }
         value => text(key, value)?,
@@ -236,8 +253,8 @@ pub(super) fn umask(key: &str, value: &DeValue<'_>) -> Result<u32, Wrong> {
     match mask {
         Some(mask) if text.bytes().all(|b| b.is_ascii_digit()) => Ok(mask),
         Some(_) | None => wrong(
-            format!("`{text}` is not a file mode creation mask"),
-            format!("three octal digits, what is taken from owner, group and others: `{key} = \"022\"`"),
+            format!("`{}` is not a file mode mask", quoted(&text)),
+            format!("write three octal digits, for example `{key} = \"022\"`"),
         ),
     }
 }
@@ -249,11 +266,11 @@ pub(super) fn absolute_path(key: &str, value: &DeValue<'_>) -> Result<String, Wr
         return Ok(path);
     }
     let hint = if path.starts_with('~') {
-        "`~` is not expanded here: write the path out"
+        "`~` is not expanded; write the path out"
     } else {
-        "without it, the script runs in its workspace, where its own files are"
+        "remove the key to run the script in its workspace, where its files are"
     };
-    wrong(format!("`{key}` must be an absolute path, found `{path}`"), hint)
+    wrong(format!("`{key}` must be an absolute path, found `{}`", quoted(&path)), hint)
 }
 
 /// A path that is absolute, or relative and stays below where it begins; `./` before it is taken away.
@@ -269,11 +286,11 @@ pub(super) fn contained_path(key: &str, value: &DeValue<'_>) -> Result<String, W
     let odd = |part: &str| part.is_empty() || part == "." || part == "..";
     if relative.split('/').any(odd) {
         let hint = if key == "env_file" {
-            "an absolute path, or one below the workspace, such as `report.env`"
+            "write an absolute path, or a file in the batch's folder, such as `report.env`"
         } else {
-            "a file in the batch's folder, such as `bin/load.sh`"
+            "write the path of a file in the batch's folder, such as `bin/load.sh`"
         };
-        return wrong(format!("`{path}` leads out of the folder, or has empty parts"), hint);
+        return wrong(format!("`{}` leads out of the folder, or has empty parts", quoted(&path)), hint);
     }
     Ok(relative.to_owned())
 }
@@ -288,6 +305,6 @@ pub(super) fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&str
         let all: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         let near = super::words::nearest(text, words.iter().map(|(word, _)| *word));
         let hint = near.map_or_else(String::new, |near| format!("did you mean \"{near}\"? "));
-        wrong(format!("`{key}` cannot be \"{text}\""), format!("{hint}it is one of {}", all.join(", ")))
+        wrong(format!("`{key}` can't be \"{}\"", quoted(text)), format!("{hint}write one of {}", all.join(", ")))
     }
 }

@@ -1,7 +1,13 @@
 //! What somebody may have meant: the nearest name, and the words that other schedulers use.
 
+use crate::model::diagnostic::{QUOTED_CHARACTERS_MAX, quoted};
+
 /// The one of `known` that `word` is probably a slip of, if there is one: at most a third of its letters are wrong.
 pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    // No name is that long, and the distance takes the product of both lengths.
+    if word.len() > QUOTED_CHARACTERS_MAX {
+        return None;
+    }
     let plain = plain(word);
     let distance = |candidate: &str| strsim::damerau_levenshtein(&plain, candidate);
     let (best, distance) = known.into_iter().map(|known| (known, distance(known))).min_by_key(|(_, d)| *d)?;
@@ -14,7 +20,7 @@ pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
 pub(super) fn unknown_key_hint(key: &str, known: &[&str], is_table: bool) -> String {
     let plain = plain(key);
     if known.contains(&plain.as_str()) {
-        return format!("it is written `{plain}`");
+        return format!("write `{plain}`");
     }
     // The words of other schedulers come before likeness: `needs` is not a slip of `tags`.
     let foreign = FOREIGN.iter().find(|(words, key, _)| words.contains(&plain.as_str()) && known.contains(key));
@@ -25,19 +31,19 @@ pub(super) fn unknown_key_hint(key: &str, known: &[&str], is_table: bool) -> Str
         return (*hint).to_owned();
     }
     if plain == "defaults" {
-        return "defaults for all batches stand in `batchd.toml`; here write the keys at the top of the file"
+        return "move defaults for all batches to `batchd.toml`; in a batch, write the keys at the top of the file"
             .to_owned();
     }
     if SETTINGS_KEYS.contains(&plain.as_str()) {
-        return "it is a setting of the daemon: it belongs into `batchd.toml`, above `[defaults]`".to_owned();
+        return "this is a setting of the daemon; move it to `batchd.toml`, above `[defaults]`".to_owned();
     }
     match nearest(&plain, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None if is_table => format!("there is no section `[{key}]`: write its keys at the top of the file, without it"),
+        None if is_table => format!("remove `[{}]`, and write its keys at the top of the file", quoted(key)),
         None => {
             let mut known = known.to_vec();
             known.sort_unstable();
-            format!("known here are {}", known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "))
+            format!("the known keys are {}", known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "))
         }
     }
 }
@@ -99,9 +105,9 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
             "file",
         ],
         "script",
-        "the name of a file beside batch.toml; without it, `script.sh`",
+        "the name of a file next to `batch.toml`; the default is `script.sh`",
     ),
-    (&["shell"], "interpreter", "`interpreter = [\"bash\", \"-eu\"]`; without it, the script's `#!` line"),
+    (&["shell"], "interpreter", "`interpreter = [\"bash\", \"-eu\"]`; the default is the script's `#!` line"),
     (&["arguments", "parameters", "params", "argv"], "args", "`args = [\"--full\"]`"),
     (&["environment", "env_vars", "envs", "variables", "vars", "environ"], "env", "`env = { NAME = \"value\" }`"),
     (
@@ -132,7 +138,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
             "handler_on",
         ],
         "on_error",
-        "the batches to start when this one has failed, `on_error = [\"alert\"]`",
+        "the batches to start when this batch fails, `on_error = [\"alert\"]`",
     ),
     (
         &["concurrency", "concurrency_policy", "max_active_runs", "allow_concurrent", "concurrent", "singleton"],
@@ -172,7 +178,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (
         &["disabled", "suspend", "suspended", "paused", "active", "is_paused"],
         "enabled",
-        "`enabled = false` turns it off",
+        "`enabled = false` turns the batch off",
     ),
     (
         &["cwd", "workdir", "dir", "directory", "working_directory", "chdir", "work_dir"],
@@ -186,13 +192,13 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (
         &["queue", "resource_group", "limit", "semaphore", "partition"],
         "pool",
-        "a named limit from the settings' `[pools]`",
+        "the name of a limit in the settings' `[pools]`",
     ),
     (&["nice", "weight", "priority_weight"], "priority", "`priority = 10`; higher goes first"),
     (
         &["always", "ignore_errors", "run_always", "trigger_rule", "allow_failure", "continue_on", "when_failed"],
         "independent",
-        "`independent = true` runs it even if an upstream did not succeed",
+        "`independent = true` runs the batch even if an upstream did not succeed",
     ),
     (
         &["input", "stdin", "pipe", "use_output", "previous_output"],
@@ -216,7 +222,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "max_running",
         "`max_running = 100`",
     ),
-    (&["batches_dir", "definitions", "jobs", "dags"], "batches", "the folder with the batches"),
+    (&["batches_dir", "definitions", "jobs", "dags"], "batches", "the folder of the batches"),
     (&["runs_dir", "logs", "log_dir", "log"], "runs", "the folder with one folder per run"),
     (&["state_dir", "data", "data_dir", "db"], "state", "the daemon's own folder"),
     (&["default"], "defaults", "`[defaults]`"),
@@ -224,17 +230,17 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
 ];
 
 /// The keys at the top of the settings.
-pub(super) const SETTINGS_KEYS: [&str; 8] =
-    ["batches", "runs", "state", "max_running", "trusted_owners", "socket_group", "pools", "defaults"];
+pub(super) const SETTINGS_KEYS: [&str; 9] =
+    ["batches", "runs", "state", "max_running", "trusted_owners", "socket_group", "log_output", "pools", "defaults"];
 
 /// Words for what is no key at all.
 const NO_KEY: &[(&[&str], &str)] = &[
-    (&["name", "id", "job", "job_name", "batch"], "the folder's name is the batch's name; take this line out"),
+    (&["name", "id", "job", "job_name", "batch"], "the folder's name is the batch's name; remove this line"),
     (
         &["on_success", "then", "before", "downstream", "downstreams", "next", "children", "triggers", "followed_by"],
-        "an edge is written at its other end: the later batch names this one in its `after`",
+        "name this batch in the `after` of the batch that follows",
     ),
-    (&["version", "schema", "api_version", "kind"], "definitions have no version; take this line out"),
+    (&["version", "schema", "api_version", "kind"], "definitions have no version; remove this line"),
 ];
 
 #[cfg(test)]
@@ -259,14 +265,14 @@ mod tests {
             let hint = unknown_key_hint(key, &known, false);
             assert!(hint.starts_with(expected), "{key}: {hint}");
         };
-        check("retryDelay", "it is written `retry_delay`");
-        check("RETRIES", "it is written `retries`");
+        check("retryDelay", "write `retry_delay`");
+        check("RETRIES", "write `retries`");
         check("OnCalendar", "batchd calls it `cron`");
         check("needs", "batchd calls it `after`");
         check("retrys", "did you mean `retries`?");
         check("name", "the folder's name");
-        check("max_running", "it is a setting");
-        check("zzz", "known here are `after`, `cron`");
+        check("max_running", "this is a setting");
+        check("zzz", "the known keys are `after`, `cron`");
     }
 
     /// A foreign word that is a key of ours would hide the key.

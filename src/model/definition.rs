@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::diagnostic::quoted;
 use super::id::{BatchName, DefinitionHash};
 use super::time::{duration_ms, duration_ms_option};
 
@@ -16,10 +17,10 @@ pub const VARIABLE_NAME_BYTES_MAX: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VariableNameError {
     /// A shell takes it for no name: letters, digits and `_`, no digit first.
-    #[error("`{}` cannot be the name of a variable", .0.escape_default())]
+    #[error("`{}` can't be the name of a variable", quoted(.0))]
     Malformed(String),
     /// More than [`VARIABLE_NAME_BYTES_MAX`].
-    #[error("a variable's name has at most {VARIABLE_NAME_BYTES_MAX} bytes, and this one has {0}")]
+    #[error("this variable's name has {0} bytes, more than the {VARIABLE_NAME_BYTES_MAX} allowed")]
     TooLong(usize),
     /// batchd's own.
     #[error("`{0}` is reserved")]
@@ -122,7 +123,10 @@ pub struct Execution {
     /// Variables.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// A file of variables, read when a run starts. Relative: in the workspace.
+    /// The variables that the script gets from the daemon's own environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pass_env: Vec<String>,
+    /// A file of variables, read when a run starts. Relative: in the batch's folder.
     #[serde(default)]
     pub env_file: Option<String>,
     /// Where the script runs, if not in its workspace. Absolute.

@@ -11,6 +11,11 @@ pub const DEFINITION_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The most files of a definition.
 pub const DEFINITION_FILES_MAX: usize = 4096;
 
+/// The permission bits that are copied: no set-user-id, no set-group-id, no sticky bit.
+pub const MODE_MASK: u32 = 0o777;
+/// The mode bit that lets the owner execute.
+const OWNER_EXECUTES: u32 = 0o100;
+
 /// The files of a definition by their path in it: `/` between the parts, no part empty, `.` or `..`, no `/` at either end.
 ///
 /// A zip's entries and included folders are already in place here: a folder and a zip of the same files are the same `Files`.
@@ -22,13 +27,20 @@ pub struct Files(pub BTreeMap<String, FileContent>);
 pub struct FileContent {
     /// What is in it.
     pub bytes: Vec<u8>,
-    /// Whether its owner may execute it: the one mode bit that counts, as in git.
-    pub executable: bool,
+    /// The permission bits of its source, [`MODE_MASK`] at most. The hash has only the owner's execute bit, as in git.
+    pub mode: u32,
+}
+
+impl FileContent {
+    /// Whether its owner can execute it.
+    pub fn is_executable(&self) -> bool {
+        self.mode & OWNER_EXECUTES != 0
+    }
 }
 
 impl std::fmt::Debug for FileContent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes{}", self.bytes.len(), if self.executable { ", executable" } else { "" })
+        write!(f, "{} bytes{}", self.bytes.len(), if self.is_executable() { ", executable" } else { "" })
     }
 }
 
@@ -41,7 +53,7 @@ impl Files {
         for (path, file) in &self.0 {
             hasher.update((path.len() as u64).to_be_bytes());
             hasher.update(path.as_bytes());
-            hasher.update([u8::from(file.executable)]);
+            hasher.update([u8::from(file.is_executable())]);
             hasher.update((file.bytes.len() as u64).to_be_bytes());
             hasher.update(&file.bytes);
         }
@@ -59,7 +71,10 @@ mod tests {
     use super::*;
 
     fn files(entries: &[(&str, &str, bool)]) -> Files {
-        let file = |bytes: &str, executable| FileContent { bytes: bytes.as_bytes().to_vec(), executable };
+        let file = |bytes: &str, executable| FileContent {
+            bytes: bytes.as_bytes().to_vec(),
+            mode: if executable { 0o755 } else { 0o644 },
+        };
         Files(entries.iter().map(|(path, bytes, executable)| ((*path).to_owned(), file(bytes, *executable))).collect())
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::diagnostic::shown;
+use super::diagnostic::quoted;
 use super::time::Instant;
 
 /// The most characters that a batch's name may have: with the number of a run behind it, it stays a short file name.
@@ -16,6 +16,25 @@ pub const BATCH_NAME_CHARACTERS_MAX: usize = 63;
 
 /// The greatest number that a run can have: the journal's integers are signed.
 pub const RUN_NUMBER_MAX: u64 = i64::MAX as u64;
+
+/// Letters outside of ASCII, as they are usually written without them.
+const LETTERS: [(&str, &str); 15] = [
+    ("ä", "ae"),
+    ("ö", "oe"),
+    ("ü", "ue"),
+    ("ß", "ss"),
+    ("æ", "ae"),
+    ("ø", "oe"),
+    ("àáâãå", "a"),
+    ("çćč", "c"),
+    ("èéêë", "e"),
+    ("ìíîï", "i"),
+    ("ñń", "n"),
+    ("òóôõ", "o"),
+    ("ùúû", "u"),
+    ("śš", "s"),
+    ("žźż", "z"),
+];
 
 /// The name of a batch, which is the name of its folder: `[a-z0-9][a-z0-9_-]{0,62}`.
 #[derive(Clone)]
@@ -61,15 +80,15 @@ impl PartialOrd for BatchName {
 pub enum IdError {
     /// Not a batch's name.
     #[error(
-        "`{}` is not a batch name: a name begins with a-z or 0-9, goes on with a-z, 0-9, `_` or `-`, and has at most {BATCH_NAME_CHARACTERS_MAX} characters",
-        shown(.0)
+        "`{}` is not a batch name; a name begins with a-z or 0-9, continues with a-z, 0-9, `_` or `-`, and has at most {BATCH_NAME_CHARACTERS_MAX} characters",
+        quoted(.0)
     )]
     BatchName(String),
     /// Not a run's id.
-    #[error("`{}` is not a run id: an id is a batch name, a dot and a number, such as `report.42`", shown(.0))]
+    #[error("`{}` is not a run id; an id is a batch name, a dot and a number, such as `report.42`", quoted(.0))]
     RunId(String),
     /// Not a definition's hash.
-    #[error("`{}` is not a definition hash: a hash has 64 hexadecimal digits", shown(.0))]
+    #[error("`{}` is not a definition hash; a hash has 64 hexadecimal digits", quoted(.0))]
     DefinitionHash(String),
 }
 
@@ -85,6 +104,29 @@ impl BatchName {
         } else {
             Err(IdError::BatchName(text.to_owned()))
         }
+    }
+
+    /// The name that is nearest to what somebody wrote; none if too little of that can be in a name.
+    pub fn suggestion(text: &str) -> Option<Self> {
+        let mut name = String::new();
+        let mut lost = 0;
+        for c in text.chars().flat_map(char::to_lowercase).take(BATCH_NAME_CHARACTERS_MAX * 2) {
+            match c {
+                'a'..='z' | '0'..='9' | '_' => name.push(c),
+                _ => match LETTERS.iter().find(|(letters, _)| letters.contains(c)) {
+                    Some((_, plain)) => name.push_str(plain),
+                    None => {
+                        lost += usize::from(c.is_alphanumeric());
+                        if !name.ends_with('-') {
+                            name.push('-');
+                        }
+                    }
+                },
+            }
+        }
+        let name = name.trim_matches(['-', '_']);
+        let name = name.get(..BATCH_NAME_CHARACTERS_MAX).unwrap_or(name);
+        Self::new(name).ok().filter(|name| lost < name.text.len())
     }
 
     /// The name as text.

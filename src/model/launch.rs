@@ -27,6 +27,17 @@ pub struct Launch {
     pub upstreams: Vec<UpstreamEnd>,
     /// The run whose stdout `run.given.input` asks for, as the journal records it.
     pub given_input: Option<UpstreamEnd>,
+    /// How the batch of the first upstream has been doing, if that upstream failed: for an alert.
+    pub alert: Option<Alert>,
+}
+
+/// How a batch has been doing up to a run of it that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// Its failures since the last success, this one included; attempts of one run count once.
+    pub failures_in_a_row: u64,
+    /// When it succeeded last, RFC 3339 in the zone of the batch that is told; none: never.
+    pub last_success_at: Option<String>,
 }
 
 /// What the journal records of an upstream's run that has ended.

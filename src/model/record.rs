@@ -40,7 +40,42 @@ pub enum Record {
         /// One sentence.
         text: String,
     },
+    /// The daemon's own time zone, in which batches without a `timezone` are scheduled.
+    Zone {
+        /// Its IANA name; `localtime` for an `/etc/localtime` that is a copy without a known name.
+        name: String,
+    },
 }
+
+/// What counts as one boot. Processes outlive a daemon within a boot of the host; `@reboot` also counts each start of a
+/// container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// The boot of the host.
+    pub host: String,
+    /// The container within it, if the daemon is in one.
+    pub container: Option<String>,
+}
+
+impl Boot {
+    /// The name for `@reboot`, which is decided once for each.
+    pub fn of_reboot(&self) -> String {
+        match &self.container {
+            Some(container) => format!("{}/{container}", self.host),
+            None => self.host.clone(),
+        }
+    }
+}
+
+impl From<String> for Boot {
+    fn from(host: String) -> Self {
+        Self { host, container: None }
+    }
+}
+
+/// In place of a boot in [`BatchFacts::reboot_boot`]: the journal was restored or rebuilt, and nobody knows for which boot
+/// `@reboot` was decided. So it is not decided for the present one, in which the batch may have run.
+pub const REBOOT_UNKNOWN: &str = "unknown";
 
 /// What is known of a batch beside its definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +86,7 @@ pub struct BatchFacts {
     pub next_number: u64,
     /// The last instant decided for its schedule; none if it never had one.
     pub cursor: Option<Instant>,
-    /// The boot of the host for which `@reboot` was decided.
+    /// The boot for which `@reboot` was decided last: see [`Boot::of_reboot`].
     pub reboot_boot: Option<String>,
     /// The operator's no.
     pub disabled: Option<Disabled>,

@@ -18,6 +18,8 @@ pub struct Settings {
     pub trusted_owners: Vec<String>,
     /// The group that may use the socket.
     pub socket_group: Option<String>,
+    /// The daemon's log has the lines that scripts write, too.
+    pub log_output: bool,
 }
 
 /// How many runs may be under way at once.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::diagnostic::quoted;
+
 /// A point in time: milliseconds since 1970-01-01T00:00:00Z, leap seconds not counted. Written in RFC 3339, UTC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(i64);
@@ -117,17 +119,17 @@ pub const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     const FORM: &str = "a duration is a whole number and a unit, such as \"90s\", \"5m\", \"2h\" or \"7d\"";
     let total = parse_parts(text).map_err(|what| match meant_duration(text) {
-        Some(meant) => format!("`{text}` is not a duration; write \"{meant}\""),
+        Some(meant) => format!("`{}` is not a duration; write \"{meant}\"", quoted(text)),
         None => format!("{what}; {FORM}"),
     })?;
-    if total > DURATION_MAX { Err(format!("`{text}` is more than a hundred years")) } else { Ok(total) }
+    if total > DURATION_MAX { Err(format!("`{}` is more than a hundred years", quoted(text))) } else { Ok(total) }
 }
 
 /// As [`parse_duration`]; the error says what is wrong.
 fn parse_parts(text: &str) -> Result<Duration, String> {
     let mut rest = text.trim();
     if rest.is_empty() {
-        return Err("an empty duration".to_owned());
+        return Err("the duration is empty".to_owned());
     }
     let mut total_ms: u64 = 0;
     while !rest.is_empty() {
@@ -135,15 +137,16 @@ fn parse_parts(text: &str) -> Result<Duration, String> {
         let letters = rest[digits..].bytes().take_while(u8::is_ascii_alphabetic).count();
         let (number, unit) = (&rest[..digits], &rest[digits..digits + letters]);
         if digits == 0 {
-            return Err(format!("`{text}` is not a duration"));
+            return Err(format!("`{}` is not a duration", quoted(text)));
         }
         if unit.is_empty() {
-            return Err(format!("`{text}` has no unit"));
+            return Err(format!("`{}` has no unit", quoted(text)));
         }
         let unit_ms = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, ms)| *ms);
-        let unit_ms = unit_ms.ok_or_else(|| format!("`{unit}` is not a unit of time"))?;
+        let unit_ms = unit_ms.ok_or_else(|| format!("`{}` is not a unit of time", quoted(unit)))?;
         let part = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_ms));
-        total_ms = part.and_then(|ms| total_ms.checked_add(ms)).ok_or_else(|| format!("`{text}` is too long"))?;
+        total_ms =
+            part.and_then(|ms| total_ms.checked_add(ms)).ok_or_else(|| format!("`{}` is too long", quoted(text)))?;
         rest = &rest[digits + letters..];
     }
     Ok(Duration::from_millis(total_ms))

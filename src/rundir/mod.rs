@@ -7,9 +7,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, linkat, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
 
 use crate::model::id::{RunId, Token};
+use crate::os;
 
 pub mod crash;
 pub mod records;
@@ -31,6 +32,9 @@ pub const IO: &str = "io";
 pub const TROUBLE: &str = "trouble";
 /// `aside.<n>`: what was found in the folder when it had to be begun anew.
 pub const ASIDE: &str = "aside.";
+
+/// How NFS names a file that was removed while a process has it open; it goes when the process closes it.
+const REMOVED_BUT_OPEN: &str = ".nfs";
 
 /// How often a run folder may be begun anew before that is given up: with a wait of a minute each, that is most of a week.
 pub const ASIDE_MAX: u32 = 9999;
@@ -94,10 +98,10 @@ impl RunDir {
 
     /// Puts the claim in place if none is there. False: another was first.
     pub fn claim(&self, claim: &Claim) -> io::Result<bool> {
-        let beside = format!("{}.{}", Claim::FILE, std::process::id());
+        let beside = format!("{}.{}", Claim::FILE, os::process_name());
         let linked = self
             .write_file(&beside, &records::encode(claim))
-            .and_then(|()| Ok(linkat(&self.folder, &beside, &self.folder, Claim::FILE, AtFlags::empty())?));
+            .and_then(|()| Ok(os::link_to_free(&self.folder, &beside, &self.folder, Claim::FILE)?));
         let removed = unlinkat(&self.folder, &beside, AtFlags::empty());
         match linked {
             Ok(()) => removed.map(|()| true).map_err(Into::into),
@@ -219,13 +223,13 @@ impl RunDir {
         Ok(self.names()?.into_iter().filter(|name| name.starts_with(ASIDE)).filter(has_started).collect())
     }
 
-    /// The names in the folder, without `.` and `..`.
+    /// The names in the folder, without `.`, `..`, and files that were removed and are still open on NFS.
     pub fn names(&self) -> io::Result<Vec<String>> {
         names(self.folder.as_fd())
     }
 
     fn write_beside(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let beside = format!("{name}.new");
+        let beside = format!("{name}.{}.new", os::process_name());
         self.write_file(&beside, bytes)?;
         Ok(renameat(&self.folder, &beside, &self.folder, name)?)
     }
@@ -241,8 +245,16 @@ impl RunDir {
             let count = rustix::io::write(&file, bytes)?;
             bytes = &bytes[count..];
         }
-        Ok(())
+        sync_on_network(file.as_fd())
     }
+}
+
+/// Brings a file to its server. On another host it is seen only then, and only this says that there was no room for it.
+pub fn sync_on_network(file: BorrowedFd<'_>) -> io::Result<()> {
+    if os::is_on_network(file) {
+        rustix::fs::fsync(file)?;
+    }
+    Ok(())
 }
 
 impl AsFd for RunDir {
@@ -266,7 +278,7 @@ fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if name != "." && name != ".." {
+        if name != "." && name != ".." && !name.starts_with(REMOVED_BUT_OPEN) {
             names.push(name);
         }
     }
@@ -287,8 +299,10 @@ fn remove_aside(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
-/// A write lock on the whole file, belonging to the open file description (fcntl(2), `F_OFD_SETLK`).
-fn set_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
+/// Takes the lock of an open file for writing, as long as the file is open. False: somebody else has it.
+///
+/// An OFD lock, fcntl_locking(2): [`probe_lock`] sees it from another pid namespace, where flock(2) has no such question.
+pub fn set_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
     let mut lock = whole_file_lock();
     // SAFETY: the descriptor is open while it is borrowed, and `lock` is a valid `flock` for the duration of the call.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw mut lock) };
@@ -302,8 +316,8 @@ fn set_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// Whether another open file description holds a lock (`F_OFD_GETLK`).
-fn probe_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
+/// Whether somebody has the lock that [`set_lock`] takes. Asked without taking it.
+pub fn probe_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
     let mut lock = whole_file_lock();
     // SAFETY: as in `set_lock`; the kernel writes the answer into `lock`.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
@@ -342,6 +356,19 @@ mod tests {
         assert!(!run.claim(&claim(2)).unwrap());
         assert_eq!(run.read::<Claim>(&token(1)).unwrap(), Some(claim(1)));
         assert_eq!(names(&run), ["claim"]);
+    }
+
+    #[test]
+    fn a15_what_a_process_with_the_same_pid_elsewhere_writes_is_left_alone() {
+        let (home, run) = folder();
+        let theirs = [format!("claim.{}", std::process::id()), "exit.json.new".to_owned()];
+        let path = |name: &String| home.path().join("report.42").join(name);
+        theirs.iter().for_each(|name| std::fs::write(path(name), "theirs").unwrap());
+        assert!(run.claim(&claim(1)).unwrap());
+        run.write(&exit_record()).unwrap();
+        theirs.iter().for_each(|name| assert_eq!(std::fs::read_to_string(path(name)).unwrap(), "theirs"));
+        run.settle().unwrap();
+        assert_eq!(names(&run), ["exit.json"]);
     }
 
     #[test]

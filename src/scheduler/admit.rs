@@ -227,7 +227,7 @@ impl Scheduler {
         run.state = State::Starting;
         run.starting_at = Some(now);
         run.definition = Some(definition.hash);
-        run.boot = Some(self.boot.clone());
+        run.boot = Some(self.boot.host.clone());
         run.remark = None;
         self.acts.push(Effect::Start { run: Box::new(run.clone()), definition });
         self.book.put(run);

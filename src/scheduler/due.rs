@@ -6,7 +6,7 @@ use crate::model::cron::Expression;
 use crate::model::definition::CatchUp;
 use crate::model::graph::Node;
 use crate::model::id::BatchName;
-use crate::model::record::{DecidedAhead, Record};
+use crate::model::record::{DecidedAhead, REBOOT_UNKNOWN, Record};
 use crate::model::run::{End, Follow, Given, Outcome, Range, Run, State, Trigger};
 use crate::model::schedule::{Schedule, jitter_offset};
 use crate::model::time::Instant;
@@ -346,13 +346,13 @@ impl Scheduler {
         }
     }
 
-    /// `@reboot`: once after each boot of the host. `was` says that the batch had it before: one that gets it now waits for
-    /// the next boot.
-    pub(super) fn decide_reboot(&mut self, now: Instant, name: &BatchName, was: bool) {
+    /// `@reboot`: at the first start of a daemon after a boot in which the batch has not run yet. A batch that gets it while
+    /// the daemon runs waits for the next boot.
+    pub(super) fn decide_reboot(&mut self, now: Instant, name: &BatchName, at_start: bool) {
         let Some(node) = self.graph.get(name).filter(|node| node.entry.reboot).cloned() else { return };
-        let boot = self.boot.clone();
+        let boot = self.boot.of_reboot();
         let decided = self.facts_mut(name).reboot_boot.replace(boot.clone());
-        if !was || decided.is_none_or(|decided| decided == boot) {
+        if !at_start || decided.is_some_and(|decided| decided == boot || decided == REBOOT_UNKNOWN) {
             return;
         }
         let verdict = match self.says_no_until(name, &node) {

@@ -26,7 +26,7 @@ use crate::model::graph::Graph;
 use crate::model::id::{BatchName, JournalId, RunId};
 
 use crate::model::launch::{ExitCause, Report};
-use crate::model::record::{BatchFacts, DecidedAhead, EdgeFacts, InForce, Record, Recovered, ZoneMark};
+use crate::model::record::{BatchFacts, Boot, DecidedAhead, EdgeFacts, InForce, Record, Recovered, ZoneMark};
 use crate::model::request::{Reply, Request};
 use crate::model::run::{End, Outcome, Run, State};
 use crate::model::settings::Limits;
@@ -128,8 +128,8 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct Scheduler {
     journal: JournalId,
-    /// The boot of the host: decides `@reboot`, and goes into the row of what is started.
-    boot: String,
+    /// Decides `@reboot`; the host's boot goes into the row of each run that starts.
+    boot: Boot,
     graph: Arc<Graph>,
     book: Book,
     /// What is known of every batch that the journal knows.
@@ -174,9 +174,9 @@ enum Phase {
 }
 
 impl Scheduler {
-    /// A scheduler that goes on where the journal ends. `graph` is made of the definitions that were in force; `boot` names
-    /// the host's boot. The first event but reports of what was adopted is [`Event::Begin`].
-    pub fn recover(recovered: Recovered, graph: Arc<Graph>, boot: String) -> Self {
+    /// A scheduler that goes on where the journal ends. `graph` is made of the definitions that were in force; `boot` is the
+    /// present one. The first event but reports of what was adopted is [`Event::Begin`].
+    pub fn recover(recovered: Recovered, graph: Arc<Graph>, boot: impl Into<Boot>) -> Self {
         let mut ahead: BTreeMap<BatchName, Ahead> = BTreeMap::new();
         for DecidedAhead { batch, to, from } in recovered.decided_ahead {
             ahead.entry(batch).or_default().insert((from, to));
@@ -184,7 +184,7 @@ impl Scheduler {
         let cursor_latest = recovered.batches.iter().filter_map(|facts| facts.cursor).max().unwrap_or(Instant::MIN);
         Self {
             journal: recovered.journal,
-            boot,
+            boot: boot.into(),
             graph,
             book: Book::recover(recovered.runs, recovered.queue_position_next),
             batches: recovered.batches.into_iter().map(|facts| (facts.name.clone(), facts)).collect(),

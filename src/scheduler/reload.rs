@@ -15,7 +15,7 @@ impl Scheduler {
     /// changed meanwhile; then the graph on disk is in force.
     pub(super) fn begin(&mut self, now: Instant, graph: Arc<Graph>) {
         if !self.is_adopting() {
-            return self.reload(now, graph);
+            return self.swap_graph(now, graph, true);
         }
         self.settle(now);
         let old = self.graph.clone();
@@ -33,13 +33,18 @@ impl Scheduler {
         }
         self.phase = Phase::Open;
         self.settle(now);
-        self.reload(now, graph);
+        self.swap_graph(now, graph, true);
         // A schedule that has not changed goes on where it was: what it made due meanwhile is caught up.
         self.advance(now);
     }
 
-    /// Replaces the graph. Everything up to `now` has been decided by the old one.
+    /// Replaces the graph while the daemon runs. Everything up to `now` has been decided by the old one.
     pub(super) fn reload(&mut self, now: Instant, graph: Arc<Graph>) {
+        self.swap_graph(now, graph, false);
+    }
+
+    /// Replaces the graph. `at_start`: it is the first one of this daemon.
+    fn swap_graph(&mut self, now: Instant, graph: Arc<Graph>, at_start: bool) {
         let old = std::mem::replace(&mut self.graph, graph.clone());
         self.book.touch_joining();
         for (name, node) in old.iter().filter(|(name, _)| graph.get(name).is_none()) {
@@ -62,6 +67,10 @@ impl Scheduler {
         // After all batches have their facts: a new edge begins at its upstream's newest run.
         for (name, node) in graph.iter() {
             self.accept_edges(name, old.get(name), node);
+        }
+        // After all edges, so that a new edge counts the run.
+        for (name, _) in graph.iter().filter(|(_, node)| node.entry.reboot) {
+            self.decide_reboot(now, name, at_start);
         }
         for (name, _) in graph.iter().filter(|(_, node)| node.join == Join::AcrossChains) {
             if let Some(node) = graph.get(name).filter(|node| !node.entry.held) {
@@ -94,9 +103,6 @@ impl Scheduler {
             // A schedule that could not be read any more has decided nothing up to now.
             let until = if old.is_some_and(|old| self.is_period_of(old)) { after } else { cursor };
             self.note_period(now, name, until, Some((new, after)));
-        }
-        if new.entry.reboot {
-            self.decide_reboot(now, name, old.is_some_and(|old| old.entry.reboot));
         }
         self.arm(now, name);
     }

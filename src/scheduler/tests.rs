@@ -360,6 +360,8 @@ fn a_boot_and_an_occurrence_of_the_same_instant_have_a_row_each() {
     };
     for (graph, outcomes) in [(hourly(0), [None, None]), (hourly(1), [Some(Outcome::Missed), None])] {
         let mut facts = World::new(hourly(0)).scheduler.facts();
+        facts.runs.clear();
+        facts.batches[0].next_number = 1;
         facts.batches[0].reboot_boot = Some("the boot before".to_owned());
         let world = World::recovered(facts, hourly(0), graph, BEGIN + HOUR);
         assert_eq!(world.outcomes("a"), outcomes);
@@ -465,11 +467,11 @@ fn what_no_script_can_be_given_is_refused() {
         );
     };
     check(r#"{"env": {"A": "x\nB=y"}, "args": ["", "-x"], "input": {"file": "/x"}}"#, None);
-    check(r#"{"env": {"A=B": "x"}}"#, Some("`A=B` cannot be the name"));
-    check(r#"{"env": {"A\n": "x"}}"#, Some("cannot be the name"));
-    check(r#"{"env": {"": "x"}}"#, Some("cannot be the name"));
+    check(r#"{"env": {"A=B": "x"}}"#, Some("`A=B` can't be the name"));
+    check(r#"{"env": {"A\n": "x"}}"#, Some("can't be the name"));
+    check(r#"{"env": {"": "x"}}"#, Some("can't be the name"));
     check(r#"{"env": {"BATCHD_RUN": "x"}}"#, Some("reserved"));
-    check(&format!(r#"{{"env": {{"{}": "x"}}}}"#, "N".repeat(129)), Some("at most 128 bytes"));
+    check(&format!(r#"{{"env": {{"{}": "x"}}}}"#, "N".repeat(129)), Some("more than the 128 allowed"));
     check(r#"{"env": {"A": "\u0000"}}"#, Some("NUL"));
     check(r#"{"args": ["\u0000"]}"#, Some("NUL"));
     check(r#"{"input": {"file": "x"}}"#, Some("not an absolute path"));

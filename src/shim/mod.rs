@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::model::files::Files;
@@ -15,7 +15,7 @@ use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::{Claim, Ending, ExitRecord, Record, Started, VERSION};
 use crate::rundir::{Lock, RunDir};
 use crate::store::definitions::DefinitionError;
-use crate::store::workspace::{self, Owner, WorkspaceError, WorkspaceName};
+use crate::store::workspace::{self, Deployed, Owner, Target, WorkspaceError, WorkspaceName};
 
 pub mod clock;
 pub mod environment;
@@ -69,7 +69,7 @@ impl Refusal {
             }
             WorkspaceError::Definition(DefinitionError::Missing(..) | DefinitionError::Damaged(_)) => false,
         };
-        let reason = format!("the workspace can't be brought up to date: {error}");
+        let reason = format!("can't update the workspace: {error}");
         if shortage { Self::Trouble(reason) } else { Self::could_not_run(reason) }
     }
 
@@ -94,11 +94,12 @@ pub fn await_order(orders: OwnedFd, notices: BorrowedFd<'_>) -> ! {
     run(&order, notices)
 }
 
-/// Has a launcher find out once what every shim would have to: the kernel's fast path to the clock, and what the processor can
-/// do for a hash (an instruction that leaves a virtual machine).
+/// Lets a launcher find out once what every shim would have to: the kernel's fast path to the clock, what the processor can
+/// do for a hash (an instruction that leaves a virtual machine), and the host's name for temporary files.
 pub fn warm_up() {
     let _ = clock::now();
     let _ = Files::default().hash();
+    let _ = crate::os::process_name();
 }
 
 fn run(order: &[u8], notices: BorrowedFd<'_>) -> ! {
@@ -178,10 +179,10 @@ impl Shim<'_> {
         let execution = &self.order.execution;
         let signals = sys::signal_descriptor().map_err(|e| Refusal::io("making a signal descriptor", e))?;
         let user = self.user()?;
-        let workspace = self.deploy(user.as_ref())?;
+        let Deployed { path: workspace, remarks, .. } = self.deploy(user.as_ref())?;
         crash_point(CrashPoint::ShimDeployed);
         let inputs = input::prepare(self.run, self.path, self.order, user.as_ref())?;
-        let variables = environment::variables(self.order, user.as_ref(), &workspace, inputs.variables);
+        let variables = environment::variables(self.order, user.as_ref(), inputs.variables);
         let variables = variables.map_err(Refusal::could_not_run)?;
         // Never dropped: see `Order`'s.
         let script: &'static Script = Box::leak(Box::new(Script::new(self.order, user, &workspace, &variables)?));
@@ -195,7 +196,7 @@ impl Shim<'_> {
             return Ok((None, Ending::StoppedBeforeStart));
         }
         let started_at = self.release(waiting.pid, &waiting.control)?;
-        let watch = Watch::new(self.run, execution, signals, pump, waiting.pid, waiting.control);
+        let watch = Watch::new(self.run, execution, remarks, signals, pump, waiting.pid, waiting.control);
         let end = match watch.until_gone(|| self.notify(false)) {
             Watched::Exited(end) => (Some(started_at), end),
             Watched::NotExecuted(failure) => (None, self.not_executed(script, failure)?),
@@ -233,7 +234,7 @@ impl Shim<'_> {
         Ok(Some(user))
     }
 
-    fn deploy(&self, user: Option<&User>) -> Result<PathBuf, Refusal> {
+    fn deploy(&self, user: Option<&User>) -> Result<Deployed, Refusal> {
         let owner = user.map(|user| Owner { uid: user.uid, gid: user.gid });
         let order = self.order;
         let batch = &order.token.run.batch;
@@ -241,10 +242,14 @@ impl Shim<'_> {
             true => WorkspaceName::of_definition(batch, order.definition),
             false => WorkspaceName::of_batch(batch),
         };
-        match workspace::deploy(&order.state, order.definition, &workspace, owner, &order.boot) {
-            Ok(deployed) => Ok(deployed.path),
-            Err(error) => Err(Refusal::of_deploy(error)),
-        }
+        let target = Target {
+            definition: order.definition,
+            script: &order.execution.script,
+            name: &workspace,
+            owner,
+            boot_id: &order.boot,
+        };
+        workspace::deploy(&order.state, &target).map_err(Refusal::of_deploy)
     }
 
     /// Says that the script is about to begin, and lets it.

@@ -22,6 +22,10 @@ pub struct Order {
     pub runs: PathBuf,
     /// The daemon's own folder, absolute.
     pub state: PathBuf,
+    /// The folder of all batches, absolute: an `env_file` may lie there.
+    pub batches: PathBuf,
+    /// Users, beside root and the daemon's, who may own files there. None: everybody.
+    pub trusted_owners: Option<Vec<String>>,
     /// What is run.
     pub definition: DefinitionHash,
     /// Where: in a workspace of this definition alone, for runs that live beside each other; else in the batch's.

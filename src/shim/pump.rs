@@ -10,7 +10,7 @@ use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, splice};
 use super::clock::{Monotonic, now};
 use super::sys;
 use crate::rundir::times::{Stream, Writer};
-use crate::rundir::{RunDir, STDERR, STDOUT, TIMES};
+use crate::rundir::{RunDir, STDERR, STDOUT, TIMES, sync_on_network};
 
 /// How long a log that can't be written (the disk is full) is left alone: the script waits meanwhile, and loses nothing.
 const WRITE_RETRY: Duration = Duration::from_secs(1);
@@ -151,6 +151,20 @@ impl Pump {
             }
         }
         self.flush_times(run);
+    }
+
+    /// Brings the logs to their server, if they are on a network file system: who sees the run's end there sees them too.
+    /// Gives a remark on each log that may have lost something.
+    pub(super) fn sync(&self) -> Vec<String> {
+        if let Some(file) = &self.times_file {
+            // It is only for display.
+            let _ = sync_on_network(file.as_fd());
+        }
+        let sync = |(name, channel): (&str, &Channel)| match sync_on_network(channel.log.as_fd()) {
+            Ok(()) => None,
+            Err(error) => Some(format!("{name} may be incomplete: the file server refused a part of it: {error}")),
+        };
+        [STDOUT, STDERR].into_iter().zip(&self.channels).filter_map(sync).collect()
     }
 
     /// Bytes kept and dropped: of stdout, then of stderr.

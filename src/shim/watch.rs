@@ -39,6 +39,8 @@ pub(super) enum Watched {
 pub(super) struct Watch<'a> {
     run: &'a RunDir,
     execution: &'a Execution,
+    /// What is to be said of how the run went.
+    remarks: Vec<String>,
     signals: OwnedFd,
     pump: Pump,
     pid: i32,
@@ -62,6 +64,7 @@ impl<'a> Watch<'a> {
     pub(super) fn new(
         run: &'a RunDir,
         execution: &'a Execution,
+        remarks: Vec<String>,
         signals: OwnedFd,
         pump: Pump,
         pid: i32,
@@ -70,6 +73,7 @@ impl<'a> Watch<'a> {
         Self {
             run,
             execution,
+            remarks,
             signals,
             pump,
             pid,
@@ -225,7 +229,7 @@ impl<'a> Watch<'a> {
             // The kernel counts it in units of 1024 bytes: getrusage(2).
             memory_bytes_max: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
             left_running: self.left_running,
-            remarks: Vec::new(),
+            remarks: self.remarks.iter().cloned().chain(self.pump.sync()).collect(),
         };
         let success = exit_code.is_some_and(|code| self.execution.success_exit_codes.contains(&code));
         Ending::Exited { wait_status, cause: self.cause, success, exit }

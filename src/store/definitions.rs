@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::{FileError, cannot, folders_of};
 use crate::model::files::{FileContent, Files};
 use crate::model::id::DefinitionHash;
@@ -23,18 +25,22 @@ const SYNCED_ALONE_MAX: usize = 4;
 
 /// Only the daemon's user comes here: the shim copies before it gives up its rights, and a definition may hold secrets.
 const DEFINITIONS_MODE: u32 = 0o700;
-/// Of the folders in a definition.
-const FOLDER_MODE: u32 = 0o755;
+/// Of the folders in a definition: no copy has a permission that its source may lack. Modes are kept by [`super::modes`].
+const FOLDER_MODE: u32 = 0o700;
+/// Of a file, and of an executable one, for the same reason.
+const FILE_MODE: u32 = 0o600;
+/// See [`FILE_MODE`].
+const EXECUTABLE_MODE: u32 = 0o700;
 
 /// Why a definition can't be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum DefinitionError {
     /// It is not there.
-    #[error("the definition {0} is not in `{path}`; `batchd reload` stores what is in force again", path = .1.display())]
+    #[error("definition {0} is missing from `{path}`; run `batchd reload` to store the current definitions again", path = .1.display())]
     Missing(DefinitionHash, PathBuf),
     /// It is not what was stored.
     #[error(
-        "the definition in `{path}` is damaged; remove that folder, then `batchd reload` stores it again",
+        "the definition in `{path}` is damaged; remove the folder, then run `batchd reload`",
         path = .0.display()
     )]
     Damaged(PathBuf),
@@ -110,12 +116,84 @@ pub fn clear_unfinished(state: &Path) -> Result<(), DefinitionError> {
     Ok(())
 }
 
+/// A definition without a file that earlier versions stored, and that must not be kept: its `env_file`. It lies beside the
+/// definition, whose own hash can't prove the rest any more.
+#[derive(Debug, Serialize, Deserialize)]
+struct Reduced {
+    /// The file that was removed.
+    removed: String,
+    /// The hash of all others.
+    rest: DefinitionHash,
+}
+
+impl Reduced {
+    fn path(state: &Path, hash: DefinitionHash) -> PathBuf {
+        state.join(DEFINITIONS).join(format!("{hash}.json"))
+    }
+
+    fn read(state: &Path, hash: DefinitionHash) -> Option<Self> {
+        serde_json::from_slice(&fs::read(Self::path(state, hash)).ok()?).ok()
+    }
+}
+
+/// Removes the file that `unwanted` names, given the bytes of a definition's file `index`, from each stored definition; how
+/// many there were. For the first start of a version that does not keep such files.
+pub(super) fn remove_from_all(
+    state: &Path,
+    index: &str,
+    unwanted: &dyn Fn(&[u8]) -> Option<String>,
+) -> Result<usize, FileError> {
+    let folder = state.join(DEFINITIONS);
+    let mut removed = 0;
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(cannot("read", &folder)(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(cannot("read", &folder))?;
+        let Some(hash) = entry.file_name().to_str().and_then(|name| name.parse::<DefinitionHash>().ok()) else {
+            continue;
+        };
+        let path = definition_path(state, hash);
+        fs::set_permissions(&path, fs::Permissions::from_mode(DEFINITIONS_MODE))
+            .map_err(cannot("change the mode of", &path))?;
+        let name = fs::read(path.join(index)).ok().and_then(|bytes| unwanted(&bytes));
+        removed += usize::from(name.map_or(Ok(false), |name| remove_from(state, hash, &name))?);
+    }
+    Ok(removed)
+}
+
+/// Removes one file from a stored definition, if it is there.
+fn remove_from(state: &Path, hash: DefinitionHash, name: &str) -> Result<bool, FileError> {
+    let path = definition_path(state, hash);
+    let mut files = Files::default();
+    read_folder(&path, "", &mut files)?;
+    let was_whole = files.hash() == hash;
+    if files.0.remove(name).is_none() {
+        return Ok(false);
+    }
+    // Of a definition that is damaged the rest proves nothing.
+    if was_whole {
+        let reduced = Reduced { removed: name.to_owned(), rest: files.hash() };
+        let note = Reduced::path(state, hash);
+        let bytes = serde_json::to_vec(&reduced).map_err(cannot("write", &note))?;
+        let written = File::create(&note).and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()));
+        written.map_err(cannot("write", &note))?;
+        sync_folder(&state.join(DEFINITIONS))?;
+    }
+    let file = path.join(name);
+    fs::remove_file(&file).map_err(cannot("remove", &file))?;
+    Ok(true)
+}
+
 /// The files of the definition `hash`, checked against it.
 pub fn read_back(state: &Path, hash: DefinitionHash) -> Result<Files, DefinitionError> {
     let path = definition_path(state, hash);
     let mut files = Files::default();
     match read_folder(&path, "", &mut files) {
         Ok(()) if files.hash() == hash => Ok(files),
+        Ok(()) if Reduced::read(state, hash).is_some_and(|reduced| reduced.rest == files.hash()) => Ok(files),
         Ok(()) => Err(DefinitionError::Damaged(path)),
         Err(error) if !path.exists() && error.source.kind() == io::ErrorKind::NotFound => {
             Err(DefinitionError::Missing(hash, path))
@@ -147,7 +225,7 @@ fn write_folder(root: &Path, files: &Files, sync_each: bool) -> Result<(), FileE
 }
 
 fn write_file(path: &Path, file: &FileContent, sync: bool) -> Result<(), FileError> {
-    let mode = if file.executable { 0o755 } else { 0o644 };
+    let mode = if file.is_executable() { EXECUTABLE_MODE } else { FILE_MODE };
     let mut out =
         OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(cannot("make", path))?;
     out.write_all(&file.bytes).map_err(cannot("write", path))?;
@@ -189,7 +267,9 @@ fn read_folder(folder: &Path, below: &str, files: &mut Files) -> Result<(), File
             read_folder(&path, &format!("{name}/"), files)?;
         } else {
             let bytes = fs::read(&path).map_err(cannot("read", &path))?;
-            files.0.insert(name, FileContent { bytes, executable: metadata.permissions().mode() & 0o100 != 0 });
+            let is_executable = metadata.permissions().mode() & 0o100 != 0;
+            let mode = if is_executable { EXECUTABLE_MODE } else { FILE_MODE };
+            files.0.insert(name, FileContent { bytes, mode });
         }
     }
     Ok(())
@@ -200,7 +280,8 @@ mod tests {
     use super::*;
 
     fn files(entries: &[(&str, &str, bool)]) -> Files {
-        let file = |bytes: &str, executable| FileContent { bytes: bytes.into(), executable };
+        let mode = |executable| if executable { EXECUTABLE_MODE } else { FILE_MODE };
+        let file = |bytes: &str, executable| FileContent { bytes: bytes.into(), mode: mode(executable) };
         Files(entries.iter().map(|(path, bytes, executable)| ((*path).to_owned(), file(bytes, *executable))).collect())
     }
 

@@ -1,15 +1,19 @@
-//! Folders and zips to bytes, and back to the disk: who may write them, what is in them, `definitions/`, `workspaces/`.
+//! Folders and zips to bytes, and back to the disk: who may write them, `definitions/`, `modes/`, `workspaces/`; `env_file`s.
 //!
 //! It knows files, owners and limits. It does not know what a `batch.toml` means, what is in force, or which run needs a
 //! workspace; it prints nothing, reads no clock, and starts no thread.
 
 pub mod definitions;
+pub mod env_file;
+pub mod modes;
 pub mod read;
 pub mod trust;
 pub mod unpack;
+pub mod upgrade;
 pub mod users;
 mod walk;
 pub mod workspace;
+pub mod writers;
 pub mod zip;
 
 use std::collections::BTreeSet;
@@ -50,9 +54,9 @@ fn cannot<E: Into<io::Error>>(act: &'static str, path: &Path) -> impl FnOnce(E) 
 /// What to do about the answers that an operator can do something about.
 fn advice(kind: io::ErrorKind) -> &'static str {
     match kind {
-        io::ErrorKind::PermissionDenied => "; give the daemon's user the right to do so",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room on its file system",
-        io::ErrorKind::ReadOnlyFilesystem => "; mount its file system writable",
+        io::ErrorKind::PermissionDenied => "; give the daemon's user access",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on the file system",
+        io::ErrorKind::ReadOnlyFilesystem => "; mount the file system read-write",
         _ => "",
     }
 }

@@ -13,9 +13,9 @@ use rustix::io::Errno;
 use super::trust::Trust;
 use super::walk::{FOLDER, Walk};
 use super::{FileError, cannot};
-use crate::model::diagnostic::{Diagnostic, shown};
+use crate::model::diagnostic::{Diagnostic, not_a_batch_name, shell_path, shown};
 use crate::model::files::Files;
-use crate::model::id::{BATCH_NAME_CHARACTERS_MAX, BatchName};
+use crate::model::id::BatchName;
 use crate::model::time::Instant;
 
 /// An open `batches.d`. Opened anew for each scan, it follows a link at its path that is swapped.
@@ -29,10 +29,10 @@ pub struct BatchesDir {
 #[derive(Debug, thiserror::Error)]
 pub enum BatchesDirError {
     /// It is not there, now.
-    #[error("`{}` does not exist; create it, or say where the batches are with --batches", .0.display())]
+    #[error("there is no folder `{}`; create it, or name another one with --batches", .0.display())]
     Missing(PathBuf),
     /// It is something else.
-    #[error("`{}` is not a folder; say where the batches are with --batches", .0.display())]
+    #[error("`{}` is not a folder; name a folder with --batches", .0.display())]
     NotAFolder(PathBuf),
     /// It can't be opened or read.
     #[error(transparent)]
@@ -70,6 +70,17 @@ pub struct RawFolder {
     pub files: Files,
     /// How it looked while they were read.
     pub fingerprint: Fingerprint,
+    /// Those of the files that may still be written.
+    pub unfinished: Vec<Unfinished>,
+}
+
+/// A file that somebody has open for writing, or may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Its path in the folder.
+    pub path: String,
+    /// When it was last modified, by the file system's clock, if the kernel doesn't say whether it has a writer; none: it has.
+    pub unknown_since: Option<Instant>,
 }
 
 /// Why there is no [`RawFolder`].
@@ -79,6 +90,8 @@ pub enum ReadError {
     Gone,
     /// It changed while it was read: read it again after a quiet period.
     Changed,
+    /// This file, a path below `batches.d`, is being written: read it again when the file is closed.
+    Open(String),
     /// It must not, or can't be read.
     Refused(Vec<Diagnostic>),
 }
@@ -123,12 +136,14 @@ impl BatchesDir {
                 kind => kind,
             };
             let name = entry.file_name().to_string_lossy();
-            if kind == FileType::Symlink {
+            if kind == FileType::RegularFile {
+                listing.diagnostics.extend(self.file_instead_of_batch(&name));
+            } else if kind == FileType::Symlink {
                 listing.diagnostics.extend(self.link_instead_of_batch(entry.file_name(), &name));
             } else if kind == FileType::Directory {
                 match entry.file_name().to_str().ok().and_then(|name| BatchName::new(name).ok()) {
                     Some(batch) => listing.batches.push(batch),
-                    None => listing.diagnostics.push(not_a_batch_name(&name)),
+                    None => listing.diagnostics.push(not_a_batch_name(&self.path.display().to_string(), &name)),
                 }
             }
         }
@@ -165,9 +180,42 @@ impl BatchesDir {
             return Err(ReadError::Changed);
         }
         match walk.complaints() {
-            diagnostics if diagnostics.is_empty() => Ok(RawFolder { files: walk.files, fingerprint }),
+            diagnostics if diagnostics.is_empty() => {
+                Ok(RawFolder { files: walk.files, fingerprint, unfinished: walk.unfinished })
+            }
             diagnostics => Err(ReadError::Refused(diagnostics)),
         }
+    }
+
+    /// The path of the folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A remark on a file that is ignored, and was probably meant as a batch.
+    fn file_instead_of_batch(&self, name: &str) -> Option<Diagnostic> {
+        let (stem, extension) = name.rsplit_once('.')?;
+        let at = |path: &str| shell_path(&self.path.join(path).display().to_string());
+        let (what, hint) = if extension.eq_ignore_ascii_case("zip") {
+            let hint = match BatchName::suggestion(stem) {
+                Some(batch) => {
+                    let (folder, toml) = (at(batch.as_str()), at(&format!("{batch}/batch.toml")));
+                    format!("make it one: `mkdir -p {folder} && mv {} {folder}/ && touch {toml}`", at(name))
+                }
+                None => "make a folder for it, with a `batch.toml` beside it".to_owned(),
+            };
+            ("this zip is ignored; a batch is a folder with a `batch.toml`, and the zip belongs in that folder", hint)
+        } else if matches!(name, "batch.toml" | "script.sh") {
+            let hint = format!(
+                "move it into the folder of its batch: `mkdir -p {0} && mv {1} {0}/`",
+                at("my-batch"),
+                at(name)
+            );
+            ("this file is ignored; a batch is a folder in `batches.d`", hint)
+        } else {
+            return None;
+        };
+        Some(Diagnostic::of_file(None, shown(name), what).with_hint(hint).as_remark())
     }
 
     /// What is wrong with a link that leads to a folder, or that has a batch's name and leads to none: it was meant as one.
@@ -179,291 +227,18 @@ impl BatchesDir {
         }
         let batch = BatchName::new(name).ok()?;
         let what = match target {
-            Ok(_) => "it is a link, and not to a folder",
-            Err(_) => "it is a link that leads nowhere",
+            Ok(_) => "this is a link to something other than a folder",
+            Err(_) => "this link leads nowhere",
         };
-        let hint = "a batch is a folder: put it there, or remove the link";
+        let hint = "a batch is a folder; replace the link with one, or remove the link";
         Some(Diagnostic::of_file(Some(batch), shown(name), what).with_hint(hint))
     }
 }
 
 pub(super) fn link_instead_of_folder(name: &str) -> Diagnostic {
-    let hint = "put the folder itself there, or remove the link; all of `batches.d` may be a link, one batch may not";
-    Diagnostic::of_file(BatchName::new(name).ok(), shown(name), "it is a link to a folder").with_hint(hint)
-}
-
-fn not_a_batch_name(name: &str) -> Diagnostic {
-    let what = format!(
-        "the folder's name is not a batch name: a name begins with a-z or 0-9, goes on with a-z, 0-9, `_` or `-`, and has \
-         at most {BATCH_NAME_CHARACTERS_MAX} characters"
-    );
-    let hint = match suggestion(name) {
-        Some(better) => format!("rename it to `{better}`, or put `_` before its name if it is no batch"),
-        None => "rename it, or put `_` before its name if it is no batch".to_owned(),
-    };
-    Diagnostic::of_file(None, shown(name), what).with_hint(hint)
-}
-
-/// The batch name that is nearest to what somebody wrote.
-fn suggestion(name: &str) -> Option<String> {
-    let allowed = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c.to_ascii_lowercase() } else { '-' };
-    let mapped: String = name.chars().map(allowed).collect();
-    let begun = mapped.trim_matches(['-', '_']);
-    BatchName::new(begun.get(..BATCH_NAME_CHARACTERS_MAX).unwrap_or(begun)).ok().map(|name| name.to_string())
+    let hint = "replace the link with the folder; `batches.d` itself can be a link, a batch can't";
+    Diagnostic::of_file(BatchName::new(name).ok(), shown(name), "this is a link to a folder").with_hint(hint)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::{PermissionsExt, chown, symlink};
-    use std::os::unix::net::UnixListener;
-
-    use rustix::fs::{FileType as Kind, mknodat};
-
-    use super::*;
-    use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX};
-    use crate::store::FOLDER_DEPTH_MAX;
-
-    /// A `batches.d` with an empty folder `report`.
-    fn root() -> (tempfile::TempDir, PathBuf) {
-        let root = tempfile::tempdir().unwrap();
-        let report = root.path().join("report");
-        fs::create_dir(&report).unwrap();
-        (root, report)
-    }
-
-    fn open(root: &tempfile::TempDir) -> BatchesDir {
-        BatchesDir::open(root.path()).unwrap()
-    }
-
-    fn read(root: &tempfile::TempDir) -> Result<RawFolder, ReadError> {
-        open(root).read("report", &Trust::new(&[]).unwrap())
-    }
-
-    /// The one complaint about `report`, as `file: what`.
-    fn complaint(root: &tempfile::TempDir) -> String {
-        match read(root).unwrap_err() {
-            ReadError::Refused(diagnostics) => {
-                assert_eq!(diagnostics.len(), 1, "{diagnostics:?}");
-                assert_eq!(diagnostics[0].batch.as_ref().unwrap().as_str(), "report");
-                format!("{}: {}", diagnostics[0].file, diagnostics[0].what)
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn paths(folder: &RawFolder) -> Vec<&str> {
-        folder.files.0.keys().map(String::as_str).collect()
-    }
-
-    #[test]
-    fn lists_what_is_a_batch_and_complains_about_the_rest() {
-        let (root, _) = root();
-        for name in ["load", "_common", ".git", "My Report", "_", "--"] {
-            fs::create_dir(root.path().join(name)).unwrap();
-        }
-        fs::write(root.path().join("README.md"), "").unwrap();
-        symlink("README.md", root.path().join("link")).unwrap();
-        symlink("README.md", root.path().join("LINK.md")).unwrap();
-        symlink("nowhere", root.path().join("dangling")).unwrap();
-        symlink("nowhere", root.path().join(".#lock")).unwrap();
-        symlink("load", root.path().join("other")).unwrap();
-        let listing = open(&root).list().unwrap();
-        let names: Vec<&str> = listing.batches.iter().map(BatchName::as_str).collect();
-        assert_eq!(names, ["load", "report"]);
-        let found: Vec<(&str, &str)> =
-            listing.diagnostics.iter().map(|d| (d.file.as_str(), d.hint.as_deref().unwrap())).collect();
-        let expected = [
-            ("--", "rename it, or put `_` before its name if it is no batch"),
-            ("My Report", "rename it to `my-report`, or put `_` before its name if it is no batch"),
-            ("dangling", "a batch is a folder: put it there, or remove the link"),
-            ("link", "a batch is a folder: put it there, or remove the link"),
-            (
-                "other",
-                "put the folder itself there, or remove the link; all of `batches.d` may be a link, one batch may not",
-            ),
-        ];
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn a_root_that_is_missing_a_file_or_a_link() {
-        let (root, _) = root();
-        let at = |name| root.path().join(name);
-        assert!(matches!(BatchesDir::open(&at("none")), Err(BatchesDirError::Missing(_))));
-        fs::write(at("file"), "").unwrap();
-        assert!(matches!(BatchesDir::open(&at("file")), Err(BatchesDirError::NotAFolder(_))));
-        symlink(root.path(), at("link")).unwrap();
-        assert_eq!(BatchesDir::open(&at("link")).unwrap().list().unwrap().batches.len(), 1);
-    }
-
-    #[test]
-    fn reads_files_without_leftovers() {
-        let (root, report) = root();
-        fs::create_dir_all(report.join("lib/.git")).unwrap();
-        for path in ["batch.toml", "script.sh", "lib/a", "lib/.git/config", "script.sh~", ".DS_Store", ".script.sh.swp"]
-        {
-            fs::write(report.join(path), path).unwrap();
-        }
-        symlink("user@host.1", report.join(".#script.sh")).unwrap();
-        symlink("lib/a", report.join("b")).unwrap();
-        fs::set_permissions(report.join("script.sh"), fs::Permissions::from_mode(0o744)).unwrap();
-        let folder = read(&root).unwrap();
-        assert_eq!(paths(&folder), ["b", "batch.toml", "lib/a", "script.sh"]);
-        assert_eq!(folder.files.0["b"].bytes, b"lib/a");
-        assert!(folder.files.0["script.sh"].executable);
-        assert!(!folder.files.0["batch.toml"].executable);
-        assert_eq!(open(&root).fingerprint("report"), Ok(folder.fingerprint));
-        assert_eq!(open(&root).read("gone", &Trust::insecure()), Err(ReadError::Gone));
-    }
-
-    #[test]
-    fn refuses_what_is_no_file_of_the_folder() {
-        let check = |make: &dyn Fn(&Path), expected: &str| {
-            let (root, report) = root();
-            fs::write(root.path().join("secret"), "secret").unwrap();
-            fs::write(report.join("script.sh"), "").unwrap();
-            make(&report);
-            assert_eq!(complaint(&root), expected);
-        };
-        let leads_out = "report/batch.toml: it is a link that leads out of the folder";
-        check(&|r| symlink("../secret", r.join("batch.toml")).unwrap(), leads_out);
-        check(&|r| symlink("/etc/passwd", r.join("batch.toml")).unwrap(), leads_out);
-        check(&|r| symlink("../report/script.sh", r.join("batch.toml")).unwrap(), leads_out);
-        check(&|r| symlink("/proc/self/fd/0", r.join("batch.toml")).unwrap(), leads_out);
-        let nowhere = "report/batch.toml: it is a link that leads nowhere";
-        check(&|r| symlink("none", r.join("batch.toml")).unwrap(), nowhere);
-        check(&|r| symlink("batch.toml", r.join("batch.toml")).unwrap(), nowhere);
-        check(&|r| symlink(".", r.join("loop")).unwrap(), "report/loop: it is a link to a folder");
-        check(&|r| fs::create_dir(r.join("batch.toml")).unwrap(), "report/batch.toml: it is a folder");
-        let fifo = |path: &Path| mknodat(CWD, path, Kind::Fifo, Mode::RUSR, 0).unwrap();
-        check(&|r| fifo(&r.join("batch.toml")), "report/batch.toml: it is a FIFO");
-        check(&|r| (fifo(&r.join(".f~")), symlink(".f~", r.join("l")).unwrap()).1, "report/l: it is a FIFO");
-        check(&|r| drop(UnixListener::bind(r.join("s")).unwrap()), "report/s: it is a socket");
-        check(&|r| fs::write(r.join(not_utf8()), "").unwrap(), "report/a\u{fffd}: its name is not UTF-8");
-    }
-
-    /// A file name that is not UTF-8.
-    fn not_utf8() -> &'static std::ffi::OsStr {
-        std::os::unix::ffi::OsStrExt::from_bytes(b"a\xff")
-    }
-
-    #[test]
-    fn a_folder_swapped_for_a_link_is_refused() {
-        let (root, report) = root();
-        fs::rename(&report, root.path().join("elsewhere")).unwrap();
-        symlink("elsewhere", &report).unwrap();
-        assert_eq!(complaint(&root), "report: it is a link to a folder");
-    }
-
-    #[test]
-    fn refuses_what_others_may_write() {
-        let (root, report) = root();
-        fs::write(report.join("script.sh"), "").unwrap();
-        fs::set_permissions(report.join("script.sh"), fs::Permissions::from_mode(0o646)).unwrap();
-        assert_eq!(complaint(&root), "report/script.sh: everybody may write it");
-        assert!(open(&root).read("report", &Trust::insecure()).is_ok());
-        fs::set_permissions(report.join("script.sh"), fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(read(&root).is_ok());
-        fs::set_permissions(&report, fs::Permissions::from_mode(0o1757)).unwrap();
-        assert_eq!(complaint(&root), "report: everybody may write it");
-    }
-
-    #[test]
-    fn refuses_what_belongs_to_strangers() {
-        if !crate::root::is_root() {
-            return;
-        }
-        let (root, report) = root();
-        fs::write(report.join("script.sh"), "").unwrap();
-        chown(report.join("script.sh"), Some(54_321), None).unwrap();
-        let expected = "report/script.sh: it belongs to user 54321, who is not trusted with what batchd runs";
-        assert_eq!(complaint(&root), expected);
-        chown(&report, Some(54_321), None).unwrap();
-        let Err(ReadError::Refused(diagnostics)) = read(&root) else { panic!() };
-        assert_eq!(diagnostics.len(), 2);
-        let path = report.display();
-        let expected = format!("run `chown root {path}`, or name its owner in the settings' `trusted_owners`");
-        assert_eq!(diagnostics[0].hint.as_ref().unwrap(), &expected);
-    }
-
-    #[test]
-    fn refuses_more_than_a_definition_may_have() {
-        let (root, report) = root();
-        // Sparse: it has no block on the disk, and no byte of it is read beyond the limit.
-        fs::File::create(report.join("big")).unwrap().set_len(DEFINITION_BYTES_MAX + 1).unwrap();
-        assert_eq!(complaint(&root), "report: its files have more than 64 MiB");
-        fs::remove_file(report.join("big")).unwrap();
-        (0..=DEFINITION_FILES_MAX).for_each(|n| fs::write(report.join(n.to_string()), "").unwrap());
-        assert_eq!(complaint(&root), "report: it has more than 4096 files");
-        fs::remove_file(report.join("0")).unwrap();
-        assert!(read(&root).is_ok());
-        fs::remove_file(report.join("1")).unwrap();
-        fs::create_dir_all(report.join("d/".repeat(FOLDER_DEPTH_MAX + 1))).unwrap();
-        assert!(complaint(&root).ends_with("its folders are nested more than 32 deep"));
-    }
-
-    #[test]
-    fn many_complaints_are_cut_short() {
-        let (root, report) = root();
-        (0..30).for_each(|n| symlink("none", report.join(n.to_string())).unwrap());
-        let Err(ReadError::Refused(diagnostics)) = read(&root) else { panic!() };
-        assert_eq!(diagnostics.len(), 21);
-        assert_eq!(diagnostics[20].what, "10 more complaints like these");
-    }
-
-    #[test]
-    fn the_fingerprint_sees_every_kind_of_change() {
-        let (root, report) = root();
-        let script = report.join("script.sh");
-        fs::write(&script, "one").unwrap();
-        let mut last = open(&root).fingerprint("report").unwrap();
-        let mut differs = |what: &str| {
-            let now = open(&root).fingerprint("report").unwrap();
-            assert_ne!(now, last, "{what}");
-            assert!(now.newest_change_at >= last.newest_change_at);
-            last = now;
-        };
-        fs::write(&script, "three").unwrap();
-        differs("size");
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        differs("mode");
-        fs::write(report.join("new"), "").unwrap();
-        differs("a new file");
-        fs::write(report.join("beside"), "three").unwrap();
-        differs("another new file");
-        fs::rename(report.join("beside"), &script).unwrap();
-        differs("renamed over");
-        assert_eq!(open(&root).fingerprint("report").unwrap(), last);
-    }
-
-    #[test]
-    fn a_folder_that_changes_all_the_time_is_never_read_half() {
-        let (root, report) = root();
-        let (a, b) = (report.join("a"), report.join("b"));
-        let read_often = || {
-            for _ in 0..300 {
-                match read(&root) {
-                    // What is read was there at one moment.
-                    Ok(folder) => {
-                        let length = |name| folder.files.0.get(name).map_or(0, |file| file.bytes.len());
-                        assert!([length("b"), length("b") + 1].contains(&length("a")), "{:?}", folder.files);
-                    }
-                    Err(ReadError::Changed) => {}
-                    Err(other) => panic!("{other:?}"),
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(read_often);
-            // `a` is renewed first, then `b`; each is one byte longer than before.
-            for length in (1..DEFINITION_BYTES_MAX / 2).take_while(|_| !reader.is_finished()) {
-                for path in [&a, &b] {
-                    let beside = root.path().join("beside");
-                    fs::File::create(&beside).unwrap().set_len(length).unwrap();
-                    fs::rename(&beside, path).unwrap();
-                }
-            }
-        });
-    }
-}
+mod tests;

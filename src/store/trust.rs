@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, Stat};
 
 use super::users;
-use crate::model::diagnostic::{Diagnostic, shell_path};
+use crate::model::diagnostic::{Diagnostic, shell_path, shown};
 
 /// How many symbolic links a path may lead through, as in the kernel.
 const LINKS_MAX: usize = 40;
@@ -40,7 +40,7 @@ struct Rules {
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// A name in `trusted_owners` that the host does not know.
-    #[error("`trusted_owners` names `{0}`, and this host has no such user; remove the name, or create the user")]
+    #[error("`trusted_owners` names `{0}`, but this host has no such user; remove the name, or create the user")]
     UnknownOwner(String),
     /// The host's user database does not answer.
     #[error("can't look up the user or group `{name}`: {source}; see whether `getent passwd {name}` answers")]
@@ -96,9 +96,10 @@ impl Trust {
         }
         // Walked part by part, so that also the folders in which links stand are checked: who can write there decides too.
         let mut ahead: VecDeque<OsString> = parts(path).collect();
+        let batches = path.canonicalize()?;
         let mut here = PathBuf::from("/");
         let mut links = 0;
-        self.check_parent(&here, &mut diagnostics)?;
+        self.check_parent(&here, &batches, &mut diagnostics)?;
         while let Some(part) = ahead.pop_front() {
             if part == ".." {
                 here.pop();
@@ -107,7 +108,7 @@ impl Trust {
             let next = here.join(&part);
             if !next.symlink_metadata()?.is_symlink() {
                 here = next;
-                self.check_parent(&here, &mut diagnostics)?;
+                self.check_parent(&here, &batches, &mut diagnostics)?;
                 continue;
             }
             links += 1;
@@ -127,22 +128,23 @@ impl Trust {
         Ok(diagnostics)
     }
 
-    fn check_parent(&self, folder: &Path, diagnostics: &mut Vec<Diagnostic>) -> io::Result<()> {
+    fn check_parent(&self, folder: &Path, batches: &Path, diagnostics: &mut Vec<Diagnostic>) -> io::Result<()> {
         let stat = rustix::fs::stat(folder)?;
-        if let Some((what, hint)) = self.complaint(&stat, Role::Parent, folder) {
-            diagnostics.push(Diagnostic::of_file(None, folder.display().to_string(), what).with_hint(hint));
+        if let Some(distrust) = self.distrust(&stat, Role::Parent) {
+            // Who made the folder of batches with a wide umask made all that is in it so.
+            let whole_tree = folder == batches && FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            let hint = distrust.hint(folder, whole_tree);
+            let what = distrust.what("this");
+            diagnostics.push(Diagnostic::of_file(None, shown(&folder.display().to_string()), what).with_hint(hint));
         }
         Ok(())
     }
 
-    /// What is wrong with who may write the file of this `stat`, and the command that mends it. `path` is for the command.
-    pub(super) fn complaint(&self, stat: &Stat, role: Role, path: &Path) -> Option<(String, String)> {
+    /// What is wrong with who can write the file of this `stat`.
+    pub(super) fn distrust(&self, stat: &Stat, role: Role) -> Option<Distrust> {
         let rules = self.rules.as_ref()?;
         let Some(private_group) = rules.owners.get(&stat.st_uid) else {
-            let what = format!("it belongs to {}, who is not trusted with what batchd runs", user_shown(stat.st_uid));
-            let chown =
-                format!("chown {} {}", user_argument(rules.daemon_uid), shell_path(&path.display().to_string()));
-            return Some((what, format!("run `{chown}`, or name its owner in the settings' `trusted_owners`")));
+            return Some(Distrust::Owner { uid: stat.st_uid, daemon_uid: rules.daemon_uid });
         };
         let mode = stat.st_mode;
         let sticky_parent = role == Role::Parent
@@ -153,18 +155,73 @@ impl Trust {
             return None;
         }
         let private = rules.daemon_uid != 0 && *private_group == Some(stat.st_gid);
-        let by_group = mode & GROUP_WRITES != 0 && !private;
-        let by_others = mode & OTHERS_WRITE != 0;
-        let (who, change) = match (by_group, by_others) {
-            (false, false) => return None,
-            (true, false) => ("its group", "g-w"),
-            (false, true) => ("everybody", "o-w"),
-            (true, true) => ("its group and everybody", "go-w"),
-        };
-        Some((
-            format!("{who} may write it"),
-            format!("run `chmod {change} {}`", shell_path(&path.display().to_string())),
-        ))
+        let group = mode & GROUP_WRITES != 0 && !private;
+        let others = mode & OTHERS_WRITE != 0;
+        (group || others).then_some(Distrust::Mode { group, others })
+    }
+}
+
+/// Why a file is not trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Distrust {
+    /// A stranger owns it.
+    Owner {
+        /// The owner.
+        uid: u32,
+        /// Who should own it.
+        daemon_uid: u32,
+    },
+    /// These can write it.
+    Mode {
+        /// Its group.
+        group: bool,
+        /// Everybody.
+        others: bool,
+    },
+}
+
+impl Distrust {
+    /// Of two files together; of two owners the first.
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Mode { group, others }, Self::Mode { group: other_group, others: other_others }) => {
+                Self::Mode { group: group || other_group, others: others || other_others }
+            }
+            (first, _) => first,
+        }
+    }
+
+    /// What is wrong with `subject`: `this`, or several files.
+    pub(super) fn what(self, subject: &str) -> String {
+        let (is, its, belongs) = if subject == "this" { ("is", "its", "belongs") } else { ("are", "their", "belong") };
+        match self {
+            Self::Owner { uid, .. } => {
+                format!("{subject} {belongs} to {}, who is not trusted to write what batchd runs", user_shown(uid))
+            }
+            Self::Mode { group: true, others: false } => format!("{subject} {is} writable by {its} group"),
+            Self::Mode { group: false, .. } => format!("{subject} {is} writable by everybody"),
+            Self::Mode { group: true, others: true } => format!("{subject} {is} writable by {its} group and everybody"),
+        }
+    }
+
+    /// The command that ends it, for `path` alone or for all that is in it.
+    pub(super) fn hint(self, path: &Path, whole_tree: bool) -> String {
+        let recursive = if whole_tree { "-R " } else { "" };
+        let path = shell_path(&path.display().to_string());
+        match self {
+            Self::Owner { daemon_uid, .. } => {
+                let user = user_argument(daemon_uid);
+                format!("run `chown {recursive}{user} {path}`, or add its owner to `trusted_owners` in the settings")
+            }
+            Self::Mode { group, others } => {
+                let who = match (group, others) {
+                    (true, true) => "go",
+                    (true, false) => "g",
+                    (false, _) => "o",
+                };
+                format!("run `chmod {recursive}{who}-w {path}`")
+            }
+        }
     }
 }
 
@@ -217,7 +274,8 @@ mod tests {
         const FILE: u32 = 0o100_000;
         const FOLDER: u32 = 0o040_000;
         let check = |daemon, (uid, gid, mode), role, expected: Option<&str>| {
-            let found = trust(daemon).complaint(&stat(uid, gid, mode), role, Path::new("/b/it's"));
+            let found = trust(daemon).distrust(&stat(uid, gid, mode), role);
+            let found = found.map(|it| (it.what("this"), it.hint(Path::new("/b/it's"), false)));
             assert_eq!(
                 found.as_ref().map(|(_, hint)| hint.as_str()),
                 expected,
@@ -234,12 +292,12 @@ mod tests {
         check(7, (7, 70, FILE | 0o646), of, Some(r"run `chmod o-w '/b/it'\''s'`"));
         check(7, (7, 71, FOLDER | 0o777), of, Some(r"run `chmod go-w '/b/it'\''s'`"));
         check(0, (9, 0, FILE | 0o600), of, {
-            Some(r"run `chown root '/b/it'\''s'`, or name its owner in the settings' `trusted_owners`")
+            Some(r"run `chown root '/b/it'\''s'`, or add its owner to `trusted_owners` in the settings")
         });
         check(7, (0, 0, FOLDER | 0o1777), Role::Parent, None);
         check(0, (0, 0, FOLDER | 0o1777), of, Some(r"run `chmod go-w '/b/it'\''s'`"));
         check(7, (7, 70, FOLDER | 0o1777), Role::Parent, Some(r"run `chmod o-w '/b/it'\''s'`"));
-        assert_eq!(Trust::insecure().complaint(&stat(9, 9, FILE | 0o666), of, Path::new("/b")), None);
+        assert_eq!(Trust::insecure().distrust(&stat(9, 9, FILE | 0o666), of), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit};
 
 use super::zip::{Collector, ZIP_ENTRIES_MAX, ZIP_PATH_BYTES_MAX, ZipError, unzip};
-use crate::model::files::{DEFINITION_BYTES_MAX, FileContent, Files};
+use crate::model::files::{DEFINITION_BYTES_MAX, FileContent, Files, MODE_MASK};
 
 /// The hidden verb that makes the binary the child.
 pub const UNPACK_VERB: &str = "unpack";
@@ -33,7 +33,7 @@ const FRAMES_BYTES_MAX: u64 = (ZIP_ENTRIES_MAX * (16 + ZIP_PATH_BYTES_MAX)) as u
 /// The most bytes of an answer.
 const ANSWER_BYTES_MAX: u64 = DEFINITION_BYTES_MAX + FRAMES_BYTES_MAX;
 
-/// Before a file: then come its path's length (2 bytes), whether it is executable (1), its length (4), path and bytes.
+/// Before a file: then come its path's length (2 bytes), its mode (2), its length (4), path and bytes.
 /// Numbers are big endian.
 const TAG_FILE: u8 = b'f';
 /// After the last file. An answer without it is not whole.
@@ -139,7 +139,8 @@ fn encode(unpacked: &Result<Files, ZipError>, answer: &mut impl Write) -> io::Re
         let length = u32::try_from(file.bytes.len()).map_err(too_long)?;
         let mut frame = vec![TAG_FILE];
         frame.extend_from_slice(&path_length.to_be_bytes());
-        frame.push(u8::from(file.executable));
+        let mode = u16::try_from(file.mode & MODE_MASK).map_err(too_long)?;
+        frame.extend_from_slice(&mode.to_be_bytes());
         frame.extend_from_slice(&length.to_be_bytes());
         frame.extend_from_slice(path.as_bytes());
         answer.write_all(&frame)?;
@@ -159,11 +160,11 @@ pub fn decode(mut answer: impl Read) -> io::Result<Result<Files, ZipError>> {
             tag => return Err(io::Error::other(format!("unknown tag {tag}"))),
         }
         let path_length = u16::from_be_bytes(read_array(&mut answer)?);
-        let executable = read_array::<1>(&mut answer)?[0] == 1;
+        let mode = u32::from(u16::from_be_bytes(read_array(&mut answer)?)) & MODE_MASK;
         let length = u32::from_be_bytes(read_array(&mut answer)?);
         let path = String::from_utf8(read_bytes(&mut answer, path_length.into())?).map_err(io::Error::other)?;
         let bytes = read_bytes(&mut answer, length.into())?;
-        if let Err(error) = collector.add(path, FileContent { bytes, executable }) {
+        if let Err(error) = collector.add(path, FileContent { bytes, mode }) {
             return Ok(Err(error));
         }
     }
@@ -193,8 +194,8 @@ mod tests {
     }
 
     fn files() -> Files {
-        let file = |bytes: &[u8], executable| FileContent { bytes: bytes.to_vec(), executable };
-        Files([("script.sh".to_owned(), file(b"echo", true)), ("a/b".to_owned(), file(&[0; 100_000], false))].into())
+        let file = |bytes: &[u8], mode| FileContent { bytes: bytes.to_vec(), mode };
+        Files([("script.sh".to_owned(), file(b"echo", 0o750)), ("a/b".to_owned(), file(&[0; 100_000], 0o600))].into())
     }
 
     #[test]
@@ -216,10 +217,10 @@ mod tests {
     #[test]
     fn an_answer_is_held_to_the_rules_of_an_archive() {
         let mut hostile = files();
-        hostile.0.insert("../escaped".to_owned(), FileContent { bytes: Vec::new(), executable: false });
+        hostile.0.insert("../escaped".to_owned(), FileContent { bytes: Vec::new(), mode: 0o644 });
         assert!(matches!(decode(answer(&Ok(hostile)).as_slice()), Ok(Err(ZipError::BadPath { .. }))));
         // It claims a file of 4 GiB: nothing is reserved for it.
-        assert!(decode([TAG_FILE, 0, 1, 0, 255, 255, 255, 255, b'a'].as_slice()).is_err());
+        assert!(decode([TAG_FILE, 0, 1, 0, 0, 255, 255, 255, 255, b'a'].as_slice()).is_err());
         assert!(decode([b'?'].as_slice()).is_err());
     }
 }

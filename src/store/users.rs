@@ -25,6 +25,14 @@ pub fn user_name(uid: u32) -> io::Result<Option<String>> {
     }))
 }
 
+/// A user for a message: the name, or the number of one that has none or can't be looked up.
+pub(super) fn shown(uid: u32) -> String {
+    match user_name(uid) {
+        Ok(Some(name)) => format!("`{name}`"),
+        Ok(None) | Err(_) => format!("uid {uid}"),
+    }
+}
+
 /// The number of the group `name`, if there is one.
 pub fn gid_of(name: &str) -> io::Result<Option<u32>> {
     let Ok(text) = CString::new(name) else { return Ok(None) };

@@ -7,22 +7,25 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::read::{Fingerprint, ReadError, link_instead_of_folder};
-use super::trust::{Role, Trust};
+use super::read::{Fingerprint, ReadError, Unfinished, link_instead_of_folder};
+use super::trust::{Distrust, Role, Trust};
+use super::writers::{Writers, writers_of};
 use super::{FOLDER_DEPTH_MAX, is_left_out};
-use crate::model::diagnostic::{Diagnostic, shown};
-use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files};
+use crate::model::diagnostic::{Diagnostic, counted, shell_path, shown};
+use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files, MODE_MASK};
 use crate::model::id::BatchName;
 use crate::model::time::Instant;
 
 /// The most complaints about one folder: more of the same help nobody.
 const DIAGNOSTICS_MAX: usize = 20;
+/// The most names that one complaint about many files lists.
+const NAMES_SHOWN_MAX: usize = 3;
 /// How much room a file's claim of its size may reserve before it is read.
 const BYTES_RESERVED_MAX: usize = 64 * 1024;
 
@@ -43,9 +46,13 @@ pub(super) struct Walk<'a> {
     paths: Option<String>,
     /// What was read.
     pub(super) files: Files,
+    /// Those of them that may still be written.
+    pub(super) unfinished: Vec<Unfinished>,
     files_seen: usize,
     folders_seen: usize,
     bytes_left: u64,
+    /// Files and folders that others could write, each with its place on the disk.
+    distrusted: Vec<(String, PathBuf, Distrust)>,
     diagnostics: Vec<Diagnostic>,
     diagnostics_dropped: usize,
 }
@@ -60,9 +67,11 @@ impl<'a> Walk<'a> {
             newest_change_ns: i128::MIN,
             paths: Some(String::new()),
             files: Files::default(),
+            unfinished: Vec::new(),
             files_seen: 0,
             folders_seen: 0,
             bytes_left: DEFINITION_BYTES_MAX,
+            distrusted: Vec::new(),
             diagnostics: Vec::new(),
             diagnostics_dropped: 0,
         }
@@ -99,10 +108,10 @@ impl<'a> Walk<'a> {
         self.check_owner(path, &stat);
         self.folders_seen += 1;
         if self.folders_seen > DEFINITION_FILES_MAX {
-            return self.over_limit(path, format!("it has more than {DEFINITION_FILES_MAX} folders"));
+            return self.over_limit(path, format!("this batch has more than {DEFINITION_FILES_MAX} folders"));
         }
         if depth > FOLDER_DEPTH_MAX {
-            return self.over_limit(path, format!("its folders are nested more than {FOLDER_DEPTH_MAX} deep"));
+            return self.over_limit(path, format!("folders are nested more than {FOLDER_DEPTH_MAX} deep"));
         }
         let Some(names) = self.names(folder, path)? else { return Ok(()) };
         for (name, on_disk) in names {
@@ -119,7 +128,11 @@ impl<'a> Walk<'a> {
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     if path == "batch.toml" {
-                        self.refuse(&path, "it is a folder".to_owned(), Some("batch.toml is a file".to_owned()));
+                        self.refuse(
+                            &path,
+                            "this is a folder, not a file".to_owned(),
+                            Some("replace it with a file".to_owned()),
+                        );
                     }
                     match rustix::fs::openat(folder, &on_disk, FOLDER, Mode::empty()) {
                         Ok(below) => self.folder(top, &below, &format!("{path}/"), depth + 1)?,
@@ -164,12 +177,12 @@ impl<'a> Walk<'a> {
                 }
                 Err(_) => {
                     let path = format!("{path}{}", entry.file_name().to_string_lossy());
-                    let hint = "rename it; names of a definition's files are UTF-8".to_owned();
-                    self.refuse(&path, "its name is not UTF-8".to_owned(), Some(hint));
+                    let hint = "rename the file".to_owned();
+                    self.refuse(&path, "this file's name is not UTF-8".to_owned(), Some(hint));
                 }
             }
             if names.len() > DEFINITION_FILES_MAX {
-                self.over_limit(path, format!("it has more than {DEFINITION_FILES_MAX} files"))?;
+                self.over_limit(path, format!("this batch has more than {DEFINITION_FILES_MAX} files"))?;
                 return Ok(None);
             }
         }
@@ -181,12 +194,16 @@ impl<'a> Walk<'a> {
         match rustix::fs::openat2(top, path, FILE, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
             Ok(file) => self.file(path, file, None),
             Err(Errno::XDEV) => {
-                let hint = "put the file itself into the folder; for files that several batches use there is `include`";
-                self.refuse(path, "it is a link that leads out of the folder".to_owned(), Some(hint.to_owned()));
+                if let Some(environment) = environment_of(path) {
+                    return self.refuse_environment(&environment);
+                }
+                let hint = "replace the link with the file; to share files between batches, use `include`";
+                self.refuse(path, "this link leads out of the folder".to_owned(), Some(hint.to_owned()));
                 Ok(())
             }
             Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {
-                self.refuse(path, "it is a link that leads nowhere".to_owned(), Some("remove it".to_owned()));
+                let hint = format!("remove it: `rm {}`", self.on_disk(path));
+                self.refuse(path, "this link leads nowhere".to_owned(), Some(hint));
                 Ok(())
             }
             // What it led through was renamed meanwhile.
@@ -225,18 +242,29 @@ impl<'a> Walk<'a> {
         }
         let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).min(BYTES_RESERVED_MAX));
         // One more than allowed, so that the limit shows; the size that the file claims is not believed.
-        if let Err(error) = File::from(file).take(self.bytes_left + 1).read_to_end(&mut bytes) {
+        let file = File::from(file);
+        if let Err(error) = (&file).take(self.bytes_left + 1).read_to_end(&mut bytes) {
             self.refuse_unreadable(path, error);
             return Ok(());
         }
         let length = bytes.len() as u64;
         if length > self.bytes_left {
             let mebibytes = DEFINITION_BYTES_MAX / (1024 * 1024);
-            return self.over_limit("", format!("its files have more than {mebibytes} MiB"));
+            return self.over_limit("", format!("this batch has more than {mebibytes} MiB"));
         }
         self.bytes_left -= length;
-        let executable = stat.st_mode & Mode::XUSR.bits() != 0;
-        self.files.0.insert(path.to_owned(), FileContent { bytes, executable });
+        // After the bytes: whoever wrote some of them and is not done has the file open now, or it was modified since `stat`.
+        let unknown_since = match writers_of(&file) {
+            Writers::None => None,
+            Writers::Some => Some(None),
+            Writers::Unknown => Some(Some(Instant::from_ms(
+                stat.st_mtime.saturating_mul(1000).saturating_add(stat.st_mtime_nsec as i64 / 1_000_000),
+            ))),
+        };
+        let unfinished = unknown_since.map(|unknown_since| Unfinished { path: path.to_owned(), unknown_since });
+        self.unfinished.extend(unfinished);
+        let mode = stat.st_mode & MODE_MASK;
+        self.files.0.insert(path.to_owned(), FileContent { bytes, mode });
         Ok(())
     }
 
@@ -245,20 +273,20 @@ impl<'a> Walk<'a> {
         if self.files_seen <= DEFINITION_FILES_MAX {
             return Ok(());
         }
-        self.over_limit("", format!("it has more than {DEFINITION_FILES_MAX} files"))
+        self.over_limit("", format!("this batch has more than {DEFINITION_FILES_MAX} files"))
     }
 
     /// Stops the walk: there is no end to what else could be found.
     fn over_limit(&mut self, path: &str, what: String) -> Result<(), ReadError> {
-        let hint = "keep data and dependencies elsewhere; a definition is the script and what it needs beside it";
+        let hint = "keep data and dependencies in another folder; a batch has only its script and a few files";
         self.refuse(path, what, Some(hint.to_owned()));
         Err(ReadError::Refused(self.complaints()))
     }
 
     fn check_owner(&mut self, path: &str, stat: &Stat) {
         let on_disk = self.batches.join(format!("{}/{path}", self.name).trim_end_matches('/'));
-        if let Some((what, hint)) = self.trust.and_then(|trust| trust.complaint(stat, Role::Definition, &on_disk)) {
-            self.refuse(path, what, Some(hint));
+        if let Some(distrust) = self.trust.and_then(|trust| trust.distrust(stat, Role::Definition)) {
+            self.distrusted.push((path.trim_end_matches('/').to_owned(), on_disk, distrust));
         }
     }
 
@@ -273,15 +301,35 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// `path` in the folder as one word of a command.
+    fn on_disk(&self, path: &str) -> String {
+        shell_path(&self.batches.join(self.name).join(path).display().to_string())
+    }
+
+    /// One complaint about a whole virtual environment, whose links lead to the interpreter.
+    fn refuse_environment(&mut self, folder: &str) -> Result<(), ReadError> {
+        let what = "this virtual environment has links that lead out of the folder";
+        let hint = "create it in the workspace instead, from the script: `[ -d .venv ] || python3 -m venv .venv`";
+        let diagnostic = self.diagnostic(folder, what.to_owned()).with_hint(hint);
+        if !self.diagnostics.contains(&diagnostic) {
+            self.push(diagnostic);
+        }
+        Ok(())
+    }
+
     fn refuse_special(&mut self, path: &str, kind: FileType) {
         let kind = match kind {
-            FileType::Directory => "it is a link to a folder",
-            FileType::Fifo => "it is a FIFO",
-            FileType::Socket => "it is a socket",
-            FileType::CharacterDevice | FileType::BlockDevice => "it is a device",
-            FileType::RegularFile | FileType::Symlink | FileType::Unknown => "it is no regular file",
+            FileType::Directory => "this is a link to a folder",
+            FileType::Fifo => "this is a FIFO",
+            FileType::Socket => "this is a socket",
+            FileType::CharacterDevice | FileType::BlockDevice => "this is a device",
+            FileType::RegularFile | FileType::Symlink | FileType::Unknown => "this is not a regular file",
         };
-        self.refuse(path, kind.to_owned(), Some("a definition has regular files only; remove it".to_owned()));
+        self.refuse(
+            path,
+            kind.to_owned(),
+            Some(format!("a batch can only have regular files; remove this one: `rm {}`", self.on_disk(path))),
+        );
     }
 
     fn refuse_unreadable(&mut self, path: &str, error: impl Into<io::Error>) {
@@ -304,23 +352,59 @@ impl<'a> Walk<'a> {
 
     fn unreadable(&self, path: &str, error: impl Into<io::Error>) -> Diagnostic {
         let error = error.into();
-        let diagnostic = self.diagnostic(path, format!("it can't be read: {error}"));
+        let diagnostic = self.diagnostic(path, format!("can't read this: {error}"));
         if error.kind() == io::ErrorKind::PermissionDenied {
-            return diagnostic.with_hint("let the daemon's user read it with `chown` or `chmod`");
+            return diagnostic.with_hint("make it readable for the daemon's user with `chown` or `chmod`");
         }
         diagnostic
     }
 
     fn diagnostic(&self, path: &str, what: String) -> Diagnostic {
-        let file = shown(format!("{}/{path}", self.name).trim_end_matches('/'));
-        Diagnostic::of_file(BatchName::new(self.name).ok(), file, what)
+        Diagnostic::of_file(BatchName::new(self.name).ok(), self.label(path), what)
+    }
+
+    /// One complaint for each kind of distrust, with one command, however many files it is about.
+    fn complain_of_distrust(&mut self) {
+        let distrusted = std::mem::take(&mut self.distrusted);
+        let (owners, modes): (Vec<_>, Vec<_>) =
+            distrusted.into_iter().partition(|(_, _, distrust)| matches!(distrust, Distrust::Owner { .. }));
+        for found in [owners, modes] {
+            let Some((path, on_disk, first)) = found.first() else { continue };
+            let all = found.iter().skip(1).fold(*first, |all, (_, _, distrust)| all.and(*distrust));
+            let (path, what, hint) = match found.len() {
+                1 => (path.clone(), all.what("this"), all.hint(on_disk, false)),
+                more => {
+                    let mut some: Vec<String> = found
+                        .iter()
+                        .take(NAMES_SHOWN_MAX)
+                        .map(|(path, ..)| format!("`{}`", self.label(path)))
+                        .collect();
+                    if more > NAMES_SHOWN_MAX {
+                        some.push("…".to_owned());
+                    }
+                    let what = all.what(&format!("{more} files and folders ({})", some.join(", ")));
+                    (String::new(), what, all.hint(&self.batches.join(self.name), true))
+                }
+            };
+            self.refuse(&path, what, Some(hint));
+        }
+    }
+
+    fn label(&self, path: &str) -> String {
+        shown(format!("{}/{path}", self.name).trim_end_matches('/'))
     }
 
     /// All complaints, and how many there were beside them.
     pub(super) fn complaints(&mut self) -> Vec<Diagnostic> {
+        self.complain_of_distrust();
         let mut diagnostics = std::mem::take(&mut self.diagnostics);
         if self.diagnostics_dropped > 0 {
-            diagnostics.push(self.diagnostic("", format!("{} more complaints like these", self.diagnostics_dropped)));
+            diagnostics.push(
+                self.diagnostic(
+                    "",
+                    counted(self.diagnostics_dropped, "more error like these", "more errors like these"),
+                ),
+            );
         }
         diagnostics
     }
@@ -350,6 +434,14 @@ impl<'a> Walk<'a> {
         let paths = self.paths.as_deref().map(Into::into);
         Ok(Fingerprint { digest: self.digest.clone().finalize().into(), newest_change_at, paths })
     }
+}
+
+/// The folder above `path` that a tool for virtual environments has made.
+fn environment_of(path: &str) -> Option<String> {
+    const NAMES: [&str; 3] = [".venv", "venv", "node_modules"];
+    let parts: Vec<&str> = path.split('/').collect();
+    let at = parts.iter().position(|part| NAMES.contains(part))?;
+    (at + 1 < parts.len()).then(|| parts[..=at].join("/"))
 }
 
 fn is_link(folder: &OwnedFd, name: &str) -> bool {

@@ -11,8 +11,8 @@ use zip::CompressionMethod;
 use zip::read::{ZipArchive, ZipFileEntry};
 
 use super::{FOLDER_DEPTH_MAX, is_left_out};
-use crate::model::diagnostic::{Diagnostic, shell_path, shown};
-use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files};
+use crate::model::diagnostic::{Diagnostic, quoted};
+use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files, MODE_MASK};
 use crate::model::id::BatchName;
 
 /// The most entries of an archive, folders included (design 4.5).
@@ -22,8 +22,6 @@ pub const ZIP_ENTRIES_MAX: usize = DEFINITION_FILES_MAX;
 pub const ZIP_RATIO_MAX: u64 = 200;
 /// The most bytes of an entry's path (design 4.5).
 pub const ZIP_PATH_BYTES_MAX: usize = 255;
-/// So much of an entry's name stands in a message: more than any name that can be unpacked.
-const ENTRY_CHARACTERS_SHOWN: usize = 300;
 /// The file that an archive must have at its root (design 3.1).
 pub const ZIP_SCRIPT: &str = "script.sh";
 
@@ -33,17 +31,17 @@ const KIND_MASK: u32 = 0o170_000;
 const KIND_REGULAR: u32 = 0o100_000;
 /// The kind of a folder.
 const KIND_FOLDER: u32 = 0o040_000;
-/// The mode bit that lets the owner execute.
-const OWNER_EXECUTES: u32 = 0o100;
+/// The permission bits of an entry from a system that has none. Its archive's own mode restricts it further.
+const MODE_WITHOUT_UNIX: u32 = 0o644;
 
 /// Why an archive is not unpacked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ZipError {
     /// Its bytes are not those of an archive, or are damaged.
-    #[error("it is no zip archive, or a damaged one: {0}")]
+    #[error("not a valid zip archive: {0}")]
     Damaged(String),
     /// One entry can't be read.
-    #[error("its entry `{}` is damaged: {what}", entry(name))]
+    #[error("entry `{}` is damaged: {what}", entry(name))]
     DamagedEntry {
         /// The entry.
         name: String,
@@ -51,16 +49,16 @@ pub enum ZipError {
         what: String,
     },
     /// More than [`ZIP_ENTRIES_MAX`].
-    #[error("it has more than {ZIP_ENTRIES_MAX} entries")]
+    #[error("the archive has more than {ZIP_ENTRIES_MAX} entries")]
     TooManyEntries,
     /// More than [`DEFINITION_BYTES_MAX`].
-    #[error("it unpacks to more than {} MiB", DEFINITION_BYTES_MAX / (1024 * 1024))]
+    #[error("the archive unpacks to more than {} MiB", DEFINITION_BYTES_MAX / (1024 * 1024))]
     TooManyBytes,
     /// More than [`ZIP_RATIO_MAX`].
-    #[error("it unpacks to more than {ZIP_RATIO_MAX} times its size")]
+    #[error("the archive unpacks to more than {ZIP_RATIO_MAX} times its size")]
     RatioTooHigh,
     /// An entry's path is not one that a definition can have.
-    #[error("its entry `{}` can't be unpacked: {what}", entry(name))]
+    #[error("can't unpack entry `{}`: {what}", entry(name))]
     BadPath {
         /// The entry.
         name: String,
@@ -68,10 +66,10 @@ pub enum ZipError {
         what: String,
     },
     /// Two entries for one path.
-    #[error("it has two entries of the same name")]
+    #[error("two entries have the same name")]
     DuplicateNames,
     /// Two entries that are one on some systems.
-    #[error("its entries `{}` and `{}` differ only in upper and lower case", entry(one), entry(other))]
+    #[error("entries `{}` and `{}` differ only in case", entry(one), entry(other))]
     CaseTwins {
         /// The one.
         one: String,
@@ -79,10 +77,10 @@ pub enum ZipError {
         other: String,
     },
     /// A file below a file.
-    #[error("its entry `{}` is a file and a folder", entry(.0))]
+    #[error("entry `{}` is both a file and a folder", entry(.0))]
     FileAndFolder(String),
     /// A link, a device, a FIFO.
-    #[error("its entry `{}` is {kind}", entry(name))]
+    #[error("entry `{}` is {kind}", entry(name))]
     NotRegular {
         /// The entry.
         name: String,
@@ -90,10 +88,10 @@ pub enum ZipError {
         kind: String,
     },
     /// It wants a password.
-    #[error("its entry `{}` is encrypted", entry(.0))]
+    #[error("entry `{}` is encrypted", entry(.0))]
     Encrypted(String),
     /// Packed by a method other than stored and deflate.
-    #[error("its entry `{}` is packed by `{method}`", entry(name))]
+    #[error("entry `{}` is compressed with `{method}`", entry(name))]
     Method {
         /// The entry.
         name: String,
@@ -101,21 +99,22 @@ pub enum ZipError {
         method: String,
     },
     /// No [`ZIP_SCRIPT`] at its root.
-    #[error("it has no `{ZIP_SCRIPT}` at its root{}", below(top_folder.as_deref()))]
+    #[error("the archive has no `{ZIP_SCRIPT}`{}", below(top_folder.as_deref()))]
     NoScript {
         /// The one folder that has everything in it, if there is one.
         top_folder: Option<String>,
     },
     /// The child that unpacks could not be started, or its answer not be read.
-    #[error("it can't be unpacked now: {0}")]
+    #[error("can't unpack the archive now: {0}")]
     NoChild(String),
     /// The child did not come back with an answer.
-    #[error("unpacking it took too much memory or time, or failed ({0})")]
+    #[error("unpacking the archive failed, or took too much memory or time ({0})")]
     ChildDied(String),
 }
 
 fn below(top_folder: Option<&str>) -> String {
-    top_folder.map(|folder| format!("; all of it lies below `{}/`", shown(folder))).unwrap_or_default()
+    top_folder
+        .map_or_else(|| " at its root".to_owned(), |folder| format!(" in `{}/`, its only top folder", entry(folder)))
 }
 
 impl ZipError {
@@ -123,26 +122,26 @@ impl ZipError {
     pub fn hint(&self) -> String {
         match self {
             Self::Damaged(_) | Self::DamagedEntry { .. } | Self::DuplicateNames | Self::ChildDied(_) => {
-                "make the archive again; `unzip -t` tests it".to_owned()
+                "create the archive again; `unzip -t` tests an archive".to_owned()
             }
             Self::TooManyEntries | Self::TooManyBytes | Self::RatioTooHigh => {
-                "keep data and dependencies elsewhere; a definition is the script and what it needs beside it"
-                    .to_owned()
+                "keep data and dependencies elsewhere; a batch holds the script and the files that it needs".to_owned()
             }
             Self::BadPath { .. } | Self::CaseTwins { .. } | Self::FileAndFolder(_) => {
-                "rename it, and make the archive again with `zip -r` inside the folder of the script".to_owned()
+                "rename the entry, and create the archive again with `zip -r` in the script's folder".to_owned()
             }
-            Self::NotRegular { .. } => "put the file itself in; an archive has regular files only".to_owned(),
+            Self::NotRegular { .. } => "replace the entry with a regular file".to_owned(),
             Self::Encrypted(_) => {
-                "make the archive again without a password; secrets belong into an `env_file`".to_owned()
+                "create the archive without a password, and put secrets into an `env_file`".to_owned()
             }
-            Self::Method { .. } => "make the archive again with the usual method, deflate".to_owned(),
-            Self::NoScript { top_folder: Some(folder) } => {
-                let (folder, archive) = (shell_path(folder), shell_path(&format!("../{folder}.zip")));
-                format!("make the archive inside the folder: `cd {folder} && zip -r {archive} .`")
+            Self::Method { .. } => "create the archive with the default method, deflate".to_owned(),
+            Self::NoScript { top_folder: Some(_) } => {
+                format!("add the script to that folder as `{ZIP_SCRIPT}`, and create the archive again")
             }
-            Self::NoScript { top_folder: None } => format!("put the script into the archive as `{ZIP_SCRIPT}`"),
-            Self::NoChild(_) => "it is tried again with the next reload; see what the host is short of".to_owned(),
+            Self::NoScript { top_folder: None } => format!("add the script to the archive as `{ZIP_SCRIPT}`"),
+            Self::NoChild(_) => {
+                "batchd tries again at the next reload; check the host's memory and processes".to_owned()
+            }
         }
     }
 
@@ -152,8 +151,8 @@ impl ZipError {
     }
 }
 
-/// The files in an archive, without what version control, editors and macOS leave there. The owner's x bit of an entry's
-/// Unix mode makes it executable; an entry without such a mode is not.
+/// The files in an archive, without the leftovers of version control, editors and macOS, with the permission bits of their
+/// entries. If everything lies below one folder, as forges and file managers pack it, that folder is the root.
 pub fn unzip(bytes: &[u8]) -> Result<Files, ZipError> {
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|error| ZipError::Damaged(error.to_string()))?;
     if archive.len() > ZIP_ENTRIES_MAX {
@@ -174,7 +173,7 @@ pub fn unzip(bytes: &[u8]) -> Result<Files, ZipError> {
             let ratio = bytes_max_by_ratio < DEFINITION_BYTES_MAX;
             return Err(if ratio { ZipError::RatioTooHigh } else { ZipError::TooManyBytes });
         }
-        collector.add(file.path, FileContent { bytes: content, executable: file.executable })?;
+        collector.add(file.path, FileContent { bytes: content, mode: file.mode })?;
     }
     collector.finish()
 }
@@ -182,7 +181,7 @@ pub fn unzip(bytes: &[u8]) -> Result<Files, ZipError> {
 /// What an entry says of itself, once it is checked.
 struct EntryToUnpack {
     path: String,
-    executable: bool,
+    mode: u32,
 }
 
 /// Checks all that an entry says of itself; none if it is a folder or left out.
@@ -190,7 +189,7 @@ fn entry_to_unpack(entry: &ZipFileEntry<'_>) -> Result<Option<EntryToUnpack>, Zi
     let raw = entry.name_raw();
     let Ok(name) = std::str::from_utf8(raw) else {
         let name = String::from_utf8_lossy(raw).into_owned();
-        return Err(ZipError::BadPath { name, what: "its name is not UTF-8".to_owned() });
+        return Err(ZipError::BadPath { name, what: "the name is not UTF-8".to_owned() });
     };
     let path = name.strip_suffix('/').unwrap_or(name);
     check_path(path)?;
@@ -213,7 +212,8 @@ fn entry_to_unpack(entry: &ZipFileEntry<'_>) -> Result<Option<EntryToUnpack>, Zi
         CompressionMethod::Stored | CompressionMethod::Deflated => {}
         method => return Err(ZipError::Method { name: name.to_owned(), method: format!("{method}") }),
     }
-    Ok(Some(EntryToUnpack { path: path.to_owned(), executable: mode & OWNER_EXECUTES != 0 }))
+    let permissions = if mode == 0 { MODE_WITHOUT_UNIX } else { mode & MODE_MASK };
+    Ok(Some(EntryToUnpack { path: path.to_owned(), mode: permissions }))
 }
 
 /// The bytes of an entry, at most `bytes_max` of them.
@@ -231,14 +231,14 @@ fn read_entry(
     entry.take(bytes_max).read_to_end(&mut content).map_err(|error| damaged(error.to_string()))?;
     let length = content.len() as u64;
     if length < bytes_max && length != declared {
-        return Err(damaged(format!("it has {length} bytes, and says that it has {declared}")));
+        return Err(damaged(format!("the entry has {length} bytes, but declares {declared}")));
     }
     Ok(content)
 }
 
 /// An entry's name for a message: it may have 65,535 bytes, and its beginning is enough to find it.
 fn entry(name: &str) -> String {
-    shown(&name.chars().take(ENTRY_CHARACTERS_SHOWN).collect::<String>())
+    quoted(name)
 }
 
 fn kind_shown(kind: u32) -> &'static str {
@@ -247,8 +247,8 @@ fn kind_shown(kind: u32) -> &'static str {
         0o010_000 => "a FIFO",
         0o140_000 => "a socket",
         0o020_000 | 0o060_000 => "a device",
-        KIND_FOLDER => "a folder without a `/` at its end",
-        _ => "no regular file",
+        KIND_FOLDER => "a folder without a trailing `/`",
+        _ => "not a regular file",
     }
 }
 
@@ -256,25 +256,25 @@ fn kind_shown(kind: u32) -> &'static str {
 fn check_path(path: &str) -> Result<(), ZipError> {
     let bad = |what: &str| Err(ZipError::BadPath { name: path.to_owned(), what: what.to_owned() });
     if path.len() > ZIP_PATH_BYTES_MAX {
-        return bad("its path is longer than 255 bytes");
+        return bad("the path is longer than 255 bytes");
     }
     if path.starts_with('/') {
-        return bad("its path is absolute");
+        return bad("the path is absolute");
     }
     if path.contains('\\') {
-        return bad("its path has a backslash; parts of a path are separated by `/`");
+        return bad("the path has a backslash; use `/` to separate its parts");
     }
     if path.contains('\0') {
-        return bad("its path has a NUL byte");
+        return bad("the path has a NUL byte");
     }
     if path.split('/').any(|part| part == "..") {
-        return bad("its path leads out of the archive");
+        return bad("the path leads out of the archive");
     }
     if path.split('/').any(|part| part.is_empty() || part == ".") {
-        return bad("a part of its path is empty or `.`");
+        return bad("a part of the path is empty or `.`");
     }
     if path.split('/').count() > FOLDER_DEPTH_MAX {
-        return bad("it is nested too deep");
+        return bad("the path is nested too deeply");
     }
     Ok(())
 }
@@ -324,20 +324,26 @@ impl Collector {
         Ok(())
     }
 
-    /// All files, if the script is among them.
+    /// All files, if the script is among them: at the root, or in the one folder that everything lies in, which then is the
+    /// root.
     pub(super) fn finish(self) -> Result<Files, ZipError> {
-        if self.files.0.contains_key(ZIP_SCRIPT) {
-            return Ok(self.files);
+        let files = self.files;
+        if files.0.contains_key(ZIP_SCRIPT) {
+            return Ok(files);
         }
-        let tops: BTreeSet<Option<&str>> =
-            self.files.0.keys().map(|path| path.split_once('/').map(|(top, _)| top)).collect();
-        let mut tops = tops.into_iter();
-        let top_folder = match (tops.next(), tops.next()) {
-            (Some(Some(top)), None) => Some(top.to_owned()),
-            _ => None,
-        };
-        Err(ZipError::NoScript { top_folder })
+        let Some(top) = only_top_folder(&files) else { return Err(ZipError::NoScript { top_folder: None }) };
+        if !files.0.contains_key(&format!("{top}/{ZIP_SCRIPT}")) {
+            return Err(ZipError::NoScript { top_folder: Some(top) });
+        }
+        Ok(Files(files.0.into_iter().map(|(path, file)| (path[top.len() + 1..].to_owned(), file)).collect()))
     }
+}
+
+/// The folder that all files lie in, if there is one.
+fn only_top_folder(files: &Files) -> Option<String> {
+    let mut tops = files.0.keys().map(|path| path.split_once('/').map(|(top, _)| top));
+    let first = tops.next()??;
+    tops.all(|top| top == Some(first)).then(|| first.to_owned())
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use tracing::warn;
+
 use super::classify::{Facts, Finding, Folder, Row, classify};
 use super::hunt::Quarry;
 use super::order;
@@ -25,13 +27,30 @@ impl Server {
         if let Some(reason) = self.shortage() {
             return self.wait(run, reason);
         }
-        match RunDir::create(&self.folder(run)) {
+        match self.make_folder(run) {
             Ok(folder) => {
                 crash_point(CrashPoint::DaemonFolderMade);
                 self.ask_for_shim(run, &folder);
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.look(run),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let reason = self.home.make_again().err();
+                self.wait(run, reason.unwrap_or_else(|| "the folder of the runs was removed again".to_owned()));
+            }
             Err(error) => self.wait(run, format!("the run folder can't be made: {}", said(&error))),
+        }
+    }
+
+    /// Makes the run's folder; first the one of all runs, if somebody removed that and it is safe to make it again.
+    fn make_folder(&self, run: &RunId) -> io::Result<RunDir> {
+        let path = self.folder(run);
+        match RunDir::create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.home.make_again().is_ok() => {
+                let runs = self.around.runs.display();
+                warn!("{runs} was removed and is made again: the logs of earlier runs are gone");
+                RunDir::create(&path)
+            }
+            made => made,
         }
     }
 

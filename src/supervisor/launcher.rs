@@ -4,7 +4,7 @@
 //! answers with the shim's pid and a handle on it, and forgets. One shim is forked ahead and waits for its order, so that
 //! no run waits for a fork. When the daemon's end of its socket closes, the launcher ends, and the shim without an order too.
 
-use std::io::{self, BufReader, IoSlice, IoSliceMut, Read};
+use std::io::{self, BufReader, IoSlice, IoSliceMut, Read, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
@@ -23,6 +23,9 @@ use crate::shim::sys::{self, Forked};
 
 /// The verb, in place of one of the command line's, with which this program becomes a launcher.
 pub const VERB: &str = "launcher";
+
+/// What the system shows as its name.
+pub const PROCESS_NAME: &str = "batchd-launcher";
 
 /// The most bytes of an order: execve(2) takes far less, so nothing that could run is longer.
 pub const ORDER_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -54,7 +57,8 @@ pub fn main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("batchd launcher: {error}");
+            // Whoever reads the daemon's errors may be gone.
+            let _ = writeln!(io::stderr(), "batchd launcher: {error}");
             ExitCode::FAILURE
         }
     }

@@ -17,6 +17,7 @@ use crate::model::launch::{Launch, Report};
 
 mod act;
 pub mod classify;
+mod home;
 mod hunt;
 pub mod launcher;
 mod link;
@@ -25,7 +26,7 @@ mod probe;
 mod runs;
 mod serve;
 
-pub use order::{Surroundings, clean_environment};
+pub use order::{Surroundings, TrustedOwners, clean_environment};
 
 /// A place where runs live. Requests return at once; what comes of them is a [`Report`] with the run's id.
 ///

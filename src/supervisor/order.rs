@@ -1,6 +1,8 @@
 //! From a [`Launch`] to what is written for it: the shim's order, and `run.json`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::model::definition::Overlap;
 use crate::model::launch::Launch;
@@ -14,6 +16,9 @@ const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// The locale if the daemon's own environment does not say: text is UTF-8, and nothing is sorted or translated by surprise.
 const LANG_DEFAULT: &str = "C.UTF-8";
 
+/// Users, beside root and the daemon's, who may own files of `batches`; none: everybody. It changes with the settings.
+pub type TrustedOwners = Arc<Mutex<Option<Vec<String>>>>;
+
 /// Where the local place works, and what is the same for all its runs.
 #[derive(Clone, Debug)]
 pub struct Surroundings {
@@ -21,10 +26,16 @@ pub struct Surroundings {
     pub runs: PathBuf,
     /// The daemon's own folder, absolute.
     pub state: PathBuf,
+    /// The folder of all batches, absolute.
+    pub batches: PathBuf,
+    /// See [`TrustedOwners`].
+    pub trusted_owners: TrustedOwners,
     /// The boot of the host, as /proc/sys/kernel/random/boot_id names it.
     pub boot: String,
     /// The variables that every script gets: [`clean_environment`] and the four paths.
     pub environment: Vec<(String, String)>,
+    /// The daemon's own environment, for `pass_env`.
+    pub inherited: BTreeMap<String, String>,
     /// The program to exec as a launcher, with [`super::launcher::VERB`].
     pub program: PathBuf,
 }
@@ -73,6 +84,8 @@ pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Resu
         (Some(Input::Run(_)) | None, None) => Stdin::Empty,
     };
     let mut base = around.environment.clone();
+    let passed = definition.execution.pass_env.iter();
+    base.extend(passed.filter_map(|name| Some((name.clone(), around.inherited.get(name)?.clone()))));
     base.extend(definition.timezone.clone().map(|zone| ("TZ".to_owned(), zone)));
     Ok(Order {
         serial,
@@ -80,6 +93,8 @@ pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Resu
         boot: around.boot.clone(),
         runs: around.runs.clone(),
         state: around.state.clone(),
+        batches: around.batches.clone(),
+        trusted_owners: around.trusted_owners.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         definition: hash,
         own_workspace,
         execution: definition.execution.clone(),
@@ -139,6 +154,10 @@ fn facts(launch: &Launch, around: &Surroundings) -> Vec<(String, String)> {
         facts.push(("BATCHD_UPSTREAM_OUTCOME", first.outcome.to_string()));
         let code = first.exit.as_ref().and_then(exit_code);
         facts.push(("BATCHD_UPSTREAM_EXIT_CODE", code.map_or(String::new(), |code| code.to_string())));
+    }
+    if let Some(alert) = &launch.alert {
+        facts.push(("BATCHD_FAILURES_IN_A_ROW", alert.failures_in_a_row.to_string()));
+        facts.push(("BATCHD_LAST_SUCCESS_AT", alert.last_success_at.clone().unwrap_or_default()));
     }
     facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

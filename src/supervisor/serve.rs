@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, warn};
 
+use super::home::Home;
 use super::launcher::Answer;
 use super::link::Link;
 use super::order::Surroundings;
@@ -40,6 +41,7 @@ const NOTICES_MAX: usize = 64;
 /// All of the local place.
 pub(super) struct Server {
     pub(super) around: Surroundings,
+    pub(super) home: Home,
     reports: UnboundedSender<(RunId, Report)>,
     pub(super) runs: BTreeMap<RunId, Entry>,
     /// The run of each order that may still be told of.
@@ -85,6 +87,7 @@ impl Server {
     ) -> io::Result<Self> {
         let (notices, notices_in) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(Self {
+            home: Home::of(&around.runs),
             around,
             reports,
             runs: BTreeMap::new(),
@@ -117,7 +120,7 @@ impl Server {
                     // Its run has something else to wait for.
                     Err(error) if error.is_cancelled() => {}
                     // Nobody would look at its run again: the daemon ends with this, and the next one finds the run.
-                    Err(error) => return error!(%error, "what waited for something to happen to a run has died"),
+                    Err(error) => return error!(%error, "a task that watches a run has died"),
                 },
                 answer = next_answer(&mut self.link) => match answer {
                     Some(answer) => self.take_answer(answer),
@@ -347,8 +350,11 @@ mod tests {
         let around = Surroundings {
             runs: nowhere(),
             state: nowhere(),
+            batches: nowhere(),
+            trusted_owners: Default::default(),
             boot: String::new(),
             environment: Default::default(),
+            inherited: Default::default(),
             program: nowhere(),
         };
         let (reports, mut told) = tokio::sync::mpsc::unbounded_channel();

@@ -74,7 +74,7 @@ fn reads_before_the_upgrade(world: &World, left: &Left, rows: usize) {
     let was = journal();
     for verb in [&["runs"][..], &["show", "tick.1"], &["logs", "tick.1"], &["doctor"]] {
         let output = world.batchd(verb).expect(1);
-        let said = format!("version {} of its tables", left.journal);
+        let said = format!("journal version {}", left.journal);
         assert!(output.err.contains(&said) && output.err.contains("start the daemon once"), "{output:#?}");
     }
     assert!(journal() == was);

@@ -65,6 +65,7 @@ impl Place for Simulated {
             due_at_local: "2026-11-23T01:00:00+01:00".to_owned(),
             upstreams: Vec::new(),
             given_input: None,
+            alert: None,
         }
     }
 

@@ -1,15 +1,17 @@
 //! The corpus: small trees of batches, each with what `load` says of it.
 //!
 //! `invalid/<what_is_wrong>/` holds `expected.txt`, all diagnostics as they are printed; `valid/<what>/` gives none, and
-//! holds `expected.json`, the definitions in force. `BLESS=1 cargo test --test definitions` writes them anew: read the
+//! holds `expected.json`, the definitions in force; `remarks/<what>/` gives remarks only, in `expected.txt`. `BLESS=1 cargo test --test definitions` writes them anew: read the
 //! difference. A folder whose name ends in `.zip` stands for a zip of what is in it.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use batchd::load::{self, Context, Diagnosis, Fitted, Input, Loaded};
+use batchd::model::diagnostic::{errors, quoted};
 use batchd::model::files::{FileContent, Files};
 
 /// The zones that the host of the corpus knows; what is said of others is the zones' affair, and not shown here.
@@ -36,12 +38,166 @@ fn valid_definitions_mean_what_they_say() {
     });
 }
 
+/// Remarks keep nothing out of force.
+#[test]
+fn remarks_are_explained_and_keep_nothing_out_of_force() {
+    check_all("remarks", "expected.txt", |case| {
+        let (fitted, diagnostics) = read_case(case);
+        assert!(!diagnostics.is_empty(), "{}: nothing is remarked on", case.display());
+        let errors: Vec<&String> = diagnostics.iter().filter(|text| !text.contains(": remark: ")).collect();
+        assert!(errors.is_empty(), "{}: {errors:?}", case.display());
+        let batches = entries(case).into_iter().filter(|path| path.is_dir() && !file_name(path).starts_with('_'));
+        assert_eq!(fitted.graph.len(), batches.count(), "{}", case.display());
+        diagnostics.join("\n\n") + "\n"
+    });
+}
+
+/// The commands in a hint, each in backticks. A `cd` alone would not stay.
+fn commands(hint: &str) -> Vec<&str> {
+    const PROGRAMS: [&str; 9] = ["mv ", "sed ", "iconv ", "chmod ", "chown ", "rm ", "mkdir ", "touch ", "(cd "];
+    let quoted = hint.split('`').skip(1).step_by(2);
+    quoted.filter(|text| PROGRAMS.iter().any(|program| text.starts_with(program))).collect()
+}
+
+/// Every command in a hint of the corpus, pasted into a shell where `batchd check` was run, works, and ends what the hint is
+/// about. Real files, the real binary, and zips in place of the folders that stand for them.
+#[test]
+fn commands_in_hints_work_where_they_are_pasted() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/definitions");
+    let mut pasted = 0;
+    for case in ["invalid", "remarks"].into_iter().flat_map(|kind| entries(&root.join(kind))) {
+        let home = tempfile::tempdir().unwrap();
+        let batches = home.path().join("batches.d");
+        fs::create_dir(&batches).unwrap();
+        for path in entries(&case).into_iter().filter(|path| path.is_dir()) {
+            copy(&path, &batches.join(file_name(&path)));
+        }
+        if let Ok(settings) = fs::read(case.join("batchd.toml")) {
+            fs::write(home.path().join("batchd.toml"), settings).unwrap();
+        }
+        for (headline, hint) in check_for_real(home.path()) {
+            for command in commands(&hint) {
+                pasted += 1;
+                let shell = Command::new("bash").args(["-ec", command]).current_dir(home.path()).output().unwrap();
+                assert!(shell.status.success(), "{}: {command}: {shell:?}", case.display());
+                let still = check_for_real(home.path()).into_iter().any(|(other, _)| other == headline);
+                assert!(!still, "{}: {command} did not help against {headline}", case.display());
+            }
+        }
+    }
+    assert!(pasted > 10, "the hints have lost their commands: {pasted}");
+}
+
+/// What the real binary says of a folder with a `batches.d`: file and complaint, and the hint.
+fn check_for_real(home: &Path) -> Vec<(String, String)> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_batchd"));
+    let output = command.args(["check", "--json"]).current_dir(home).env_clear().env("PATH", "/usr/bin:/bin").output();
+    let output = output.unwrap();
+    // Settings that don't say where the folders are end everything, and have no command.
+    if output.stdout.is_empty() && String::from_utf8_lossy(&output.stderr).contains("/batchd.toml: ") {
+        return Vec::new();
+    }
+    let checked: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let text = |one: &serde_json::Value, key: &str| one[key].as_str().unwrap_or_default().to_owned();
+    let of = |one: &serde_json::Value| (text(one, "file") + ": " + &text(one, "what"), text(one, "hint"));
+    checked["diagnostics"].as_array().unwrap().iter().map(of).collect()
+}
+
+/// Copies a folder; one whose name ends in `.zip` becomes a zip.
+fn copy(from: &Path, to: &Path) {
+    if file_name(from).ends_with(".zip") {
+        let made = Command::new("python3")
+            .args(["-c", "import shutil, sys; shutil.make_archive(sys.argv[2][:-4], 'zip', sys.argv[1])"])
+            .args([from, to])
+            .status();
+        assert!(made.unwrap().success());
+        return;
+    }
+    fs::create_dir(to).unwrap();
+    for path in entries(from) {
+        let to = to.join(file_name(&path));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
+/// A text of 1,000,000 characters in any place of a `batch.toml`, of the settings or of a script is quoted by its beginning.
+#[test]
+fn a_million_characters_are_never_quoted_whole() {
+    /// A hint that lists all keys is the longest text that is ours.
+    const OURS_MAX: usize = 1500;
+    let places = [
+        "@ = 1",
+        "\"@ @\" = 1",
+        "[@]\na = 1",
+        "[env]\n@ = \"x\"\n\"@=\" = 1",
+        "env = { A = \"$@\" }",
+        "cron = \"@\"",
+        "cron = \"@ * * * *\"",
+        "cron = [\"* * * * * @\"]",
+        "timezone = \"@\"",
+        "after = \"@\"",
+        "after = \"a, @\"",
+        "on_error = [\"@ @\"]",
+        "hosts = [\"[@\"]",
+        "timeout = \"@\"",
+        "timeout = 1@",
+        "retries = 1@",
+        "retries = \"1@\"",
+        "log_bytes_max = \"9@\"",
+        "log_bytes_max = \"@\"",
+        "log_bytes_max = \"9M@\"",
+        "pool = \"@\"",
+        "user = \"@ \"",
+        "user = \"1@\"",
+        "umask = \"@\"",
+        "umask = 1@",
+        "overlap = \"@\"",
+        "working_dir = \"@\"",
+        "env_file = \"../@\"",
+        "script = \"@\"",
+        "script = \"/@\"",
+        "include = [\"@\"]",
+        "include = [\"_@\"]",
+        "tags = \"@\"",
+        "args = \"@ @\"",
+        "description = @",
+        "@",
+        "@: @",
+        "@ = @",
+        "description = \"@",
+    ];
+    let name = load::batch_name("batches.d", "long").unwrap();
+    for place in places {
+        for filling in ["x", "7", "ä", "x "] {
+            let times = (1_000_000 / filling.len()) / place.matches('@').count();
+            let text = place.replace('@', &filling.repeat(times));
+            let (settings, mut diagnostics) = load::settings("batchd.toml", text.as_bytes(), &zone_known);
+            let context = Context { settings: &settings, host: HOST, batches: "batches.d", zone_known: &zone_known };
+            let mut files = Files::default();
+            let script = format!("#!{}", filling.repeat(1_000_000 / filling.len()));
+            add(&mut files, "script.sh".to_owned(), script.into_bytes());
+            let toml = Some(text.as_bytes());
+            let input = Input { name: &name, toml, files: &files, zip: None, missing_includes: &[] };
+            diagnostics.extend(load::definition(&input, &context).diagnostics);
+            assert!(!diagnostics.is_empty(), "{place}");
+            for diagnostic in diagnostics {
+                let said = diagnostic.what.chars().count() + diagnostic.hint.map_or(0, |hint| hint.chars().count());
+                assert!(said <= OURS_MAX, "{place} {filling}: {said} characters: {:.300}", diagnostic.what);
+            }
+        }
+    }
+}
+
 /// Every file of the corpus with bytes changed, taken away and put in, from a fixed seed: no panic, and a definition or a
 /// diagnostic, never neither and never both.
 #[test]
 fn damaged_definitions_are_refused_or_understood() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/definitions");
-    let cases = ["valid", "invalid"].into_iter().flat_map(|kind| entries(&root.join(kind)));
+    let cases = ["valid", "invalid", "remarks"].into_iter().flat_map(|kind| entries(&root.join(kind)));
     let folders = cases.flat_map(|case| entries(&case));
     let texts: Vec<Vec<u8>> = folders.filter_map(|folder| fs::read(folder.join("batch.toml")).ok()).collect();
     let mut seed = 1_u64;
@@ -49,7 +205,7 @@ fn damaged_definitions_are_refused_or_understood() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize % below
     };
-    let name = load::batch_name("damaged").unwrap();
+    let name = load::batch_name("batches.d", "damaged").unwrap();
     for round in 0..5000 {
         let mut text = texts[round % texts.len()].clone();
         for _ in 0..=random(4) {
@@ -63,13 +219,13 @@ fn damaged_definitions_are_refused_or_understood() {
             }
         }
         let (settings, _) = load::settings("batchd.toml", &text, &zone_known);
-        let context = Context { settings: &settings, host: HOST, zone_known: &zone_known };
+        let context = Context { settings: &settings, host: HOST, batches: "batches.d", zone_known: &zone_known };
         let mut files = Files::default();
         add(&mut files, "script.sh".to_owned(), text.clone());
         let input = Input { name: &name, toml: Some(&text), files: &files, zip: None, missing_includes: &[] };
         let loaded = load::definition(&input, &context);
         let shown = String::from_utf8_lossy(&text);
-        assert_eq!(loaded.definition.is_none(), !loaded.diagnostics.is_empty(), "{shown}");
+        assert_eq!(loaded.definition.is_none(), errors(&loaded.diagnostics) > 0, "{shown}");
         loaded.diagnostics.iter().for_each(|diagnostic| assert!(!diagnostic.to_string().is_empty(), "{shown}"));
     }
 }
@@ -96,7 +252,7 @@ fn check_all(kind: &str, expected_name: &str, outcome: impl Fn(&Path) -> String)
 fn read_case(case: &Path) -> (Fitted, Vec<String>) {
     let bytes = fs::read(case.join("batchd.toml")).unwrap_or_default();
     let (settings, settings_diagnostics) = load::settings("batchd.toml", &bytes, &zone_known);
-    let context = Context { settings: &settings, host: HOST, zone_known: &zone_known };
+    let context = Context { settings: &settings, host: HOST, batches: "batches.d", zone_known: &zone_known };
     let mut diagnostics: Vec<String> = settings_diagnostics.iter().map(ToString::to_string).collect();
     let mut candidates = Vec::new();
     for folder in entries(case).into_iter().filter(|path| path.is_dir()) {
@@ -104,7 +260,7 @@ fn read_case(case: &Path) -> (Fitted, Vec<String>) {
         if name.starts_with(['_', '.']) {
             continue;
         }
-        match load::batch_name(&name) {
+        match load::batch_name("batches.d", &name) {
             Ok(name) => candidates.push(Arc::new(read_batch(case, &name, &context))),
             Err(diagnostic) => diagnostics.push(diagnostic.to_string()),
         }
@@ -148,7 +304,7 @@ fn add_files(files: &mut Files, folder: &Path, prefix: &str) {
 }
 
 fn add(files: &mut Files, name: String, bytes: Vec<u8>) {
-    files.0.insert(name, FileContent { bytes, executable: false });
+    files.0.insert(name, FileContent { bytes, mode: 0o644 });
 }
 
 /// A folder's entries by name; none of a folder that is not there.
@@ -164,7 +320,7 @@ fn file_name(path: &Path) -> String {
 }
 
 fn zone_known(zone: &str) -> Result<(), Diagnosis> {
-    if ZONES.contains(&zone) { Ok(()) } else { Err(Diagnosis::new(format!("unknown time zone `{zone}`"))) }
+    if ZONES.contains(&zone) { Ok(()) } else { Err(Diagnosis::new(format!("unknown time zone `{}`", quoted(zone)))) }
 }
 
 /// The hash depends on every byte of the case, and says nothing about what was understood.

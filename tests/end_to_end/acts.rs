@@ -220,14 +220,14 @@ fn what_comes_into_force_is_told() {
     }
     world.start();
     let daemon = world.daemon();
-    daemon.says(0, "21 new or edited batches are in force");
-    let of = |level: &'static str| {
-        move |line: &Value| line["message"] == "in force" && line["level"] == level && line["batch"] == "many7"
-    };
-    daemon.line("many7 is in force with the others", of("DEBUG"));
+    daemon.says(0, "new or changed: many0, many1, many10 and 18 more");
+    let of_many7 = |line: &Value| line["message"] == "in force" && line["level"] == "DEBUG" && line["batch"] == "many7";
+    daemon.line("many7 is in force with the others", of_many7);
     let mark = daemon.mark();
     world.batch("many7", "", "echo edited\n");
-    daemon.line_after(mark, "many7 is in force, alone", of("INFO"));
+    let alone = |line: &Value| line["message"] == "new or changed: many7" && line["level"] == "INFO";
+    daemon.line_after(mark, "many7 is in force, alone", alone);
+    daemon.line_after(mark, "and its definition for those who look closer", of_many7);
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn an_alarm_and_its_end_are_told() {
     world.bash("mv batches.d away; mkdir batches.d");
     world.daemon().says(mark, "suddenly empty");
     let listed = world.batchd(&["list"]).expect(0).out;
-    says(&listed, &["load", "it is suddenly empty; what was in it stays in force"]);
+    says(&listed, &["load", "this folder is suddenly empty; its batches stay in force"]);
     world.bash("rmdir batches.d; mv away batches.d");
     world.daemon().says(mark, "the alarm is over");
 }

@@ -80,7 +80,7 @@ fn a_backup_is_made_beside_a_daemon_and_without_one() {
     };
     assert_eq!((rows("beside.db"), rows("without.db")), (1, 2));
     let again = world.batchd(&["backup", "beside.db"]).expect(1);
-    assert!(again.err.contains("never written over"), "{again:?}");
+    assert!(again.err.contains("never overwrites a file"), "{again:?}");
     assert_eq!(world.bash("stat -c %a beside.db without.db"), "600\n600\n");
 }
 
@@ -161,7 +161,7 @@ fn e8_a_restored_journal_knows_what_ran_since_and_runs_nothing_again() {
     world.batchd(&["restore", "copy.db"]).expect(1);
     lose(&world, "lost");
     let said = world.batchd(&["restore", "copy.db"]).expect(0);
-    assert!(said.line().contains("have their end from their folders"), "{said:?}");
+    assert!(said.line().contains("4 runs with an outcome from the run folder"), "{said:?}");
     assert!(!world.path("state/restore.new").exists());
     let restored = ends(&world);
     for (run, outcome) in &before {
@@ -192,11 +192,11 @@ fn a_run_that_lives_is_waited_for_before_a_journal_is_restored() {
     slow.begin();
     slow.world.batchd(&["backup", "copy.db"]).expect(0);
     let refused = slow.world.batchd(&["restore", "copy.db"]).expect(1);
-    assert!(refused.err.contains("a daemon works with"), "{refused:?}");
+    assert!(refused.err.contains("a daemon is running on"), "{refused:?}");
     assert_eq!(slow.world.end_daemon(Signal::TERM), 0);
     lose(&slow.world, "lost");
     let refused = slow.world.batchd(&["restore", "copy.db"]).expect(1);
-    assert!(refused.err.contains("slow.1 still lives"), "{refused:?}");
+    assert!(refused.err.contains("slow.1 is still running"), "{refused:?}");
     slow.go.tell();
     slow.world.all_gone();
     slow.world.batchd(&["restore", "copy.db"]).expect(0);

@@ -254,7 +254,7 @@ fn a_check_says_all_that_is_wrong() {
     world.batch("ring-b", "after = 'ring-a'", "echo\n");
     world.batch("windows", "", "echo one\r\necho two\r\n");
     world.bash("mkdir batches.d/empty");
-    complains(&world, &["check", "batches.d/typo"], 2, &["is a batch"]);
+    complains(&world, &["check", "batches.d/typo"], 2, &["is one batch"]);
     let output = world.batchd(&["check"]).expect(1);
     let said = output.out + &output.err;
     for words in [

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use zip::write::{SimpleFileOptions, ZipWriter};
 
+use crate::world::root::is_root;
 use crate::world::{PATIENCE, World, exits};
 
 /// Everything is looked at once a minute; the rest is for a host that is busy.
@@ -60,19 +61,92 @@ fn news(world: &World, mark: usize) -> Vec<String> {
     of_edited.filter(|message| message == "in force" || message == "removed").collect()
 }
 
+/// Half a script that runs removes the wrong folder: a file that is open for writing is no definition, however long it is
+/// quiet. What is in force stays, a diagnostic names the file and the process, and the whole edit comes into force.
 #[test]
 fn d1_a_writer_that_stops_halfway_is_waited_for() {
     let mut world = world();
     let mark = world.start().mark();
-    let mut writer = File::create(world.path("batches.d/edited/batch.toml")).unwrap();
-    writer.write_all(b"description = \"ha").unwrap();
-    world.daemon().says(mark, "edited/batch.toml:1");
+    let mut writer = File::create(world.path("batches.d/edited/script.sh")).unwrap();
+    writer.write_all(b"echo ha").unwrap();
+    let named = format!("process {} ", std::process::id());
+    world.daemon().says(mark, &named);
+    world.daemon().says(mark, "edited/script.sh");
+    prints(&world, "one");
+    let reloaded = world.batchd(&["reload"]).expect(1);
+    assert!(reloaded.out.contains("edited/script.sh: ") && reloaded.out.contains(&named), "{reloaded:?}");
+    let checked = world.batchd(&["check"]).expect(1);
+    assert!(checked.out.contains("edited/script.sh: ") && checked.out.contains(&named), "{checked:?}");
     prints(&world, "one");
     assert_eq!(news(&world, mark), [""; 0], "half a file is in force");
     let mark = world.daemon().mark();
-    writer.write_all(b"lf\"\n").unwrap();
+    writer.write_all(b"lf\n").unwrap();
+    drop(writer);
     world.daemon().in_force(mark, "edited");
     world.batchd(&["reload"]).expect(0);
+    prints(&world, "half");
+}
+
+/// A batch that is new waits as well, for what it includes too; a log that somebody keeps open is nobody's definition.
+#[test]
+fn d1_only_files_of_the_definition_are_waited_for() {
+    let mut world = world();
+    let mark = world.start().mark();
+    let _logs = ["batches.d/app.log", "batches.d/edited/app.log~", "batches.d/_logs/app.log"].map(|name| {
+        world.write(name, "");
+        let mut log = File::create(world.path(name)).unwrap();
+        log.write_all(b"a line\n").unwrap();
+        log
+    });
+    world.write("batches.d/_lib/lib.sh", "");
+    let mut library = File::create(world.path("batches.d/_lib/lib.sh")).unwrap();
+    library.write_all(b"say() { echo ha").unwrap();
+    world.batch("new", "include = [\"_lib\"]\n", "source _lib/lib.sh; say\n");
+    world.write("batches.d/edited/script.sh", "echo two\n");
+    world.daemon().in_force(mark, "edited");
+    prints(&world, "two");
+    world.daemon().says(mark, "_lib/lib.sh");
+    world.batchd(&["start", "new"]).expect(2);
+    let mark = world.daemon().mark();
+    library.write_all(b"lf; }\n").unwrap();
+    drop(library);
+    world.daemon().in_force(mark, "new");
+    world.batchd(&["reload"]).expect(0);
+}
+
+/// The kernel doesn't tell a daemon without the right to it who writes another owner's file: events do.
+#[test]
+fn d1_a_writer_of_another_owners_file_is_waited_for() {
+    if !is_root() {
+        return;
+    }
+    let mut world = world();
+    world.settings("trusted_owners = [\"nobody\"]\n");
+    world.bash("chown -R nobody batches.d/edited; touch -d '-1 hour' batches.d/edited/*");
+    let mark = world.start_under(&["setpriv", "--bounding-set", "-lease"]).mark();
+    let mut writer = File::options().write(true).truncate(true).open(world.path("batches.d/edited/script.sh")).unwrap();
+    writer.write_all(b"echo ha").unwrap();
+    world.daemon().says(mark, &format!("process {} ", std::process::id()));
+    prints(&world, "one");
+    assert_eq!(news(&world, mark), [""; 0], "half a file is in force");
+    let mark = world.daemon().mark();
+    writer.write_all(b"lf\n").unwrap();
+    drop(writer);
+    world.daemon().in_force(mark, "edited");
+    prints(&world, "half");
+}
+
+/// A daemon that starts while a file is being written looks at the end of it.
+#[test]
+fn d1_a_start_waits_for_writers() {
+    let mut world = World::new();
+    world.batch("edited", "", "echo whole\n");
+    let writer = File::options().append(true).open(world.path("batches.d/edited/script.sh")).unwrap();
+    let mark = world.start().mark();
+    world.batchd(&["start", "edited"]).expect(2);
+    drop(writer);
+    world.daemon().in_force(mark, "edited");
+    prints(&world, "whole");
 }
 
 /// Each way of saving is one edit, and not two.

@@ -145,7 +145,7 @@ fn a_daemon_does_not_start_with_settings_that_have_errors() {
     world.settings("[defaults]\nuser = 'nobody '\n");
     world.spawn(&[], &[]);
     let said = world.daemon().says(0, "the settings have errors").to_string();
-    assert!(said.contains("until they are mended"), "{said}");
+    assert!(said.contains("fix them to start the daemon"), "{said}");
     assert_eq!(world.daemon_ends(), 1);
     world.settings("");
     world.spawn(&[], &[("BATCHD_SETTINGS", "/nowhere/batchd.toml")]);
@@ -191,7 +191,7 @@ says 'is ready'
 batchd start slow >/dev/null 2>&1
 read -r run <up
 printf '\x03' >&3
-says 'a second Ctrl-C'
+says 'press Ctrl-C again'
 printf '\x03' >&3
 cat <&4 >/dev/null
 wait"#;
@@ -242,9 +242,9 @@ fn e2_a_daemon_that_cannot_write_its_journal_ends_when_it_is_told_to() {
     journal.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mark = world.daemon().mark();
     world.write("batches.d/one/script.sh", "echo two\n");
-    world.daemon().says(mark, "the journal can't be written now");
+    world.daemon().says(mark, "the journal can't be written (");
     world.daemon().signal(Signal::TERM);
-    world.daemon().says(mark, "what is not committed was not acted on");
+    world.daemon().says(mark, "the daemon ends without committing its last records");
     assert_eq!(world.daemon_ends(), 0);
     drop(journal);
     world.start();
@@ -280,7 +280,11 @@ fn a_run_that_cannot_be_adopted_yet_does_not_keep_the_others() {
     slow.world.all_gone();
     let lock = RunDir::open(&slow.world.run_file("slow.1", "")).unwrap().lock().unwrap().expect("nobody else has it");
     let daemon = slow.world.start();
-    assert!(daemon.log_text().contains("scheduling begins without them"), "{}", daemon.log_text());
+    assert!(
+        daemon.log_text().contains("can't read the state of 1 run of an earlier daemon yet; scheduling begins without"),
+        "{}",
+        daemon.log_text()
+    );
     slow.world.batchd(&["start", "other", "--wait"]).expect(0);
     drop(lock);
     assert_eq!(slow.world.end("slow.1")["outcome"], "lost");

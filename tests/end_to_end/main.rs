@@ -8,9 +8,14 @@ mod backup;
 mod chains;
 mod clock;
 mod commands;
+mod daemon;
+#[path = "../nfs/guest.rs"]
+mod guest;
 mod hints;
 mod lifecycle;
 mod manager;
+mod nfs;
+mod privacy;
 mod reload;
 mod shutdown;
 mod start;

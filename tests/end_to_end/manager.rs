@@ -94,13 +94,13 @@ fn e9_a_journal_that_is_locked_is_no_reason_to_end_a_daemon() {
     journal.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mark = world.daemon().mark();
     world.write("batches.d/one/script.sh", "echo two\n");
-    world.daemon().says(mark, "the journal can't be written now");
+    world.daemon().says(mark, "the journal can't be written (");
     while manager.next_within(Duration::from_millis(1)).is_some() {}
     for _ in 0..3 {
         assert_eq!(manager.next(), "WATCHDOG=1");
     }
     journal.execute_batch("ROLLBACK").unwrap();
-    world.daemon().says(mark, "the journal is written again");
+    world.daemon().says(mark, "the journal is writable again");
 }
 
 /// The thread of the daemon that writes the journal.

@@ -286,7 +286,7 @@ fn d11_a_root_that_is_mounted_again_is_watched_again() {
     world.start();
     world.bash("umount --lazy batches.d");
     let reloaded = world.batchd(&["reload"]).expect(1);
-    assert!((reloaded.out + &reloaded.err).contains("is it mounted?"));
+    assert!((reloaded.out + &reloaded.err).contains("file system is mounted"));
     world.batchd(&["start", "edited", "--wait"]).expect(0);
     world.bash("mount --bind kept batches.d");
     world.batchd(&["reload"]).expect(0);
@@ -349,4 +349,41 @@ fn d3_an_edit_does_not_reach_what_has_begun() {
     assert_eq!(world.stdout("edited.1"), "one\n");
     world.batchd(&["start", "edited", "--wait"]).expect(0);
     assert!(world.stdout("edited.2").starts_with("two\n"));
+}
+
+/// A remark keeps nothing out of force, and `check` and `reload` succeed with it.
+#[test]
+fn remarks_are_shown_and_harm_nothing() {
+    let mut world = World::new();
+    world.batch("edited", "env = { BIN = \"~/bin\" }\n", "echo \"$BIN\"\n");
+    let checked = world.batchd(&["check"]).expect(0);
+    assert!(checked.out.contains("edited/batch.toml:1:15: remark: `~` in `env.BIN` is not expanded"), "{checked:?}");
+    assert!(checked.err.contains("1 remark; 1 batch is valid"), "{checked:?}");
+    let mark = world.start().mark();
+    world.write("batches.d/edited/script.sh", "echo \"new $BIN\"\n");
+    world.daemon().in_force(mark, "edited");
+    assert!(world.batchd(&["reload"]).expect(0).out.contains("remark: "));
+    assert!(!world.daemon().log_text().contains("WARN"), "a remark is no warning");
+    let run = world.batchd(&["start", "edited", "--wait"]).expect(0);
+    assert_eq!(world.stdout(run.line()), "new ~/bin\n");
+}
+
+/// The warning about a broken edit is not the last word of the log.
+#[test]
+fn an_edit_that_is_taken_back_is_said_to_be_valid_again() {
+    let world = world();
+    let mark = world.daemon().mark();
+    world.write("batches.d/edited/batch.toml", "retires = 3\n");
+    world.daemon().says(mark, "unknown key `retires`");
+    let mark = world.daemon().mark();
+    world.write("batches.d/edited/batch.toml", "");
+    world.daemon().says(mark, "edited is valid again");
+    let mark = world.daemon().mark();
+    world.write("batches.d/edited/batch.toml", "retires = 3\n");
+    world.daemon().says(mark, "unknown key `retires`");
+    world.bash("rm -r batches.d/edited; touch batches.d/README");
+    let reloaded = world.batchd(&["reload"]).expect(0);
+    assert_eq!(reloaded.out, "");
+    let log = world.daemon().log_text();
+    assert!(!log.lines().skip(mark).any(|line| line.contains("valid again")), "the batch is gone");
 }

@@ -29,7 +29,7 @@ fn small() -> (World, Disk, [Pipe; 2]) {
 /// Whether the daemon has said that this run waits, for this reason.
 fn waits(line: &Value, run: &str, reason: &str) -> bool {
     let said = line["reason"].as_str().unwrap_or_default();
-    line["message"] == "it waits to be started" && line["run"] == run && said.contains(reason)
+    line["message"] == "the run waits to be started" && line["run"] == run && said.contains(reason)
 }
 
 #[track_caller]
@@ -116,7 +116,7 @@ fn e2_scripts_are_stopped_although_nothing_can_be_recorded() {
     let journal = Connection::open(world.path("state/journal.db")).unwrap();
     let event = "INSERT INTO event (at, text) VALUES (0, hex(zeroblob(2000)))";
     while journal.execute(event, []).is_ok() {}
-    world.daemon().says(0, "the journal can't be written now");
+    world.daemon().says(0, "the journal can't be written (");
     assert_eq!(world.end_daemon(Signal::TERM), 0);
     world.all_gone();
     drop(journal);
@@ -153,7 +153,7 @@ fn e2_a_workspace_that_finds_no_room_leaves_nothing_behind() {
     world.start();
     disk.fill_but(1024 * 1024);
     world.batchd(&["start", "quick"]).expect(0);
-    sees_wait(&world, "quick.1", "the workspace can't be brought up to date");
+    sees_wait(&world, "quick.1", "can't update the workspace");
     let workspaces = fs::read_dir(world.path("state/workspaces")).unwrap();
     let names: Vec<String> = workspaces.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.iter().all(|name| !name.contains(".new-")), "{names:?}");

@@ -57,10 +57,10 @@ fn e6_a_journal_that_is_gone_is_not_begun_anew() {
     let mut world = with_past();
     let kept = whole(&world);
     fs::remove_file(journal(&world)).unwrap();
-    assert_refused(&mut world, &["is gone", "the folder of quick.1", "doctor --rebuild", "move "]);
+    assert_refused(&mut world, &["is missing, but", "the folder of quick.1", "doctor --rebuild", "move "]);
     // Without run folders there is still what it named.
     fs::rename(world.path("runs"), world.path("elsewhere")).unwrap();
-    assert_refused(&mut world, &["is gone", "has definitions that it named"]);
+    assert_refused(&mut world, &["is missing, but", "still has definitions of its batches"]);
     fs::rename(world.path("state"), world.path("old-state")).unwrap();
     assert_eq!(run_once(&mut world), "quick.1", "moved away, they are no obstacle");
     fs::remove_dir_all(world.path("state")).unwrap();
@@ -77,10 +77,10 @@ fn e6_a_journal_that_goes_under_its_daemon_is_saved() {
     world.start();
     world.bash("rm state/journal.db*");
     assert_ne!(world.batchd(&["start", "quick"]).code, 0);
-    world.daemon().says(0, "was removed or replaced under the daemon");
+    world.daemon().says(0, "was removed or replaced while the daemon was running");
     assert_eq!(world.daemon_ends(), 1);
     assert!(!world.path("runs/quick.2").exists(), "nothing was done that is not recorded");
-    assert_refused(&mut world, &["is gone"]);
+    assert_refused(&mut world, &["is missing, but"]);
     world.bash("mv state/journal.db.saved-* state/journal.db");
     assert_eq!(run_once(&mut world), "quick.2");
     world.batchd(&["doctor"]).expect(0);
@@ -95,7 +95,7 @@ fn e6_a_journal_without_its_last_commits_is_not_gone_on_with() {
     world.end("quick.2");
     assert_eq!(world.end_daemon(Signal::KILL), -9);
     world.bash("rm state/journal.db-*");
-    assert_refused(&mut world, &["the folder of quick.2", "has lost what was written last"]);
+    assert_refused(&mut world, &["the folder of quick.2", "has lost its last records"]);
 }
 
 /// The header of a `-wal` file, and that of a frame in it: <https://www.sqlite.org/fileformat2.html#walformat>.
@@ -133,7 +133,7 @@ fn e5_a_wal_that_is_cut_or_changed_runs_nothing_twice() {
             world.batchd(&["doctor"]).expect(0);
             went_on += 1;
         } else {
-            world.daemon().says(0, "has lost what was written last");
+            world.daemon().says(0, "has lost its last records");
             assert_eq!(world.daemon_ends(), 1);
             refused += 1;
         }
@@ -211,17 +211,17 @@ fn e9_a_journal_that_somebody_holds_is_waited_for() {
     holder.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut command = world.command(env!("CARGO_BIN_EXE_batchd"));
     let mut start = command.args(["start", "quick"]).stdout(std::process::Stdio::null()).spawn().unwrap();
-    let line = world.daemon().says(0, "the journal can't be written now");
+    let line = world.daemon().says(0, "the journal can't be written (");
     assert!(line.to_string().contains("end the program that locks it"), "{line}");
     holder.execute_batch("ROLLBACK").unwrap();
-    world.daemon().says(0, "the journal is written again");
+    world.daemon().says(0, "the journal is writable again");
     assert!(exits(&start, crate::world::PATIENCE) && start.wait().unwrap().success());
     assert_eq!(world.end("quick.2")["outcome"], "succeeded");
     assert_eq!(world.end_daemon(Signal::TERM), 0);
     // A daemon that begins waits too, before it is ready.
     holder.execute_batch("BEGIN IMMEDIATE").unwrap();
     world.spawn(&[], &[]);
-    world.daemon().says(0, "the journal can't be written now");
+    world.daemon().says(0, "the journal can't be written (");
     holder.execute_batch("ROLLBACK").unwrap();
     world.daemon().says(0, "is ready");
     assert_eq!(run_by(&world), "quick.3");
@@ -239,7 +239,7 @@ fn e9_a_journal_that_somebody_holds_is_waited_for() {
 fn e12_a_journal_of_a_newer_batchd_is_refused() {
     let mut world = with_past();
     Connection::open(journal(&world)).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    assert_refused(&mut world, &["was written by a newer batchd", "start that batchd, or restore a copy"]);
+    assert_refused(&mut world, &["was written by a newer batchd", "start the newer batchd, or restore a copy"]);
 }
 
 #[test]

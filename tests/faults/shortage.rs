@@ -41,7 +41,7 @@ fn start(world: &World) -> String {
 fn sees_wait(world: &World, run: &str, reason: &str) {
     world.daemon().line(&format!("{run} waits: {reason}"), |line| {
         let said = line["reason"].as_str().unwrap_or_default();
-        line["message"] == "it waits to be started" && line["run"] == run && said.contains(reason)
+        line["message"] == "the run waits to be started" && line["run"] == run && said.contains(reason)
     });
 }
 
@@ -127,7 +127,7 @@ fn g2_a_daemon_without_descriptors_waits_and_does_not_spin() {
     let before = ticks(pid);
     let mark = world.daemon().mark();
     world.daemon().line("a run waits", |line| {
-        line["message"] == "it waits to be started" && line.to_string().contains("Too many open files")
+        line["message"] == "the run waits to be started" && line.to_string().contains("Too many open files")
     });
     let knocks = UnixStream::connect(world.path("state/socket/batchd.sock")).unwrap();
     world.daemon().says(mark, "connections can't be accepted now");

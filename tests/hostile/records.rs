@@ -21,7 +21,7 @@ fn i20_a_rebuild_from_folders_that_were_made() {
          mkfifo report.4/run.json; head -c 3000000 /dev/zero > report.3/run.json; touch report.6",
     );
     let rebuilt = world.batchd(&["doctor", "--rebuild", "new.db"]).expect(0);
-    assert!(rebuilt.out.contains("1 runs with their ends, 0 lost"), "{rebuilt:?}");
+    assert!(rebuilt.out.contains("1 run with an outcome, 0 lost"), "{rebuilt:?}");
     fs::remove_file(world.path("new.db")).unwrap();
     // A number behind which there is none would let numbers come back.
     world.bash("mkdir runs/report.9223372036854775807");

@@ -359,10 +359,13 @@ fn e2_a_place_without_room_is_waited_for() {
     let mut world = World::new();
     let runs = world.path("runs");
     fs::rename(&runs, world.path("elsewhere")).unwrap();
+    // A folder that is only missing would be made again.
+    fs::write(&runs, "in the way").unwrap();
     let launch = world.plan("job", "echo ran", |_, _| {});
     world.launch(&launch);
     let Report::Waiting { reason } = world.report(&launch) else { panic!() };
     assert!(reason.contains("can't be made"), "{reason}");
+    fs::remove_file(&runs).unwrap();
     fs::rename(world.path("elsewhere"), &runs).unwrap();
     assert!(matches!(world.end(&launch), Report::Exited { .. }));
     assert!(RunDir::open(&world.file(&launch, "")).is_ok());

@@ -2,7 +2,10 @@
 
 mod adopt;
 mod crash;
+#[path = "../nfs/guest.rs"]
+mod guest;
 mod inputs;
+mod nfs;
 mod outputs;
 #[path = "../world/root.rs"]
 mod root;

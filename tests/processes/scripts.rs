@@ -119,7 +119,7 @@ fn a14_what_can_not_be_run_says_what_to_do() {
     check("permission", &|e| e.interpreter = vec!["/etc/passwd".to_owned()], "may not be executed");
     check("folder", &|e| e.working_dir = Some("/no/such".to_owned()), "/no/such can't be entered");
     check("user", &|e| e.user = Some("no-such".to_owned()), "no user `no-such`");
-    check("env-file", &|e| e.env_file = Some("/no/such".to_owned()), "env_file /no/such can't be opened");
+    check("env-file", &|e| e.env_file = Some("/no/such".to_owned()), "env_file /no/such: can't read the file");
     check("long", &|e| e.args = vec!["x".repeat(200_000)], "longer than the system takes");
     check("zero", &|e| e.args = vec!["a\0b".to_owned()], "zero byte");
     check("empty", &|e| e.interpreter = Vec::new(), "`interpreter` is empty");

@@ -82,8 +82,11 @@ impl World {
         let around = Surroundings {
             runs: self.path("runs"),
             state: self.path("state"),
+            batches: self.path("batches.d"),
+            trusted_owners: Default::default(),
             boot: boot(),
             environment: clean_environment(variable),
+            inherited: BTreeMap::new(),
             program: self.program.clone(),
         };
         self.local = Some(Local::start(around, sender, watch::channel(None).1).unwrap());
@@ -116,6 +119,8 @@ impl World {
     pub(crate) fn names(&self, run: &Launch) -> Vec<String> {
         let entries = fs::read_dir(self.file(run, "")).unwrap();
         let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        // On NFS, a file that was removed has such a name for as long as a process has it open.
+        names.retain(|name| !name.starts_with(".nfs"));
         names.sort();
         names
     }
@@ -125,7 +130,7 @@ impl World {
         let batch = BatchName::new(name).unwrap();
         let files = batchd::model::files::Files(BTreeMap::from([(
             "script.sh".to_owned(),
-            batchd::model::files::FileContent { bytes: script.as_bytes().to_vec(), executable: true },
+            batchd::model::files::FileContent { bytes: script.as_bytes().to_vec(), mode: 0o755 },
         )]));
         let hash = batchd::store::definitions::put(&self.path("state"), &files).unwrap();
         let definition = definition(&batch, hash);
@@ -136,8 +141,15 @@ impl World {
         let token = Token { journal, run: run.id.clone(), queued_at: run.queued_at };
         let due_at_local = "2026-11-23T01:00:00+01:00".to_owned();
         let (upstreams, given_input) = (Vec::new(), None);
-        let mut launch =
-            Launch { token, run, definition: Some(Arc::new(definition)), due_at_local, upstreams, given_input };
+        let mut launch = Launch {
+            token,
+            run,
+            definition: Some(Arc::new(definition)),
+            due_at_local,
+            upstreams,
+            given_input,
+            alert: None,
+        };
         tweak(&mut execution, &mut launch);
         if let Some(definition) = &mut launch.definition {
             Arc::make_mut(definition).execution = execution;
@@ -360,6 +372,7 @@ pub(crate) fn definition(name: &BatchName, hash: DefinitionHash) -> Definition {
         interpreter: vec!["bash".to_owned()],
         args: Vec::new(),
         env: BTreeMap::new(),
+        pass_env: Vec::new(),
         env_file: None,
         working_dir: None,
         user: None,

@@ -176,10 +176,14 @@ fn reply_text(reply: &Reply) -> String {
         }
         Reply::Skipped { run, reason } => format!("{run} skipped: {reason}"),
         Reply::Stopping { runs } => format!("stopping {}", list(runs.iter().map(ToString::to_string).collect())),
-        Reply::Disabled { batch, disabled, goes_on, .. } => {
+        Reply::Disabled { batch, disabled, replaces, goes_on } => {
             let mut text = format!("{batch} is disabled");
             if let Some(until) = disabled.until {
                 text += &format!(" until {until}");
+            }
+            if let Some(replaced) = replaces {
+                let until = replaced.until.map_or("enabled".to_owned(), |until| until.to_string());
+                text += &format!(", in place of until {until}");
             }
             if !goes_on.is_empty() {
                 text += &format!("; goes on: {}", list(goes_on.iter().map(ToString::to_string).collect()));

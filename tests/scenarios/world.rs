@@ -251,7 +251,7 @@ impl World {
     fn fit(&mut self) -> Done<Arc<Graph>> {
         let settings = self.settings()?;
         let known = |zone: &str| self.zone_known(zone);
-        let context = Context { settings: &settings, host: "host", zone_known: &known };
+        let context = Context { settings: &settings, host: "host", batches: "batches.d", zone_known: &known };
         let candidates: Vec<Arc<Loaded>> =
             self.disk.iter().map(|(name, toml)| Arc::new(definition(name, toml, &context))).collect();
         let in_force = self.scheduler.iter().flat_map(|scheduler| scheduler.graph().iter());
@@ -287,7 +287,7 @@ impl World {
 fn definition(name: &BatchName, toml: &str, context: &Context<'_>) -> Loaded {
     let mut files = Files::default();
     for (path, text) in [("batch.toml", toml), ("script.sh", "#!/bin/bash\n")] {
-        files.0.insert(path.to_owned(), FileContent { bytes: text.as_bytes().to_vec(), executable: false });
+        files.0.insert(path.to_owned(), FileContent { bytes: text.as_bytes().to_vec(), mode: 0o644 });
     }
     let input = Input { name, toml: Some(toml.as_bytes()), files: &files, zip: None, missing_includes: &[] };
     load::definition(&input, context)

@@ -45,7 +45,8 @@ impl Proof {
                 | Record::Definition(_)
                 | Record::Edge(_)
                 | Record::EdgeRemoved { .. }
-                | Record::Event { .. } => {}
+                | Record::Event { .. }
+                | Record::Zone { .. } => {}
             }
         }
     }

@@ -199,6 +199,7 @@ fn plain(name: BatchName, edit: u64) -> Definition {
             interpreter: vec!["bash".to_owned()],
             args: Vec::new(),
             env: BTreeMap::new(),
+            pass_env: Vec::new(),
             env_file: None,
             working_dir: None,
             user: None,

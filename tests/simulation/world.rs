@@ -204,7 +204,13 @@ impl World {
             let next = move |after: &Instant| schedule.as_ref().and_then(|schedule| schedule.next_after(*after));
             let instants = std::iter::successors(next(&self.begin), next).map(|at| at.as_ms());
             let name = node.definition().name.clone();
-            instants.take_while(|at| *at <= end_ms).map(|at| (at, name.clone())).collect::<Vec<_>>()
+            // The first daemon begins at a whole second, and at none of those a boot is due.
+            let boot = node.entry.reboot.then(|| self.begin.as_ms() - 1);
+            boot.into_iter()
+                .chain(instants)
+                .take_while(|at| *at <= end_ms)
+                .map(|at| (at, name.clone()))
+                .collect::<Vec<_>>()
         };
         let mut due: Vec<(i64, BatchName)> = nodes().flat_map(due_of).collect();
         due.sort();
@@ -279,7 +285,7 @@ impl World {
         self.handle(Event::Wake)?;
         let graph = fit(&self.disk, self.scheduler().graph());
         self.tell(format!("reload: {} batches", graph.len()));
-        self.note_graph(&graph);
+        self.note_graph(&graph, false);
         self.handle(Event::Reload(graph))
     }
 
@@ -299,7 +305,7 @@ impl World {
             self.handle(Event::Report { run, report })?;
         }
         let graph = self.disk.graph(&before);
-        self.note_graph(&graph);
+        self.note_graph(&graph, true);
         self.handle(Event::Begin(graph))?;
         self.has_begun = true;
         Ok(())

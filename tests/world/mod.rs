@@ -82,6 +82,12 @@ impl World {
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let world = Self { home, daemon: None };
         fs::create_dir(world.path("batches.d")).unwrap();
+        // Where the worlds are on a network file system, the daemon's own files have to be elsewhere.
+        if let Some(local) = std::env::var_os("BATCHD_TESTS_STATE_IN") {
+            let state = Path::new(&local).join(world.home.path().file_name().unwrap());
+            fs::create_dir(&state).unwrap();
+            std::os::unix::fs::symlink(state, world.path("state")).unwrap();
+        }
         world.settings("");
         world
     }
@@ -269,6 +275,10 @@ impl World {
     pub fn start_with(&mut self, arguments: &[&str], variables: &[(&str, &str)]) -> &Daemon {
         self.spawn(arguments, variables);
         self.daemon().ready();
+        if std::env::var_os("BATCHD_TESTS_STATE_IN").is_some() {
+            // The batches are on a network file system, where a file that was just written may still be open elsewhere.
+            self.batchd(&[&["reload"], arguments].concat()).expect(0);
+        }
         self.daemon()
     }
 
@@ -325,6 +335,7 @@ impl World {
     pub fn start_under(&mut self, wrapper: &[&str]) -> &Daemon {
         let mut command = self.command(wrapper[0]);
         command.args(&wrapper[1..]).args([env!("CARGO_BIN_EXE_batchd"), "daemon", "--log-format", "json"]);
+        command.env("RUST_LOG", "batchd=debug");
         self.daemon = Some(Daemon::spawn(command));
         self.daemon().ready();
         self.daemon()

@@ -1,10 +1,12 @@
 //! The settings while the daemon runs: read again when they may have changed, and what of them takes a restart.
 
+use std::sync::PoisonError;
+
 use tracing::info;
 
 use super::{Loader, Surroundings};
 use crate::load::{Paths, SettingsFile};
-use crate::model::diagnostic::Diagnostic;
+use crate::model::diagnostic::{Diagnostic, errors};
 
 /// Reads the settings again; the daemon knows how.
 pub(super) type SettingsOnDisk = Box<dyn FnMut() -> anyhow::Result<(Surroundings, Vec<Diagnostic>)> + Send>;
@@ -14,11 +16,16 @@ pub(super) type SettingsOnDisk = Box<dyn FnMut() -> anyhow::Result<(Surroundings
 pub(super) struct AtStart {
     paths: Paths,
     socket_group: Option<String>,
+    log_output: bool,
 }
 
 impl AtStart {
     pub(super) fn of(settings: &SettingsFile) -> Self {
-        Self { paths: settings.paths.clone(), socket_group: settings.settings.socket_group.clone() }
+        Self {
+            paths: settings.paths.clone(),
+            socket_group: settings.settings.socket_group.clone(),
+            log_output: settings.settings.log_output,
+        }
     }
 }
 
@@ -55,7 +62,7 @@ impl Loader {
         let (around, diagnostics) = match read {
             Ok(read) => read,
             Err(problem) => {
-                let what = format!("they stay as they were: {problem:#}");
+                let what = format!("can't read the settings, so they stay as they were: {problem:#}");
                 self.of_settings = vec![Diagnostic::of_file(None, &self.around.settings.file, what)];
                 return;
             }
@@ -65,14 +72,16 @@ impl Loader {
             let release = self.around.zones.version();
             info!("the time-zone data or the system's time zone has changed: zone data {release}");
         }
-        if !diagnostics.is_empty() {
+        if errors(&diagnostics) > 0 {
             (self.around.settings, self.around.trust) = (before.settings, before.trust);
         }
+        *self.trusted_owners.lock().unwrap_or_else(PoisonError::into_inner) = self.around.trusted_owners();
         self.of_settings = diagnostics;
         if AtStart::of(&self.around.settings) != self.at_start {
-            let what = "`batches`, `runs`, `state` or `socket_group` has changed since the daemon started";
+            let what =
+                "`batches`, `runs`, `state`, `socket_group` or `log_output` has changed since the daemon started";
             let diagnostic = Diagnostic::of_file(None, &self.around.settings.file, what);
-            self.of_settings.push(diagnostic.with_hint("restart the daemon: scripts go on meanwhile"));
+            self.of_settings.push(diagnostic.with_hint("restart the daemon; running scripts go on"));
         }
         self.folders.forget_looks();
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::git::GIT_LOCK_MAX;
 use super::*;
 
 /// A `batches.d` with one batch in it, settings, and the loader that has looked at them.

@@ -143,13 +143,13 @@ fn check_refused(prepare: impl Fn(&Path), expected: &str) {
 fn e7_what_is_no_journal_is_refused() {
     check_refused(|path| fs::write(path, "hello, this is no database at all").unwrap(), "not a journal");
     check_refused(|path| fs::write(path, "").unwrap(), "not a journal");
-    check_refused(|path| fs::create_dir(path).unwrap(), "can't be opened");
+    check_refused(|path| fs::create_dir(path).unwrap(), "can't open");
     let other = |path: &Path| Connection::open(path).unwrap().execute_batch("CREATE TABLE a (b)").unwrap();
     check_refused(other, "not a journal");
     check_refused(|path| fs::write(path.with_extension("db-wal"), "left alone").unwrap(), "damaged");
     let newer = |path: &Path| Journal::open(path).unwrap().connection.pragma_update(None, "user_version", 99).unwrap();
-    check_refused(newer, "newer batchd (version 99");
-    check_refused(|path| std::os::unix::fs::symlink("nowhere", path).unwrap(), "can't be opened");
+    check_refused(newer, "newer batchd (journal version 99");
+    check_refused(|path| std::os::unix::fs::symlink("nowhere", path).unwrap(), "can't open");
 }
 
 #[test]

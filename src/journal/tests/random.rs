@@ -148,6 +148,7 @@ impl Random {
                 interpreter: self.texts(),
                 args: self.texts(),
                 env: BTreeMap::from([(self.text(), self.text())]),
+                pass_env: self.texts(),
                 env_file: self.maybe(Self::text),
                 working_dir: self.maybe(Self::text),
                 user: self.maybe(Self::text),

@@ -2,7 +2,7 @@
 
 use super::{Fitting, Member, Stage};
 use crate::load::{Diagnosis, Named, words};
-use crate::model::diagnostic::{Diagnostic, Place};
+use crate::model::diagnostic::{Diagnostic, Place, Severity};
 use crate::model::graph::{EdgeKey, Misfit};
 use crate::model::id::BatchName;
 
@@ -20,13 +20,13 @@ impl Fitting<'_> {
         let member = self.members.get(name)?;
         let Diagnosis { what, hint } = self.diagnosis(misfit, name);
         let file = file_of(name);
-        let batch = Some(name.clone());
+        let (batch, severity) = (Some(name.clone()), Severity::Error);
         match member.stage {
-            Stage::Fresh => Some(Diagnostic { batch, file, place: place(misfit, member), what, hint }),
+            Stage::Fresh => Some(Diagnostic { batch, file, place: place(misfit, member), severity, what, hint }),
             Stage::Stale if member.has_same_edges() => None,
             Stage::Stale | Stage::Held | Stage::Out => {
-                let what = format!("its last good definition does not fit either, so the batch is held: {what}");
-                Some(Diagnostic { batch, file, place: None, what, hint })
+                let what = format!("the batch is held, since its last good definition has an error too: {what}");
+                Some(Diagnostic { batch, file, place: None, severity, what, hint })
             }
         }
     }
@@ -43,7 +43,7 @@ impl Fitting<'_> {
                 }
             };
             let (file, place) = (self.settings.file.clone(), Some(named.place.clone()));
-            self.diagnostics.insert(Diagnostic { batch: None, file, place, what, hint });
+            self.diagnostics.insert(Diagnostic { batch: None, file, place, severity: Severity::Error, what, hint });
         }
     }
 
@@ -53,22 +53,25 @@ impl Fitting<'_> {
             Misfit::Cycle { batches } => {
                 let around = batches.iter().chain(batches.first());
                 let path: Vec<String> = around.map(|name| format!("`{name}`")).collect();
-                let hint = "a batch cannot wait for itself: take one of these edges out of `after` or `on_error`";
-                Diagnosis::hinted(format!("the batches lead around in a cycle: {}", path.join(" → ")), hint)
+                let hint = "remove one of these names from its `after` or `on_error`";
+                Diagnosis::hinted(format!("these batches form a cycle: {}", path.join(" → ")), hint)
             }
             Misfit::TargetIsStarted { batch, target, key } if name == target => {
-                let hint = format!("take `{key}` out, or name another batch in the `on_error` of `{batch}`");
-                let what =
-                    format!("`{batch}` names this batch in its `on_error`: a target has neither `cron` nor `after`");
+                let hint = format!("remove `{key}`, or name another batch in the `on_error` of `{batch}`");
+                let what = format!("`{batch}` starts this batch with `on_error`, so it can't have `{key}`");
                 Diagnosis::hinted(what, hint)
             }
             Misfit::TargetIsStarted { target, key, .. } => started_target(target, key),
             Misfit::MixedJoin { batch, inside, outside } => {
-                let joins =
-                    if name == batch { "`after` joins".to_owned() } else { format!("with this edit, `{batch}` joins") };
-                let what =
-                    format!("{joins} `{inside}`, which runs only after a failure, with `{outside}`, which does not");
-                let hint = "such a join would wait in vain: let it follow one of the two, or make two batches that `include` the same script";
+                let joins = if name == batch {
+                    "`after` joins".to_owned()
+                } else {
+                    format!("with this edit, `after` in `{batch}` joins")
+                };
+                let what = format!(
+                    "{joins} `{inside}`, which only runs after a failure, and `{outside}`; they never run in the same chain"
+                );
+                let hint = "name only one of them in `after`, or split the batch in two that `include` the same script";
                 Diagnosis::hinted(what, hint)
             }
         }
@@ -80,28 +83,28 @@ impl Fitting<'_> {
         let others = self.members.iter().filter(|(other, member)| member.stage != Stage::Out && Some(**other) != of);
         let others: Vec<&str> = others.map(|(other, _)| other.as_str()).collect();
         let hint = if self.elsewhere.contains(name) {
-            format!("`{name}` is there, but its `hosts` keep it from this host")
+            format!("`hosts` in `{name}` does not match this host")
         } else if self.members.contains_key(name) {
-            format!("`{name}` is there, but cannot be used before what is wrong with it is mended")
+            format!("`{name}` has errors of its own; fix them first")
         } else if let Some(near) = words::nearest(name.as_str(), others.iter().copied()) {
             format!("did you mean `{near}`?")
         } else if self.previous.contains_key(name) {
-            format!("its folder is gone: bring `{name}` back, or take it out of `{}`", key.word())
+            format!("the folder of `{name}` is gone; restore it, or remove the name from `{}`", key.word())
         } else if others.is_empty() {
-            "there is no other batch".to_owned()
+            "there are no other batches".to_owned()
         } else {
             let names: Vec<String> = others.iter().take(NAMES_LISTED_MAX).map(|name| format!("`{name}`")).collect();
             let more = if others.len() > NAMES_LISTED_MAX { ", ..." } else { "" };
-            format!("there are {}{more}", names.join(", "))
+            format!("the batches are {}{more}", names.join(", "))
         };
         Diagnosis::hinted(what, hint)
     }
 }
 
 fn started_target(target: &BatchName, key: &str) -> Diagnosis {
-    let what = format!("`on_error` names `{target}`, which has `{key}`: a target has neither `cron` nor `after`");
+    let what = format!("`on_error` can't start `{target}`, because that batch has `{key}`");
     let hint =
-        format!("take `{key}` out of `{target}`, or name another batch; two batches can `include` the same script");
+        format!("remove `{key}` from `{target}`, or name another batch; two batches can `include` the same script");
     Diagnosis::hinted(what, hint)
 }
 

@@ -49,12 +49,15 @@ impl Host {
     }
 
     fn load(&self, name: &str, toml: &str) -> Loaded {
-        let content = |text: &str| FileContent { bytes: text.as_bytes().to_vec(), executable: false };
+        let content = |text: &str| FileContent { bytes: text.as_bytes().to_vec(), mode: 0o644 };
         let files = [("batch.toml", content(toml)), ("script.sh", content("true\n"))];
         let files = Files(files.into_iter().map(|(path, file)| (path.to_owned(), file)).collect());
         let name = BatchName::new(name).unwrap();
         let input = Input { name: &name, toml: Some(toml.as_bytes()), files: &files, zip: None, missing_includes: &[] };
-        definition(&input, &Context { settings: &self.settings, host: "host", zone_known: &|_| Ok(()) })
+        definition(
+            &input,
+            &Context { settings: &self.settings, host: "host", batches: "batches.d", zone_known: &|_| Ok(()) },
+        )
     }
 
     fn on_error_of(&self, name: &str) -> Vec<&str> {
@@ -95,21 +98,26 @@ fn an_own_error_falls_back() {
 #[test]
 fn a_cycle_is_refused_where_it_was_edited() {
     let before = [("a", ""), ("b", "after = 'a'"), ("c", "after = 'b'"), ("d", "")];
-    let cycle = "a/batch.toml:1: the batches lead around in a cycle: `a` → `b` → `c` → `a`";
+    let cycle = "a/batch.toml:1: these batches form a cycle: `a` → `b` → `c` → `a`";
     check(&before, &[("a", "after = 'c'"), before[1], before[2], before[3]], "a~ b c d", &[cycle]);
     // The place is the edge that is new.
     check(
         &before,
         &[before[0], before[1], ("c", "after = 'b'\non_error = 'a'"), before[3]],
         "a b c~ d",
-        &["c/batch.toml:2: the batches lead around in a cycle: `a` → `b` → `c` → `a`"],
+        &["c/batch.toml:2: these batches form a cycle: `a` → `b` → `c` → `a`"],
     );
 }
 
 #[test]
 fn a_cycle_of_new_batches_leaves_all_of_them_out() {
     let new = [("a", "after = 'b'"), ("b", "after = 'a'"), ("c", "after = 'c2'"), ("c2", "on_error = 'd'"), ("d", "")];
-    check(&[], &new, "c c2 d", &["a/batch.toml:1: the batches lead", "b/batch.toml:1: the batches lead"]);
+    check(
+        &[],
+        &new,
+        "c c2 d",
+        &["a/batch.toml:1: these batches form a cycle", "b/batch.toml:1: these batches form a cycle"],
+    );
 }
 
 #[test]
@@ -132,7 +140,10 @@ fn a_removed_upstream_holds_what_follows() {
         &before,
         &renamed,
         "b! c",
-        &["unknown batch `zzz`", "does not fit either, so the batch is held: unknown batch `a`"],
+        &[
+            "unknown batch `zzz`",
+            "the batch is held, since its last good definition has an error too: unknown batch `a`",
+        ],
     );
 }
 
@@ -161,17 +172,22 @@ fn cascades() {
 fn a_target_that_is_edited_to_follow_something() {
     let before = [("a", "on_error = 'alert'"), ("alert", ""), ("b", "")];
     let now = [before[0], ("alert", "after = 'b'"), before[2]];
-    check(&before, &now, "a alert~ b", &["alert/batch.toml:1: `a` names this batch in its `on_error`"]);
+    check(
+        &before,
+        &now,
+        "a alert~ b",
+        &["alert/batch.toml:1: `a` starts this batch with `on_error`, so it can't have `after`"],
+    );
     // Where the edge itself is new, it is the edge that is refused.
     let other = [("a", "on_error = 'b'"), ("alert", ""), ("b", "after = 'alert'")];
-    check(&[("a", ""), other[1], other[2]], &other, "a~ alert b", &["a/batch.toml:1: `on_error` names `b`"]);
+    check(&[("a", ""), other[1], other[2]], &other, "a~ alert b", &["a/batch.toml:1: `on_error` can't start `b`"]);
 }
 
 #[test]
 fn a_join_that_another_edit_mixes() {
     let before = [("join", "after = ['x', 'y']"), ("x", ""), ("y", ""), ("z", "")];
     let now = [before[0], before[1], before[2], ("z", "on_error = 'x'")];
-    check(&before, &now, "join x y z~", &["z/batch.toml: with this edit, `join` joins `x`"]);
+    check(&before, &now, "join x y z~", &["z/batch.toml: with this edit, `after` in `join` joins `x`"]);
     let joined = [("join", "after = ['x', 'y']"), ("x", ""), ("y", ""), ("z", "on_error = 'x'")];
     check(
         &[("join", ""), joined[1], joined[2], joined[3]],
@@ -224,7 +240,11 @@ fn a_default_on_error_that_is_not_there_is_told_once_and_stops_nobody() {
     assert_eq!(outcome.said, "batchd.toml:2: unknown batch `alert` in `on_error`\n");
     let outcome = host.reload(&[("a", ""), ("alert", "after = 'a'")]);
     assert_eq!(outcome.in_force, "a alert");
-    assert!(outcome.said.starts_with("batchd.toml:2: `on_error` names `alert`, which has `after`"), "{}", outcome.said);
+    assert!(
+        outcome.said.starts_with("batchd.toml:2: `on_error` can't start `alert`, because that batch has `after`"),
+        "{}",
+        outcome.said
+    );
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::model::diagnostic::quoted;
+
 use super::{Cron, CronError, Days, Expression, MonthDays, Weekdays};
 
 #[cfg(test)]
@@ -22,9 +24,9 @@ const FORMS: [(&str, &str); 7] = [
 ];
 
 /// For five fields that are wrong, and would be right as the first five of six.
-const ONE_TOO_FEW: &str = "five fields begin with the minute; if seconds were meant, the sixth field is missing";
+const ONE_TOO_FEW: &str = "five fields begin with the minute; with seconds, add a sixth field";
 /// For six fields that are wrong, while the first five would be right.
-const ONE_TOO_MANY: &str = "six fields begin with the second; if five were meant, the last is too much";
+const ONE_TOO_MANY: &str = "six fields begin with the second; without seconds, remove the last field";
 
 /// One of the six fields.
 struct Field {
@@ -97,11 +99,12 @@ impl<'a> Part<'a> {
 pub(super) fn expression(text: &str) -> Result<Expression, CronError> {
     let whole = Part { text, start: 0 };
     if text.len() > EXPRESSION_BYTES_MAX {
-        return Err(whole.error(format!("a cron expression has at most {EXPRESSION_BYTES_MAX} bytes")));
+        return Err(whole.error(format!("this cron expression is longer than {EXPRESSION_BYTES_MAX} bytes")));
     }
     let words: Vec<Part> = whole.split(|c| c.is_ascii_whitespace()).filter(|word| !word.text.is_empty()).collect();
     let Some(first) = words.first() else {
-        return Err(whole.error_with_hint("an empty cron expression", "five fields, such as `30 2 * * *`, or `@daily`"));
+        return Err(whole
+            .error_with_hint("the cron expression is empty", "write five fields, such as `30 2 * * *`, or `@daily`"));
     };
     if first.text.starts_with('@') {
         return form(*first, &words);
@@ -116,7 +119,7 @@ pub(super) fn expression(text: &str) -> Result<Expression, CronError> {
         }
         _ => Err(wrong_number(whole, &words)),
     };
-    read.map_err(|error| by_the_other_number(error, &words))
+    read.map_err(|error| foreign(whole, &words).unwrap_or_else(|| by_the_other_number(error, &words)))
 }
 
 /// An `@` form.
@@ -131,11 +134,13 @@ fn form(first: Part, words: &[Part]) -> Result<Expression, CronError> {
                 format!("the forms are {} and @reboot", names.join(", "))
             }
         };
-        return Err(first.error_with_hint(format!("unknown form `{}`", first.text), hint));
+        return Err(first.error_with_hint(format!("unknown form `{}`", quoted(first.text)), hint));
     }
     if let Some(second) = words.get(1) {
-        let hint = "what is run is the batch's script; only the time stands here";
-        return Err(second.error_with_hint(format!("`{}` stands behind `{}`", second.text, first.text), hint));
+        let hint = "write only the time here; the script has the commands";
+        return Err(
+            second.error_with_hint(format!("unexpected `{}` after `{}`", quoted(second.text), first.text), hint)
+        );
     }
     // The forms in the table are expressions without a form, so this goes no deeper.
     stands_for.map_or(Ok(Expression::Reboot), |(_, fields)| expression(fields))
@@ -143,10 +148,12 @@ fn form(first: Part, words: &[Part]) -> Result<Expression, CronError> {
 
 /// `CRON_TZ=Europe/Berlin 0 5 * * *` and its like.
 fn assignment(first: Part, name: Part, value: Part) -> CronError {
-    let what = format!("`{}` is not part of an expression", first.text);
+    let what = format!("`{}` is not part of a cron expression", quoted(first.text));
     match name.text {
-        "TZ" | "CRON_TZ" => first.error_with_hint(what, format!("write `timezone = \"{}\"` beside `cron`", value.text)),
-        _ => first.error_with_hint(what, "variables stand in `env`"),
+        "TZ" | "CRON_TZ" => {
+            first.error_with_hint(what, format!("write `timezone = \"{}\"` on a line of its own", quoted(value.text)))
+        }
+        _ => first.error_with_hint(what, "set variables in `env`"),
     }
 }
 
@@ -169,19 +176,88 @@ fn by_the_other_number(error: CronError, words: &[Part]) -> CronError {
     }
 }
 
+/// What crontabs and systemd timers have in this place.
+fn foreign(whole: Part, words: &[Part]) -> Option<CronError> {
+    let first = words.first()?;
+    let spans = |from: usize, to: usize| words[from].start..words[to].span().end;
+    if let [minute, hour, month_day, month, weekday, command, ..] = *words {
+        let times = fields(None, [minute, hour, month_day, month, weekday]).is_ok();
+        let is_command = command.text.contains('/') && !command.text.starts_with('*')
+            || command.text.len() > 3 && command.text.chars().all(|c| c.is_ascii_alphabetic() || "-_.".contains(c));
+        if times && is_command {
+            let last = words.len() - 1;
+            let time = [minute, hour, month_day, month, weekday].map(|word| word.text).join(" ");
+            let what = format!("`{}` is not part of the time", quoted(&whole.text[spans(5, last)]));
+            let hint =
+                format!("write `cron = \"{}\"`, and put the command of the crontab line in the script", quoted(&time));
+            return Some(CronError { span: spans(5, last), what, hint: Some(hint) });
+        }
+    }
+    let word = WORDS.iter().find(|(word, _)| words.len() == 1 && *word == first.text);
+    let hint = if let Some((_, form)) = word {
+        format!("write `{form}`")
+    } else if whole.text.contains(':') {
+        match on_calendar(words) {
+            Some(cron) => format!("this is systemd's OnCalendar; write `cron = \"{cron}\"`"),
+            None => "this is systemd's OnCalendar; write minute, hour, day of month, month and day of week".to_owned(),
+        }
+    } else {
+        return None;
+    };
+    let span = spans(0, words.len() - 1);
+    let what = format!("`{}` is not a cron expression", quoted(&whole.text[span.clone()]));
+    Some(CronError { span, what, hint: Some(hint) })
+}
+
+/// systemd's words for whole expressions.
+const WORDS: [(&str, &str); 10] = [
+    ("minutely", "* * * * *"),
+    ("hourly", "@hourly"),
+    ("daily", "@daily"),
+    ("weekly", "@weekly"),
+    ("monthly", "@monthly"),
+    ("yearly", "@yearly"),
+    ("annually", "@annually"),
+    ("quarterly", "0 0 1 1,4,7,10 *"),
+    ("semiannually", "0 0 1 1,7 *"),
+    ("reboot", "@reboot"),
+];
+
+/// The five fields of `Mon..Fri 02:30`, `*-*-* 02:30:00` and `02:30`, as systemd.time(7) has them.
+fn on_calendar(words: &[Part]) -> Option<String> {
+    let (time, before) = words.split_last()?;
+    let mut parts = time.text.split(':');
+    let (hour, minute) = (parts.next()?, parts.next()?);
+    if parts.next().is_some_and(|second| !second.trim_matches('0').is_empty()) {
+        return None;
+    }
+    let plain = |text: &str| match text.parse::<u32>() {
+        Ok(number) => number.to_string(),
+        Err(_) => text.to_owned(),
+    };
+    let weekday = match before {
+        [] => "*".to_owned(),
+        [date] if date.text == "*-*-*" => "*".to_owned(),
+        [days] | [days, Part { text: "*-*-*", .. }] => days.text.replace("..", "-").to_ascii_uppercase(),
+        _ => return None,
+    };
+    let cron = format!("{} {} * * {weekday}", plain(minute), plain(hour));
+    expression(&cron).is_ok().then_some(cron)
+}
+
 fn wrong_number(whole: Part, words: &[Part]) -> CronError {
     let span = words[0].start..words[words.len() - 1].span().end;
     let what = match words.len() {
-        1 => "1 field; an expression has 5, or 6 with seconds first".to_owned(),
-        n => format!("{n} fields; an expression has 5, or 6 with seconds first"),
+        1 => "found 1 field; a cron expression has 5, or 6 with seconds first".to_owned(),
+        n => format!("found {n} fields; a cron expression has 5, or 6 with seconds first"),
     };
     let year = words.len() == 7 && words[6].text.starts_with(|c: char| c == '*' || c.is_ascii_digit());
     let hint = if words.len() < 5 {
-        "the fields are minute, hour, day of month, month, day of week, with blanks between them"
+        "write minute, hour, day of month, month and day of week, separated by spaces"
     } else if year {
-        "there is no field for the year: leave the last one out"
+        "there is no year field; remove the last field"
     } else {
-        "only the time stands here: what is run is the batch's script"
+        "write only the time here; the script has the commands"
     };
     CronError { span, ..whole.error_with_hint(what, hint) }
 }
@@ -204,10 +280,12 @@ fn fields(second: Option<Part>, parts: [Part; 5]) -> Result<Expression, CronErro
         return Ok(Expression::Times(cron));
     }
     let what = format!(
-        "never fires: no day is day of month `{}` in month `{}` and day of week `{}`",
-        month_day.text, month.text, weekday.text
+        "never matches: day of month `{}`, month `{}`, day of week `{}`",
+        quoted(month_day.text),
+        quoted(month.text),
+        quoted(weekday.text)
     );
-    let hint = "a month has at most 31 days, February at most 29; when one day field begins with `*`, both must match";
+    let hint = "months have at most 31 days, February 29; if one day field begins with `*`, both must match";
     Err(CronError { span: month_day.start..weekday.span().end, what, hint: Some(hint.to_owned()) })
 }
 
@@ -239,7 +317,7 @@ fn month_days(part: Part) -> Result<MonthDays, CronError> {
 /// The 3 of `L-3`.
 fn days_before_last(item: Part) -> Result<u32, CronError> {
     let number = item.text[2..].parse::<u32>().ok().filter(|number| (1..=30).contains(number));
-    let what = || format!("{}: `{}` wants a number from 1 to 30 behind `L-`", MONTH_DAY.name, item.text);
+    let what = || format!("{}: `{}` needs a number from 1 to 30 after `L-`", MONTH_DAY.name, quoted(item.text));
     number.ok_or_else(|| item.error_with_hint(what(), "`L-3` is the third day before the last of the month"))
 }
 
@@ -250,7 +328,8 @@ fn weekdays(part: Part) -> Result<Weekdays, CronError> {
             let nth = match nth.text {
                 "1" | "2" | "3" | "4" | "5" => usize::from(nth.text.as_bytes()[0] - b'1'),
                 _ => {
-                    let what = format!("{}: `{}` wants a number from 1 to 5 behind `#`", WEEKDAY.name, item.text);
+                    let what =
+                        format!("{}: `{}` needs a number from 1 to 5 after `#`", WEEKDAY.name, quoted(item.text));
                     return Err(item.error_with_hint(what, "`5#3` is the third Friday of the month, `5L` the last"));
                 }
             };
@@ -267,7 +346,7 @@ fn weekdays(part: Part) -> Result<Weekdays, CronError> {
 /// `*`, `a`, `a-b`, each with or without `/step`, as a set. A range whose end is before its start passes the field's end.
 fn range(field: &Field, item: Part) -> Result<u64, CronError> {
     if item.text.is_empty() {
-        return Err(item.error(format!("{}: nothing between the commas", field.name)));
+        return Err(item.error(format!("{}: a value is missing at a comma", field.name)));
     }
     let (ends, step) = match item.split_once('/') {
         Some((ends, step)) => (ends, Some(self::step(field, step)?)),
@@ -293,18 +372,15 @@ fn step(field: &Field, part: Part) -> Result<u32, CronError> {
     let number = part.text.parse::<u32>().ok().filter(|_| is_digits(part.text));
     match number {
         Some(step) if (1..=most).contains(&step) => Ok(step),
-        Some(0) => {
-            Err(part.error_with_hint(format!("{}: a step of 0 leads nowhere", field.name), "a step is 1 or more"))
-        }
+        Some(0) => Err(part.error_with_hint(format!("{}: the step is 0", field.name), "write a step of 1 or more")),
         _ if is_digits(part.text) => {
-            let what = format!("{}: a step of {} passes the whole field", field.name, part.text);
-            let hint =
-                format!("steps count within one field, at most {most} here; `*/5` starts anew at {}", field.least);
+            let what = format!("{}: a step of {} is longer than the field", field.name, quoted(part.text));
+            let hint = format!("write at most {most} here; steps count within one field, from {}", field.least);
             Err(part.error_with_hint(what, hint))
         }
         _ => Err(part.error_with_hint(
-            format!("{}: `{}` is not a step", field.name, part.text),
-            "a step is a whole number, as in `*/5`",
+            format!("{}: `{}` is not a step", field.name, quoted(part.text)),
+            "write a whole number, as in `*/5`",
         )),
     }
 }
@@ -314,7 +390,7 @@ fn value(field: &Field, part: Part) -> Result<u32, CronError> {
     if is_digits(part.text) {
         let number = part.text.parse::<u32>().ok();
         let within = number.filter(|number| (field.least..=field.written_most).contains(number));
-        let what = || format!("{}: {} is out of range", field.name, part.text);
+        let what = || format!("{}: {} is out of range", field.name, quoted(part.text));
         return within.ok_or_else(|| part.error_with_hint(what(), range_of(field)));
     }
     match field.names.iter().position(|name| name.eq_ignore_ascii_case(part.text)) {
@@ -327,15 +403,15 @@ fn value(field: &Field, part: Part) -> Result<u32, CronError> {
 fn not_a_value(field: &Field, part: Part) -> CronError {
     let what = match part.text {
         "" => format!("{}: a value is missing", field.name),
-        text => format!("{}: `{text}` is not a value", field.name),
+        text => format!("{}: `{}` is not a value", field.name, quoted(text)),
     };
     let upper = part.text.to_ascii_uppercase();
     let hint = if upper.contains('?') {
-        "write `*` for any".to_owned()
+        "write `*` for any value".to_owned()
     } else if upper == "H" || upper.starts_with("H(") || upper.contains('~') {
-        "to spread batches over time use `jitter`".to_owned()
+        "to spread batches over time, use `jitter`".to_owned()
     } else if upper == "L" && field.name == WEEKDAY.name {
-        "`5L` is the last Friday of the month, `6` Saturday; `L` alone belongs in day of month".to_owned()
+        "write `5L` for the last Friday of the month, `6` for Saturday; `L` alone belongs in day of month".to_owned()
     } else if upper.ends_with(['L', 'W']) && upper.len() < 3 {
         "`L` and `W` belong in day of month (`L`, `L-3`, `15W`, `LW`) or, as `5L`, in day of week, and in no range"
             .to_owned()

@@ -4,31 +4,39 @@
 //! renamed into place; nothing below the foreign folder ever gets an owner or a mode. Folders there are opened from its
 //! descriptor, and never through a link.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
 
 use super::super::walk::{FILE, FOLDER};
 use super::super::{FileError, cannot};
-use super::{NEW_FILE, Owner, Trace, belongs_to, give};
-use crate::model::files::FileContent;
+use super::changes::Changes;
+use super::manifest::{ContentDigest, finish_digest};
+use super::{NEW_FILE, Owner, Trace, Wanted, belongs_to, give};
+use crate::model::files::{DEFINITION_BYTES_MAX, FileContent, Files, MODE_MASK};
 
 /// Of a folder that only the daemon's user can enter.
 const PRIVATE_MODE: Mode = Mode::from_raw_mode(0o700);
-/// Of the folders of a definition in a workspace.
-const FOLDER_MODE: Mode = Mode::from_raw_mode(0o755);
-/// The names that are tried for what is moved aside: a script that plants something there again and again must clean up.
-const ASIDE_MAX: u32 = 100;
+/// Of the folders of a definition in a workspace: some programs refuse private files in a folder that others may enter.
+const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
 /// How often a folder is opened, or a file renamed, that somebody else keeps taking away.
 const ATTEMPTS_MAX: u32 = 10;
-/// The bits that a file must have as its definition says: its owner may read it, and execute it or not.
-const COMPARED_MODE: u32 = 0o500;
+/// Names that are tried for a file that is kept, if the definition or a folder has the usual one.
+const NAMES_MAX: u32 = 10;
+/// The bits that decide whether a script can read and execute a file of its definition.
+const USED_MODE: u32 = 0o500;
+/// How much of a file is read at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// What is behind the name of a file that a script made of one of the definition's.
+const MINE: &str = "mine";
+/// What is behind the name of something that stood in the way of one of the definition's files.
+const ASIDE: &str = "aside";
 
 /// A folder of the daemon's, in which new files get their content and owner.
 pub(super) struct Staging {
@@ -65,9 +73,9 @@ impl Staging {
 
     /// Writes a file in it, and says how it looks then.
     pub(super) fn write_file(&self, name: &str, file: &FileContent) -> Result<(OwnedFd, Stat), FileError> {
-        let mode = if file.executable { Mode::from_raw_mode(0o755) } else { Mode::from_raw_mode(0o644) };
+        let mode = Mode::from_raw_mode(file.mode & MODE_MASK);
         let write = || {
-            let mut out = File::from(rustix::fs::openat(&self.folder, name, NEW_FILE, mode)?);
+            let mut out = File::from(rustix::fs::openat(&self.folder, name, NEW_FILE, PRIVATE_MODE)?);
             out.write_all(&file.bytes)?;
             let out = OwnedFd::from(out);
             let stat = self.finish(&out, mode)?;
@@ -113,73 +121,158 @@ pub(super) struct Beneath<'a> {
     path: &'a Path,
     folder: Rc<OwnedFd>,
     staging: &'a Staging,
-    /// What stood in the way, and where it is now.
-    pub(super) moved_aside: Vec<(String, String)>,
+    /// The definition.
+    files: &'a Files,
+    /// What was changed, and what a script had changed.
+    pub(super) changes: Changes,
+}
+
+/// What is at the place of a file.
+enum Found {
+    Nothing,
+    /// A folder, a link, or anything else that is no file.
+    Other,
+    File {
+        stat: Stat,
+        /// None: it can't be read, or is longer than any file of a definition.
+        digest: Option<ContentDigest>,
+        open: Option<OwnedFd>,
+    },
 }
 
 impl<'a> Beneath<'a> {
-    /// What is new in `folder`, which is at `path`, comes from `staging`, on the same file system.
-    pub(super) fn new(path: &'a Path, folder: OwnedFd, staging: &'a Staging) -> Self {
-        Self { path, folder: Rc::new(folder), staging, moved_aside: Vec::new() }
+    /// What is new in `folder`, which is at `path`, is of `files` and comes from `staging`, on the same file system.
+    pub(super) fn new(path: &'a Path, folder: OwnedFd, staging: &'a Staging, files: &'a Files) -> Self {
+        Self { path, folder: Rc::new(folder), staging, files, changes: Changes::default() }
     }
 
-    /// Makes the file at `path` what it should be; true if it had to be written.
-    pub(super) fn put(&mut self, path: &str, file: &FileContent) -> Result<(Trace, bool), FileError> {
+    /// Makes the file at `path` what it should be, unless it is one that the script may change, and has changed. `known` is
+    /// what was deployed there before.
+    pub(super) fn put(&mut self, path: &str, wanted: &Wanted<'_>, known: Option<&Trace>) -> Result<Trace, FileError> {
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
         let folder = self.open_or_make(above)?;
-        if let Some(trace) = self.trace_if_same(&folder, name, file) {
-            return Ok((trace, false));
+        let found = self.find(&folder, name)?;
+        if let Found::File { stat, digest, open } = &found {
+            let is_owned = belongs_to(stat, self.staging.owner);
+            let has_mode = stat.st_mode & 0o7777 == wanted.file.mode;
+            if digest.as_ref() == Some(&wanted.digest) && is_owned && has_mode {
+                return Ok(Trace::of(stat, wanted));
+            }
+            let scripts = |known: &&Trace| {
+                !wanted.fixed && known.digest.as_ref() == Some(&wanted.digest) && !known.is_untouched(stat)
+            };
+            if let Some(known) = known.filter(scripts) {
+                return self.leave(path, wanted, known, open.as_ref().filter(|_| is_owned));
+            }
         }
+        self.clear_way(&folder, path, &found, wanted, known)?;
         const STAGED: &str = "file";
-        let (staged, _) = self.staging.write_file(STAGED, file)?;
+        let (staged, _) = self.staging.write_file(STAGED, wanted.file)?;
         self.rename_into(&folder, path, name, STAGED)?;
+        self.changes.written += 1;
         // Of the descriptor, not of the name: somebody may have put something else there already.
         let stat = rustix::fs::fstat(&staged).map_err(cannot("look at", &self.path.join(path)))?;
-        Ok((Trace::of(&stat), true))
+        Ok(Trace::of(&stat, wanted))
     }
 
-    /// Removes files, then the folders they were in that are empty and not `kept`. What is a folder now was made by a
-    /// script, and stays.
-    pub(super) fn remove_files(&self, paths: &[&str], kept: &BTreeSet<&str>) -> Result<(), FileError> {
-        for path in paths {
-            self.remove_beneath(path, AtFlags::empty())?;
+    /// Leaves a file as the script has made it. Its mode follows the definition's; it is its owner's own file, who could do
+    /// that as well.
+    fn leave(&self, path: &str, wanted: &Wanted<'_>, known: &Trace, own: Option<&OwnedFd>) -> Result<Trace, FileError> {
+        let mode = wanted.file.mode & MODE_MASK;
+        if let Some(file) = own.filter(|_| known.mode != mode) {
+            let changed = rustix::fs::fchmod(file, Mode::from_raw_mode(mode));
+            changed.map_err(cannot("change the mode of", &self.path.join(path)))?;
         }
-        let folders: BTreeSet<&str> =
-            paths.iter().flat_map(|path| path.match_indices('/').map(|(end, _)| &path[..end])).collect();
-        // Backwards in the order of their paths: what is in a folder goes before it.
-        for folder in folders.iter().rev().filter(|folder| !kept.contains(*folder)) {
-            self.remove_beneath(folder, AtFlags::REMOVEDIR)?;
+        let mut trace = known.clone();
+        trace.mode = mode;
+        Ok(trace)
+    }
+
+    /// Makes room for a file of the definition, and notes what the script had done to its predecessor.
+    fn clear_way(
+        &mut self,
+        folder: &OwnedFd,
+        path: &str,
+        found: &Found,
+        wanted: &Wanted<'_>,
+        known: Option<&Trace>,
+    ) -> Result<(), FileError> {
+        let was_deployed = known.is_some_and(Trace::was_deployed);
+        match found {
+            Found::Nothing if was_deployed && !self.changes.has_set_aside_above(path) => {
+                self.changes.restored.push(path.to_owned())
+            }
+            Found::Nothing => {}
+            Found::Other => self.set_aside(folder, path)?,
+            Found::File { stat, digest, .. } => {
+                let is_changed =
+                    known.is_none_or(|known| !known.is_untouched(stat) && !known.has_deployed(digest.as_ref()));
+                // What is not deployed yet may be right already: another shim has made the same workspace.
+                let is_changed = is_changed && digest.as_ref() != Some(&wanted.digest);
+                let lost_mode = known.is_some_and(|known| {
+                    known.mode == wanted.file.mode && (stat.st_mode ^ known.mode) & USED_MODE != 0
+                });
+                if is_changed && !(wanted.fixed && was_deployed) {
+                    self.keep(folder, path)?;
+                } else if is_changed || (wanted.fixed && lost_mode) {
+                    self.changes.restored.push(path.to_owned());
+                }
+            }
         }
         Ok(())
     }
 
-    fn remove_beneath(&self, path: &str, flags: AtFlags) -> Result<(), FileError> {
+    /// Removes a file that has left the definition, unless the script has changed it. What is a folder or a link now was made
+    /// by a script, and stays as well.
+    pub(super) fn remove_stale(&mut self, path: &str, known: &Trace) -> Result<(), FileError> {
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
         // A folder that is gone, or is none any more, has nothing of ours in it.
         let Ok(folder) = self.open(above) else { return Ok(()) };
-        match rustix::fs::unlinkat(&folder, name, flags) {
+        match self.find(&folder, name)? {
+            Found::Nothing => {}
+            Found::File { stat, digest, .. } if known.is_untouched(&stat) || known.has_deployed(digest.as_ref()) => {
+                self.unlink(&folder, path, name, AtFlags::empty())?;
+            }
+            Found::Other | Found::File { .. } => self.changes.stays.push(path.to_owned()),
+        }
+        Ok(())
+    }
+
+    /// Removes a folder, if it is empty.
+    pub(super) fn remove_folder(&self, path: &str) -> Result<(), FileError> {
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let Ok(folder) = self.open(above) else { return Ok(()) };
+        self.unlink(&folder, path, name, AtFlags::REMOVEDIR)
+    }
+
+    fn unlink(&self, folder: &OwnedFd, path: &str, name: &str, flags: AtFlags) -> Result<(), FileError> {
+        match rustix::fs::unlinkat(folder, name, flags) {
             Ok(()) | Err(Errno::NOENT | Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
             Err(error) => Err(cannot("remove", &self.path.join(path))(error)),
         }
     }
 
-    /// How the file `name` looks, if it is what it should be.
-    fn trace_if_same(&self, folder: &OwnedFd, name: &str, file: &FileContent) -> Option<Trace> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        // Whatever the reason why it can't be read, the remedy is the same: it is written anew.
-        let open = rustix::fs::openat2(folder, name, FILE | OFlags::NOFOLLOW, Mode::empty(), resolve).ok()?;
-        let stat = rustix::fs::fstat(&open).ok()?;
-        let wanted_mode = if file.executable { 0o500 } else { 0o400 };
-        let looks_same = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && belongs_to(&stat, self.staging.owner)
-            && stat.st_mode & COMPARED_MODE == wanted_mode
-            && u64::try_from(stat.st_size) == Ok(file.bytes.len() as u64);
-        if !looks_same {
-            return None;
+    /// What is at `name` in `folder`.
+    fn find(&self, folder: &OwnedFd, name: &str) -> Result<Found, FileError> {
+        let look = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(Found::Nothing),
+            Err(error) => return Err(cannot("look at", &self.path.join(name))(error)),
+        };
+        let is_file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !is_file(&look) {
+            return Ok(Found::Other);
         }
-        let mut bytes = Vec::with_capacity(file.bytes.len() + 1);
-        File::from(open).take(file.bytes.len() as u64 + 1).read_to_end(&mut bytes).ok()?;
-        (bytes == file.bytes).then(|| Trace::of(&stat))
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let open = rustix::fs::openat2(folder, name, FILE | OFlags::NOFOLLOW, Mode::empty(), resolve);
+        // Whatever the reason why it can't be read, its content is none that was deployed.
+        let Ok(open) = open else { return Ok(Found::File { stat: look, digest: None, open: None }) };
+        let stat = rustix::fs::fstat(&open).map_err(cannot("look at", &self.path.join(name)))?;
+        if !is_file(&stat) {
+            return Ok(Found::Other);
+        }
+        let digest = digest_of_file(&open);
+        Ok(Found::File { stat, digest, open: Some(open) })
     }
 
     /// The folder at `path`, made if it is not there.
@@ -215,35 +308,76 @@ impl<'a> Beneath<'a> {
     }
 
     /// Renames `staged` to `name` in `folder`, which is at `path` in all. What is in the way and is not replaced by that is
-    /// moved aside: it is the script's.
+    /// set aside: it is the script's.
     fn rename_into(&mut self, folder: &OwnedFd, path: &str, name: &str, staged: &str) -> Result<(), FileError> {
         for _ in 0..ATTEMPTS_MAX {
             match rustix::fs::renameat(&self.staging.folder, staged, folder, name) {
                 Ok(()) => return Ok(()),
-                Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => {
-                    self.move_aside(folder, path, name)?;
-                }
+                Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => self.set_aside(folder, path)?,
                 Err(error) => return Err(cannot("rename a file to", &self.path.join(path))(error)),
             }
         }
         Err(cannot("rename a file to", &self.path.join(path))(Errno::BUSY))
     }
 
-    fn move_aside(&mut self, folder: &OwnedFd, path: &str, name: &str) -> Result<(), FileError> {
-        for number in 1..=ASIDE_MAX {
-            let aside = format!("{name}.aside-{number}");
-            match rustix::fs::renameat_with(folder, name, folder, &aside, RenameFlags::NOREPLACE) {
+    /// Keeps what the script has made of a file beside it, in the place of what was kept before.
+    fn keep(&mut self, folder: &OwnedFd, path: &str) -> Result<(), FileError> {
+        let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
+        for kept in self.free_names(path, MINE) {
+            let kept_name = kept.rsplit_once('/').map_or(kept.as_str(), |(_, name)| name);
+            match rustix::fs::renameat(folder, name, folder, kept_name) {
                 Ok(()) => {
-                    self.moved_aside.push((path.to_owned(), format!("{path}.aside-{number}")));
+                    self.changes.kept.push((path.to_owned(), kept));
                     return Ok(());
                 }
                 // It is gone by itself.
                 Err(Errno::NOENT) => return Ok(()),
-                Err(Errno::EXIST) => {}
-                Err(error) => return Err(cannot("move aside", &self.path.join(path))(error)),
+                Err(Errno::ISDIR) => {}
+                Err(error) => return Err(cannot("rename", &self.path.join(path))(error)),
             }
         }
-        Err(cannot("move aside, like a hundred before it,", &self.path.join(path))(Errno::EXIST))
+        Err(cannot("find a name to keep", &self.path.join(path))(Errno::EXIST))
+    }
+
+    /// Sets aside what stands in the way, in the place of what was set aside before.
+    fn set_aside(&mut self, folder: &OwnedFd, path: &str) -> Result<(), FileError> {
+        let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
+        let Some(aside) = self.free_names(path, ASIDE).next() else {
+            return Err(cannot("find a name to set aside", &self.path.join(path))(Errno::EXIST));
+        };
+        let aside_name = aside.rsplit_once('/').map_or(aside.as_str(), |(_, name)| name);
+        for attempt in 0..ATTEMPTS_MAX {
+            match rustix::fs::renameat(folder, name, folder, aside_name) {
+                Ok(()) => {
+                    self.changes.set_aside.push((path.to_owned(), aside));
+                    return Ok(());
+                }
+                // It is gone by itself.
+                Err(Errno::NOENT) => return Ok(()),
+                // A folder does not give way: it goes where only the daemon's user can enter, and is removed there.
+                Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+                    let old = format!("old-{}-{attempt}", self.changes.set_aside.len());
+                    match rustix::fs::renameat(folder, aside_name, &self.staging.folder, &old) {
+                        Ok(()) | Err(Errno::NOENT) => {}
+                        Err(error) => return Err(cannot("remove", &self.path.join(&aside))(error)),
+                    }
+                }
+                Err(error) => return Err(cannot("set aside", &self.path.join(path))(error)),
+            }
+        }
+        Err(cannot("set aside", &self.path.join(path))(Errno::BUSY))
+    }
+
+    /// Names for what is kept of the file at `path`, as paths: none is one of the definition's.
+    fn free_names(&self, path: &str, ending: &str) -> impl Iterator<Item = String> + use<'a> {
+        let files = self.files;
+        let numbered = |name: String| (2..=NAMES_MAX).map(move |number| format!("{name}-{number}"));
+        let first = format!("{path}.{ending}");
+        let is_free = move |name: &String| {
+            let below = format!("{name}/");
+            !files.0.contains_key(name) && !files.0.keys().any(|path| path.starts_with(&below))
+        };
+        std::iter::once(first.clone()).chain(numbered(first)).filter(is_free)
     }
 
     /// The folder at `path`, not through links. Empty: the foreign folder itself.
@@ -254,5 +388,41 @@ impl<'a> Beneath<'a> {
         let flags = OFlags::PATH | FOLDER;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         rustix::fs::openat2(&self.folder, path, flags, Mode::empty(), resolve).map(Rc::new)
+    }
+}
+
+/// Removes the file at `path` of `workspace`, unless links lead to it. Whether it was there.
+pub(super) fn remove_file(workspace: &Path, path: &str) -> Result<bool, FileError> {
+    let failed = |error: Errno| cannot("remove", &workspace.join(path))(error);
+    let folder = match rustix::fs::openat(CWD, workspace, FOLDER, Mode::empty()) {
+        Ok(folder) => folder,
+        Err(Errno::NOENT) => return Ok(false),
+        Err(error) => return Err(failed(error)),
+    };
+    let (above, name) = path.rsplit_once('/').unwrap_or((".", path));
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let Ok(above) = rustix::fs::openat2(&folder, above, OFlags::PATH | FOLDER, Mode::empty(), resolve) else {
+        return Ok(false);
+    };
+    match rustix::fs::unlinkat(&above, name, AtFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT | Errno::ISDIR) => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// The digest of a file that may be as long as the longest of a definition; none of a longer one, or if it can't be read.
+fn digest_of_file(file: &OwnedFd) -> Option<ContentDigest> {
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut bytes_left = DEFINITION_BYTES_MAX;
+    let mut file = File::from(file.try_clone().ok()?);
+    loop {
+        let length = file.read(&mut chunk).ok()?;
+        if length == 0 {
+            return Some(finish_digest(hasher));
+        }
+        bytes_left = bytes_left.checked_sub(length as u64)?;
+        hasher.update(&chunk[..length]);
     }
 }

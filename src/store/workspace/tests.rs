@@ -1,10 +1,14 @@
 //! Deployments over what scripts leave behind, with real links, owners and races.
 //!
-//! Tests of owners need root, as the daemon does for `user`; without it they say so and end.
+//! What scripts change in the definition's own files stands in `changes`. Tests of owners need root, as the daemon does for `user`; without it they say so and end.
+
+mod changes;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::RenameFlags;
 
 use super::*;
 use crate::model::files::FileContent;
@@ -34,13 +38,18 @@ impl Host {
 
     fn put(&self, entries: &[(&str, &str)]) -> DefinitionHash {
         let file = |(path, bytes): &(&str, &str)| {
-            ((*path).to_owned(), FileContent { bytes: (*bytes).into(), executable: path.ends_with(".sh") })
+            (
+                (*path).to_owned(),
+                FileContent { bytes: (*bytes).into(), mode: if path.ends_with(".sh") { 0o755 } else { 0o644 } },
+            )
         };
         put(self.state(), &Files(entries.iter().map(file).collect())).unwrap()
     }
 
     fn try_deploy(&self, definition: DefinitionHash, boot_id: &str) -> Result<Deployed, WorkspaceError> {
-        deploy(self.state(), definition, &name(), self.owner, boot_id)
+        let name = name();
+        let target = Target { definition, script: "script.sh", name: &name, owner: self.owner, boot_id };
+        deploy(self.state(), &target)
     }
 
     fn deploy(&self, definition: DefinitionHash) -> Deployed {
@@ -95,40 +104,16 @@ fn the_second_deployment_writes_nothing() {
     let first = host.deploy(hash);
     assert_eq!((first.written, &first.path), (2, &host.path("").components().as_path().to_owned()));
     assert_eq!(host.list(), ["lib/", "lib/a", "script.sh"]);
-    assert_eq!(fs::metadata(host.path("script.sh")).unwrap().mode() & 0o7777, 0o755);
-    assert_eq!(fs::metadata(host.path("lib/a")).unwrap().mode() & 0o7777, 0o644);
-    assert_eq!(fs::metadata(host.path("")).unwrap().mode() & 0o7777, 0o755);
+    assert_eq!(fs::metadata(host.path("script.sh")).unwrap().mode() & 0o7777, 0o700);
+    assert_eq!(fs::metadata(host.path("lib/a")).unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(fs::metadata(host.path("lib")).unwrap().mode() & 0o7777, 0o700);
+    assert_eq!(fs::metadata(host.path("")).unwrap().mode() & 0o7777, 0o700);
+    let manifest = host.state().join("workspaces/.report.json");
+    assert_eq!(fs::metadata(manifest).unwrap().mode() & 0o7777, 0o600);
     // It does not even look at the definition.
     fs::remove_dir_all(definition_path(host.state(), hash)).unwrap();
     assert_eq!(host.deploy(hash).written, 0);
     assert_eq!(host.list_beside(), [".report.json"]);
-}
-
-#[test]
-fn what_a_script_changed_is_put_right_and_what_it_left_stays() {
-    let check = |change: &dyn Fn(&Host), written: usize| {
-        let host = Host::new(None);
-        let hash = host.put(&[("script.sh", "echo"), ("lib/a", "a")]);
-        host.deploy(hash);
-        fs::write(host.path("cache"), "kept").unwrap();
-        fs::write(host.path("lib/cache"), "kept").unwrap();
-        change(&host);
-        assert_eq!(host.deploy(hash).written, written);
-        assert_eq!((host.read("script.sh"), host.read("lib/a")), ("echo".to_owned(), "a".to_owned()));
-        assert_eq!((host.read("cache"), host.read("lib/cache")), ("kept".to_owned(), "kept".to_owned()));
-        assert_eq!(fs::metadata(host.path("script.sh")).unwrap().mode() & 0o7777, 0o755);
-        assert_eq!(host.deploy(hash).written, 0);
-        assert_eq!(host.list_beside(), [".report.json"]);
-    };
-    check(&|_| (), 0);
-    check(&|host| fs::write(host.path("script.sh"), "echo changed").unwrap(), 1);
-    check(&|host| fs::write(host.path("script.sh"), "ECHO").unwrap(), 1);
-    check(&|host| fs::remove_file(host.path("lib/a")).unwrap(), 1);
-    check(&|host| fs::set_permissions(host.path("script.sh"), fs::Permissions::from_mode(0o644)).unwrap(), 1);
-    // The same bytes in another file: compared, found good, and remembered.
-    check(&|host| (fs::write(host.path("x"), "a"), fs::rename(host.path("x"), host.path("lib/a")).unwrap()).1, 0);
-    check(&|host| fs::remove_file(host.state().join("workspaces/.report.json")).unwrap(), 0);
-    check(&|host| fs::write(host.state().join("workspaces/.report.json"), "{").unwrap(), 0);
 }
 
 #[test]
@@ -142,7 +127,7 @@ fn another_definition_replaces_exactly_the_files_of_the_last() {
     let inode = fs::metadata(host.path("same")).unwrap().ino();
     let running = fs::File::open(host.path("script.sh")).unwrap();
     let deployed = host.deploy(two);
-    assert_eq!((deployed.written, deployed.moved_aside.len()), (4, 0));
+    assert_eq!((deployed.written, deployed.remarks.len()), (4, 0));
     let expected = ["mine", "new/", "new/deep/", "new/deep/c", "same", "script.sh", "shared/", "shared/new", "turns"];
     assert_eq!(host.list(), expected);
     assert_eq!(fs::metadata(host.path("same")).unwrap().ino(), inode);
@@ -161,12 +146,17 @@ fn a_deployment_that_died_half_way_leaves_nothing_behind_in_the_end() {
     let two = host.put(&[("script.sh", "2"), ("only-in-two", "")]);
     host.deploy(one);
     // A shim that died right after its first file: the manifest of both, and some of the files.
-    let manifest = Manifest::unfinished(["script.sh", "only-in-two"].map(str::to_owned).into_iter());
-    manifest.write(&host.state().join(WORKSPACES), &name()).unwrap();
+    let files = definitions::read_back(host.state(), two).unwrap();
+    let wanted = files.0.iter().map(|(path, file)| (path.as_str(), Wanted::new(path, file, "script.sh"))).collect();
+    let workspaces = host.state().join(WORKSPACES);
+    let last = Manifest::read(&workspaces, &name()).unwrap();
+    Manifest::unfinished(&last, &wanted).unwrap().write(&workspaces, &name()).unwrap();
     fs::write(host.path("only-in-two"), "").unwrap();
-    assert_eq!(host.deploy(one).written, 0);
+    let deployed = host.deploy(one);
+    assert_eq!((deployed.written, deployed.remarks), (0, Vec::new()));
     assert_eq!(host.list(), ["script.sh"]);
-    assert_eq!(host.deploy(two).written, 2);
+    let deployed = host.deploy(two);
+    assert_eq!((deployed.written, deployed.remarks), (2, Vec::new()));
 }
 
 #[test]
@@ -181,8 +171,8 @@ fn what_is_not_of_this_boot_is_compared() {
     assert!(matches!(error, WorkspaceError::Definition(DefinitionError::Damaged(_))), "{error}");
 }
 
-/// Plants `plant` in a workspace, deploys, and says what was moved aside. Outside, nothing may have changed.
-fn plant(owner: Option<Owner>, plant: &dyn Fn(&Host, &Path)) -> (Host, Vec<(String, String)>) {
+/// Plants `plant` in a workspace, deploys, and gives the remarks. Outside, nothing may have changed.
+fn plant(owner: Option<Owner>, plant: &dyn Fn(&Host, &Path)) -> (Host, Vec<String>) {
     let host = Host::new(owner);
     let hash = host.put(&[("script.sh", "echo"), ("lib/deep/a", "a")]);
     host.deploy(hash);
@@ -199,7 +189,7 @@ fn plant(owner: Option<Owner>, plant: &dyn Fn(&Host, &Path)) -> (Host, Vec<(Stri
     };
     let before = look();
     plant(&host, outside.path());
-    let moved_aside = host.deploy(hash).moved_aside;
+    let remarks = host.deploy(hash).remarks;
     assert_eq!(look(), before);
     assert_eq!((host.read("script.sh"), host.read("lib/deep/a")), ("echo".to_owned(), "a".to_owned()));
     for path in ["script.sh", "lib/deep/a", "lib/deep", "lib"] {
@@ -209,9 +199,9 @@ fn plant(owner: Option<Owner>, plant: &dyn Fn(&Host, &Path)) -> (Host, Vec<(Stri
     }
     assert_eq!(
         host.deploy(hash),
-        Deployed { path: workspace_path(host.state(), &name()), written: 0, moved_aside: vec![] }
+        Deployed { path: workspace_path(host.state(), &name()), written: 0, remarks: vec![] }
     );
-    (host, moved_aside)
+    (host, remarks)
 }
 
 #[test]
@@ -226,14 +216,16 @@ fn planted_links_and_folders_are_never_followed() {
             }
             symlink(target, path).unwrap();
         };
-        let aside = |path: &str| vec![(path.to_owned(), format!("{path}.aside-1"))];
-        // A link where a file should be is replaced.
-        let (_, moved) = plant(owner, &|host, outside| replace(host.path("script.sh"), &outside.join("secret")));
-        assert_eq!(moved, []);
-        // A link where a folder should be goes aside, as it is.
+        let reason = "set aside, because a file of the definition belongs there";
+        let aside = |path: &str| vec![format!("{reason}: `{path}` (now `{path}.aside`)")];
+        // A link where a file should be goes aside, as it is.
+        let (host, moved) = plant(owner, &|host, outside| replace(host.path("script.sh"), &outside.join("secret")));
+        assert_eq!(moved, aside("script.sh"));
+        assert!(host.path("script.sh.aside").symlink_metadata().unwrap().is_symlink());
+        // So does a link where a folder should be.
         let (host, moved) = plant(owner, &|host, outside| replace(host.path("lib"), outside));
         assert_eq!(moved, aside("lib"));
-        assert!(host.path("lib.aside-1").symlink_metadata().unwrap().is_symlink());
+        assert!(host.path("lib.aside").symlink_metadata().unwrap().is_symlink());
         let (_, moved) = plant(owner, &|host, outside| replace(host.path("lib/deep"), &outside.join("deep")));
         assert_eq!(moved, aside("lib/deep"));
         let (_, moved) = plant(owner, &|host, _| replace(host.path("lib"), Path::new("lib")));
@@ -244,19 +236,19 @@ fn planted_links_and_folders_are_never_followed() {
             fs::create_dir(host.path("script.sh")).unwrap();
             fs::write(host.path("script.sh/mine"), "kept").unwrap();
         });
-        assert_eq!((moved, host.read("script.sh.aside-1/mine")), (aside("script.sh"), "kept".to_owned()));
+        assert_eq!((moved, host.read("script.sh.aside/mine")), (aside("script.sh"), "kept".to_owned()));
         // And a file where a folder should be.
         let (host, moved) = plant(owner, &|host, _| {
             fs::remove_dir_all(host.path("lib")).unwrap();
             fs::write(host.path("lib"), "kept").unwrap();
         });
-        assert_eq!((moved, host.read("lib.aside-1")), (aside("lib"), "kept".to_owned()));
+        assert_eq!((moved, host.read("lib.aside")), (aside("lib"), "kept".to_owned()));
         // A FIFO blocks nobody.
         let (_, moved) = plant(owner, &|host, _| {
             fs::remove_file(host.path("script.sh")).unwrap();
             rustix::fs::mknodat(CWD, host.path("script.sh"), rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
         });
-        assert_eq!(moved, []);
+        assert_eq!(moved, aside("script.sh"));
     }
 }
 
@@ -290,15 +282,28 @@ fn a_workspace_belongs_to_its_user() {
         assert_eq!(owner_of(host.path(path)), USER, "{path}");
     }
     assert_eq!(fs::metadata(host.path("")).unwrap().mode() & 0o7777, 0o700);
-    fs::write(host.path("mine"), "").unwrap();
-    chown(host.path("mine"), Some(USER.uid), Some(USER.gid)).unwrap();
-    // Another user: the definition's files change hands, what the script left does not.
+    fs::create_dir_all(host.path("cache/deep")).unwrap();
+    fs::write(host.path("cache/deep/mine"), "").unwrap();
+    fs::write(host.path("roots"), "").unwrap();
+    let outside = tempfile::tempdir_in(host.state()).unwrap();
+    fs::write(outside.path().join("other"), "").unwrap();
+    fs::hard_link(outside.path().join("other"), host.path("twice")).unwrap();
+    symlink(outside.path(), host.path("link")).unwrap();
+    for path in ["cache", "cache/deep", "cache/deep/mine", "twice"] {
+        chown(host.path(path), Some(USER.uid), Some(USER.gid)).unwrap();
+    }
+    // Another user: all that was the old one's changes hands, but for what has a name elsewhere.
     host.owner = Some(Owner { uid: 54_400, gid: 54_400 });
-    assert_eq!(host.deploy(hash).written, 2);
-    for path in ["", "script.sh", "lib/a"] {
+    let deployed = host.deploy(hash);
+    let expected = "the batch's user changed from uid 54321 to uid 54400: the workspace now belongs to uid 54400; uid 54321 \
+        still owns 1 file with several names or in too deeply nested folders";
+    assert_eq!((deployed.written, deployed.remarks), (0, vec![expected.to_owned()]));
+    for path in ["", "script.sh", "lib/a", "cache", "cache/deep", "cache/deep/mine"] {
         assert_eq!(owner_of(host.path(path)), host.owner.unwrap(), "{path}");
     }
-    assert_eq!(owner_of(host.path("mine")), USER);
+    assert_eq!(owner_of(host.path("twice")), USER);
+    assert_eq!(owner_of(host.path("roots")), this_user());
+    assert_eq!(owner_of(outside.path().to_owned()), this_user());
     assert_eq!(host.deploy(hash).written, 0);
 }
 
@@ -334,15 +339,15 @@ fn a_folder_swapped_during_deployments_leads_nowhere() {
 #[test]
 fn two_shims_may_make_the_same_workspace() {
     let host = Host::new(None);
-    let files = Files([("script.sh".to_owned(), FileContent { bytes: b"echo".to_vec(), executable: true })].into());
+    let files = Files([("script.sh".to_owned(), FileContent { bytes: b"echo".to_vec(), mode: 0o700 })].into());
     let hash = put(host.state(), &files).unwrap();
     let name = name();
+    let target = Target { definition: hash, script: "script.sh", name: &name, owner: None, boot_id: BOOT };
     let deployment = || Deployment {
         workspaces: host.state().join(WORKSPACES),
         path: workspace_path(host.state(), &name),
-        name: &name,
-        owner: None,
-        manifest: Manifest::new(hash, None, BOOT),
+        target: &target,
+        manifest: Manifest::new(&target, None),
     };
     make_workspaces(&host.state().join(WORKSPACES)).unwrap();
     assert!(deployment().open().unwrap().is_none());
@@ -358,15 +363,21 @@ fn what_dead_shims_left_is_cleared() {
     let host = Host::new(None);
     host.deploy(host.put(&[("script.sh", "echo")]));
     let workspaces = host.state().join(WORKSPACES);
+    let own = os::process_name();
     // Beyond the largest number of a process.
-    let dead = ".report.new-4194305";
-    let alive = format!(".report.new-{}", getpid());
-    for folder in [dead, &alive] {
-        fs::create_dir(workspaces.join(folder)).unwrap();
+    let dead = format!("{}-4194305", own.rsplit_once('-').unwrap().0);
+    let [elsewhere, forgotten] = ["0-1-4194305", "0-1-4194306"].map(str::to_owned);
+    for process in [&dead, &own, &elsewhere, &forgotten] {
+        fs::create_dir(workspaces.join(format!(".report.new-{process}"))).unwrap();
     }
-    fs::write(workspaces.join(".report.json.new-4194305"), "").unwrap();
+    let two_days_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 24 * 60 * 60);
+    fs::write(workspaces.join(format!(".report.json.new-{dead}")), "").unwrap();
+    let old = workspaces.join(format!(".report.new-{forgotten}"));
+    fs::File::open(old).unwrap().set_modified(two_days_ago).unwrap();
     clear_unfinished(host.state()).unwrap();
-    assert_eq!(host.list_beside(), [".report.json".to_owned(), alive]);
+    let mut left = vec![".report.json".to_owned(), format!(".report.new-{elsewhere}"), format!(".report.new-{own}")];
+    left.sort();
+    assert_eq!(host.list_beside(), left);
     clear_unfinished(&host.state().join("none")).unwrap();
 }
 

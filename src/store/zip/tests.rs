@@ -6,6 +6,7 @@ use ::zip::ZipWriter;
 use ::zip::write::SimpleFileOptions;
 
 use super::*;
+use crate::model::diagnostic::quoted;
 
 /// One entry of an archive that is written by hand, so that each field can lie.
 #[derive(Clone)]
@@ -95,9 +96,9 @@ fn unpacks_what_is_part_of_a_definition() {
     let leftovers = [entry("lib/a~", ""), entry(".git/config", ""), entry("lib/.DS_Store", "")];
     let entries = [&[mac, folder, executable, no_mode], leftovers.as_slice()].concat();
     let files = unzip(&archive(&entries)).unwrap();
-    let found: Vec<(&str, &[u8], bool)> =
-        files.0.iter().map(|(path, file)| (path.as_str(), file.bytes.as_slice(), file.executable)).collect();
-    assert_eq!(found, [("lib/ä b", b"b".as_slice(), false), ("script.sh", b"echo", true)]);
+    let found: Vec<(&str, &[u8], u32)> =
+        files.0.iter().map(|(path, file)| (path.as_str(), file.bytes.as_slice(), file.mode)).collect();
+    assert_eq!(found, [("lib/ä b", b"b".as_slice(), 0o644), ("script.sh", b"echo", 0o755)]);
 }
 
 #[test]
@@ -126,35 +127,32 @@ fn refuses_entries_that_a_definition_can_not_have() {
         assert_eq!(error.to_string(), expected);
         assert!(!error.hint().is_empty());
     };
-    check(entry("../x", ""), "its entry `../x` can't be unpacked: its path leads out of the archive");
-    check(entry("a/../../x", ""), "its entry `a/../../x` can't be unpacked: its path leads out of the archive");
-    check(entry("a/..", ""), "its entry `a/..` can't be unpacked: its path leads out of the archive");
-    check(entry("/etc/x", ""), "its entry `/etc/x` can't be unpacked: its path is absolute");
-    check(entry("./x", ""), "its entry `./x` can't be unpacked: a part of its path is empty or `.`");
-    check(entry("a//x", ""), "its entry `a//x` can't be unpacked: a part of its path is empty or `.`");
-    check(
-        entry("..\\x", ""),
-        "its entry `..\\x` can't be unpacked: its path has a backslash; parts of a path are separated by `/`",
-    );
-    check(entry("a\0b", ""), "its entry `a\\0b` can't be unpacked: its path has a NUL byte");
+    check(entry("../x", ""), "can't unpack entry `../x`: the path leads out of the archive");
+    check(entry("a/../../x", ""), "can't unpack entry `a/../../x`: the path leads out of the archive");
+    check(entry("a/..", ""), "can't unpack entry `a/..`: the path leads out of the archive");
+    check(entry("/etc/x", ""), "can't unpack entry `/etc/x`: the path is absolute");
+    check(entry("./x", ""), "can't unpack entry `./x`: a part of the path is empty or `.`");
+    check(entry("a//x", ""), "can't unpack entry `a//x`: a part of the path is empty or `.`");
+    check(entry("..\\x", ""), "can't unpack entry `..\\x`: the path has a backslash; use `/` to separate its parts");
+    check(entry("a\0b", ""), "can't unpack entry `a\\0b`: the path has a NUL byte");
     let not_utf8 = Entry { name: b"a\xff".to_vec(), flags: 0, ..entry("", "") };
-    check(not_utf8, "its entry `a\u{fffd}` can't be unpacked: its name is not UTF-8");
+    check(not_utf8, "can't unpack entry `a\u{fffd}`: the name is not UTF-8");
     let long = "a/".repeat(127) + "xy";
-    check(entry(&long, ""), &format!("its entry `{long}` can't be unpacked: its path is longer than 255 bytes"));
+    check(entry(&long, ""), &format!("can't unpack entry `{}`: the path is longer than 255 bytes", quoted(&long)));
     let deep = "a/".repeat(32) + "x";
-    check(entry(&deep, ""), &format!("its entry `{deep}` can't be unpacked: it is nested too deep"));
+    check(entry(&deep, ""), &format!("can't unpack entry `{deep}`: the path is nested too deeply"));
     let of_kind = |mode| Entry { mode, ..entry("x", "/etc/passwd") };
-    check(of_kind(0o120_777), "its entry `x` is a link");
-    check(of_kind(0o010_644), "its entry `x` is a FIFO");
-    check(of_kind(0o020_644), "its entry `x` is a device");
-    check(of_kind(0o060_644), "its entry `x` is a device");
-    check(of_kind(0o140_644), "its entry `x` is a socket");
-    check(of_kind(0o040_755), "its entry `x` is a folder without a `/` at its end");
-    check(Entry { flags: 0x801, ..entry("x", "secret") }, "its entry `x` is encrypted");
-    check(Entry { method: 14, ..entry("x", "") }, "its entry `x` is packed by `Lzma`");
-    check(script(), "it has two entries of the same name");
-    check(entry("Script.sh", ""), "its entries `script.sh` and `Script.sh` differ only in upper and lower case");
-    check(entry("script.sh/x", ""), "its entry `script.sh` is a file and a folder");
+    check(of_kind(0o120_777), "entry `x` is a link");
+    check(of_kind(0o010_644), "entry `x` is a FIFO");
+    check(of_kind(0o020_644), "entry `x` is a device");
+    check(of_kind(0o060_644), "entry `x` is a device");
+    check(of_kind(0o140_644), "entry `x` is a socket");
+    check(of_kind(0o040_755), "entry `x` is a folder without a trailing `/`");
+    check(Entry { flags: 0x801, ..entry("x", "secret") }, "entry `x` is encrypted");
+    check(Entry { method: 14, ..entry("x", "") }, "entry `x` is compressed with `Lzma`");
+    check(script(), "two entries have the same name");
+    check(entry("Script.sh", ""), "entries `script.sh` and `Script.sh` differ only in case");
+    check(entry("script.sh/x", ""), "entry `script.sh` is both a file and a folder");
 }
 
 #[test]
@@ -172,13 +170,26 @@ fn says_where_the_script_is_missing() {
     };
     check(&[], None);
     check(&["a"], None);
-    check(&["load/script.sh", "load/lib/a"], Some("load"));
+    check(&["load/main.sh", "load/lib/a"], Some("load"));
+    check(&["load/deep/script.sh"], Some("load"));
     check(&["load/script.sh", "other/a"], None);
     check(&["load/script.sh", "a"], None);
     let error = ZipError::NoScript { top_folder: Some("load".to_owned()) };
-    let expected = "load/load.zip: it has no `script.sh` at its root; all of it lies below `load/`\n  \
-                    hint: make the archive inside the folder: `cd load && zip -r ../load.zip .`";
+    let expected = "load/load.zip: the archive has no `script.sh` in `load/`, its only top folder\n  \
+                    hint: add the script to that folder as `script.sh`, and create the archive again";
     assert_eq!(error.diagnostic(None, "load/load.zip").to_string(), expected);
+}
+
+/// As forges and file managers pack a folder.
+#[test]
+fn the_only_top_folder_is_the_root() {
+    let folder = Entry { mode: 0o040_755, ..entry("report-main/", "") };
+    let entries = [folder, entry("report-main/script.sh", "echo"), entry("report-main/lib/a", "a")];
+    let mac = [entry("__MACOSX/report-main/._script.sh", "x"), entry("__MACOSX/._report-main", "x")];
+    for entries in [entries.to_vec(), [entries.as_slice(), &mac].concat()] {
+        let files = unzip(&archive(&entries)).unwrap();
+        assert_eq!(files.0.keys().collect::<Vec<_>>(), ["lib/a", "script.sh"]);
+    }
 }
 
 #[test]

@@ -193,10 +193,10 @@ impl World {
     }
 
     /// Remembers what is in force from now on.
-    pub(super) fn note_graph(&mut self, graph: &Arc<Graph>) {
+    pub(super) fn note_graph(&mut self, graph: &Arc<Graph>, at_start: bool) {
         let now = self.now();
         let old = std::mem::replace(&mut self.in_force, graph.clone());
-        self.note_reboots(&old, graph);
+        self.note_reboots(graph, at_start);
         let same = |name: &BatchName| match (old.get(name), graph.get(name)) {
             (Some(old), Some(new)) => {
                 let of = |node: &Node| (node.definition().cron.clone(), node.definition().timezone.clone());
@@ -213,12 +213,11 @@ impl World {
         }
     }
 
-    /// `@reboot` is due once in each boot of the host but the one in which the batch got it.
-    fn note_reboots(&mut self, old: &Graph, new: &Graph) {
+    /// `@reboot` is due once in each boot of the host, at the start of a daemon, if the batch was not in force in it before.
+    fn note_reboots(&mut self, new: &Graph, at_start: bool) {
         for (name, _) in new.iter().filter(|(_, node)| node.entry.reboot) {
             let seen = self.reboots.seen.insert(name.clone(), self.boot);
-            let had_it = old.get(name).is_some_and(|node| node.entry.reboot);
-            if had_it && seen.is_some_and(|seen| seen != self.boot) {
+            if at_start && seen != Some(self.boot) {
                 *self.reboots.due.entry(name.clone()).or_default() += 1;
                 self.count("due at boot");
             }

@@ -1,10 +1,17 @@
-//! The documents are held to the truth as far as a program can: examples that load, links that lead somewhere, queries that
-//! run, and tables that name every key.
+//! Checks the documents as far as a program can: commands run as pasted, screens match, examples load, links lead
+//! somewhere, queries run, tables name every key, and lines are short enough to read.
 
+mod commands;
+mod container;
+mod desk;
+mod form;
+mod page;
+mod screen;
+#[path = "../world/mod.rs"]
 mod world;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use batchd::load::{self, Context, Input};
 use batchd::model::files::{FileContent, Files};
@@ -16,7 +23,8 @@ fn root() -> PathBuf {
 
 /// Every document: its path and its text.
 fn documents() -> Vec<(PathBuf, String)> {
-    let mut paths = vec![root().join("README.md"), root().join("ARCHITECTURE.md"), root().join("examples/README.md")];
+    let names = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "examples/README.md"];
+    let mut paths: Vec<PathBuf> = names.map(|name| root().join(name)).into();
     paths.extend(fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()));
     paths.sort();
     paths.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
@@ -37,10 +45,10 @@ fn settings_complaints(text: &str) -> Vec<String> {
 /// What is wrong with a `batch.toml`, whose names of other batches and of pools all exist.
 fn batch_complaints(text: &str) -> Vec<String> {
     let (settings, _) = load::settings("batchd.toml", b"[pools]\ndatabase = 1\n", &|_| Ok(()));
-    let context = Context { settings: &settings, host: "host", zone_known: &|_| Ok(()) };
-    let script = FileContent { executable: true, bytes: b"exit 0\n".to_vec() };
+    let context = Context { settings: &settings, host: "host", batches: "batches.d", zone_known: &|_| Ok(()) };
+    let script = FileContent { mode: 0o755, bytes: b"exit 0\n".to_vec() };
     let files = Files([("script.sh".to_owned(), script)].into());
-    let name = load::batch_name("example").unwrap();
+    let name = load::batch_name("batches.d", "example").unwrap();
     let input = Input { name: &name, toml: Some(text.as_bytes()), files: &files, zip: None, missing_includes: &[] };
     load::definition(&input, &context).diagnostics.iter().map(ToString::to_string).collect()
 }
@@ -83,7 +91,7 @@ fn every_link_leads_somewhere() {
 
 /// The keys that the loader names when it is asked for one that it does not know.
 fn known_keys(complaints: &[String]) -> Vec<String> {
-    let hint = complaints.iter().find_map(|text| text.split_once("known here are ")).expect("a list of keys").1;
+    let hint = complaints.iter().find_map(|text| text.split_once("the known keys are ")).expect("a list of keys").1;
     let names = hint.lines().next().unwrap().split('`').skip(1).step_by(2);
     names.map(str::to_owned).collect()
 }
@@ -123,21 +131,4 @@ fn every_query_runs() {
     }
     // What went wrong; two batches; nothing late; one chain; nothing disabled; one upstream; two runs; one of them was well.
     assert_eq!(rows, [1, 2, 0, 1, 0, 1, 2, 1]);
-}
-
-/// What the README tells a newcomer to type, in an empty directory.
-#[test]
-fn the_first_batch_of_the_readme_runs() {
-    let mut world = World::new();
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let lines: Vec<&str> = readme.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
-    let typed = |word: &str| lines.iter().filter(|line| line.contains(word)).copied().collect::<Vec<_>>().join("\n");
-    world.bash(&format!("mkdir batches.d/hello\n{}", typed("> batches.d/hello")));
-    world.batchd(&["check"]).expect(0);
-    world.batchd(&["next", "hello"]).expect(0);
-    world.start();
-    world.batchd(&["start", "hello", "--wait"]).expect(0);
-    let output = world.batchd(&["logs", "hello"]).expect(0);
-    assert!(output.out.starts_with("hello, it is 20"), "{output:?}");
-    assert!(Path::new(&world.path("runs/hello.1/stdout.log")).exists());
 }

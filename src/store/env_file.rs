@@ -1,0 +1,298 @@
+//! An `env_file`: where it is, who may write it, and its variables. It is read when a run starts, and never kept.
+//!
+//! A relative one lies in the batch's folder, or in a folder that the batch includes; it is no part of the definition. An
+//! error names the file and the number of a line, and never shows a line: it may be a secret.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::read::BatchesDir;
+use super::trust::{Role, Trust};
+use super::walk::{FILE, FOLDER};
+use crate::model::definition::{VariableNameError, check_variable_name};
+use crate::model::diagnostic::{Diagnostic, shown};
+use crate::model::id::BatchName;
+
+/// The most bytes of an `env_file`: what execve(2) takes is less.
+const ENV_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// What some editors put before the first line.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// Which file it is, and whose files are believed.
+#[derive(Clone, Copy, Debug)]
+pub struct EnvFile<'f> {
+    /// The folder of all batches.
+    pub batches: &'f Path,
+    /// The batch.
+    pub batch: &'f BatchName,
+    /// The key `env_file`: absolute, or in the batch's folder.
+    pub file: &'f str,
+    /// The key `user`, who may own an absolute one.
+    pub user: Option<&'f str>,
+    /// Users, beside root and the daemon's, who may own a relative one. None: everybody may own any.
+    pub trusted_owners: Option<&'f [String]>,
+}
+
+/// Why an `env_file` can't be used.
+#[derive(Debug)]
+pub struct EnvFileError {
+    /// The file.
+    pub path: PathBuf,
+    /// The line, from 1, if it is about one.
+    pub line: Option<usize>,
+    /// What is wrong: one sentence without a full stop.
+    pub what: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// What the system said, if it refused something.
+    pub kind: Option<io::ErrorKind>,
+}
+
+impl fmt::Display for EnvFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "env_file {}", shown(&self.path.display().to_string()))?;
+        if let Some(line) = self.line {
+            write!(f, ", line {line}")?;
+        }
+        write!(f, ": {}", self.what)?;
+        self.hint.iter().try_for_each(|hint| write!(f, "; {hint}"))
+    }
+}
+
+impl std::error::Error for EnvFileError {}
+
+impl EnvFileError {
+    fn new(path: &Path, what: impl Into<String>) -> Self {
+        Self { path: path.to_owned(), line: None, what: what.into(), hint: None, kind: None }
+    }
+
+    fn of_system(path: &Path, error: io::Error) -> Self {
+        let what = format!("can't read the file: {error}");
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => Some("create the file, or change `env_file`".to_owned()),
+            io::ErrorKind::PermissionDenied => Some("make the file readable by the daemon's user".to_owned()),
+            _ => None,
+        };
+        Self { hint, kind: Some(error.kind()), ..Self::new(path, what) }
+    }
+
+    fn of_trust(path: &Path, (what, hint): (String, String)) -> Self {
+        Self { hint: Some(hint), ..Self::new(path, what) }
+    }
+
+    /// As a complaint about the batch. A path below `batches` is shown from there, as in other complaints.
+    pub fn diagnostic(&self, batch: &BatchName, batches: &Path) -> Diagnostic {
+        let file = self.path.strip_prefix(batches).unwrap_or(&self.path).display().to_string();
+        let file = self.line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"));
+        let diagnostic = Diagnostic::of_file(Some(batch.clone()), shown(&file), self.what.clone());
+        Diagnostic { hint: self.hint.clone(), ..diagnostic }
+    }
+}
+
+/// The variables of an `env_file`.
+pub fn read(file: &EnvFile<'_>) -> Result<Vec<(String, String)>, EnvFileError> {
+    let (path, open) = if file.file.starts_with('/') { open_absolute(file)? } else { open_relative(file)? };
+    let mut bytes = Vec::new();
+    let limit = ENV_FILE_BYTES_MAX;
+    let length = File::from(open).take(limit + 1).read_to_end(&mut bytes);
+    let length = length.map_err(|error| EnvFileError::of_system(&path, error))?;
+    if length as u64 > limit {
+        return Err(EnvFileError::new(&path, format!("the file is longer than {limit} bytes")));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        EnvFileError { line: Some(line), ..EnvFileError::new(&path, "the file is not UTF-8 text") }
+    })?;
+    parse(&text).map_err(|(line, what)| EnvFileError { line: Some(line), ..EnvFileError::new(&path, what) })
+}
+
+/// An absolute one may belong to root, to the daemon's user and to the batch's.
+fn open_absolute(file: &EnvFile<'_>) -> Result<(PathBuf, OwnedFd), EnvFileError> {
+    let path = PathBuf::from(file.file);
+    let of_system = |error: io::Error| EnvFileError::of_system(&path, error);
+    let user: Vec<String> = file.user.map(str::to_owned).into_iter().collect();
+    let trust = trust(&path, file.trusted_owners.map(|_| user.as_slice()))?;
+    let parents = trust.check_parents(&path).map_err(of_system)?;
+    if let Some(complaint) = parents.into_iter().next() {
+        return Err(of_complaint(&path, complaint));
+    }
+    let open = rustix::fs::openat(CWD, &path, FILE, Mode::empty()).map_err(|error| of_system(error.into()))?;
+    check(&trust, &path, &open)?;
+    Ok((path, open))
+}
+
+/// A relative one may belong to whoever may own definitions.
+fn open_relative(file: &EnvFile<'_>) -> Result<(PathBuf, OwnedFd), EnvFileError> {
+    let beside = file.batches.join(file.batch.as_str()).join(file.file);
+    let trust = trust(&beside, file.trusted_owners)?;
+    let dir = BatchesDir::open(file.batches).map_err(|error| EnvFileError::new(&beside, error.to_string()))?;
+    let parents = dir.check_parents(&trust).map_err(|error| EnvFileError::new(&beside, error.to_string()))?;
+    if let Some(complaint) = parents.into_iter().next() {
+        return Err(of_complaint(&beside, complaint));
+    }
+    let found = open_beneath(&trust, file.batches, file.batch.as_str(), file.file);
+    match (&found, file.file.split_once('/')) {
+        // It may lie in a folder that the batch includes.
+        (Err(error), Some((include, below)))
+            if include.starts_with('_') && error.kind == Some(io::ErrorKind::NotFound) =>
+        {
+            open_beneath(&trust, file.batches, include, below)
+        }
+        _ => found,
+    }
+}
+
+/// Opens `file` in `folder` of `batches`: no link leads out of the folder, and all on the way is trusted.
+fn open_beneath(trust: &Trust, batches: &Path, folder: &str, file: &str) -> Result<(PathBuf, OwnedFd), EnvFileError> {
+    let top_path = batches.join(folder);
+    let path = top_path.join(file);
+    let of_system = |error: Errno| match error {
+        Errno::XDEV => {
+            let hint = "put the file itself there, or give `env_file` as an absolute path".to_owned();
+            EnvFileError { hint: Some(hint), ..EnvFileError::new(&path, "a link leads out of the batch's folder") }
+        }
+        error => EnvFileError::of_system(&path, error.into()),
+    };
+    let top = rustix::fs::openat(CWD, &top_path, FOLDER, Mode::empty()).map_err(of_system)?;
+    check_owner(trust, &path, &top_path, &top)?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    for (end, _) in file.match_indices('/') {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let above = rustix::fs::openat2(&top, &file[..end], flags, Mode::empty(), resolve).map_err(of_system)?;
+        check_owner(trust, &path, &top_path.join(&file[..end]), &above)?;
+    }
+    let open = rustix::fs::openat2(&top, file, FILE, Mode::empty(), resolve).map_err(of_system)?;
+    check(trust, &path, &open)?;
+    Ok((path, open))
+}
+
+fn trust(path: &Path, owners: Option<&[String]>) -> Result<Trust, EnvFileError> {
+    match owners {
+        Some(owners) => Trust::new(owners).map_err(|error| EnvFileError::new(path, error.to_string())),
+        None => Ok(Trust::insecure()),
+    }
+}
+
+/// Checks what was opened as the `env_file`.
+fn check(trust: &Trust, path: &Path, open: &OwnedFd) -> Result<(), EnvFileError> {
+    let stat = rustix::fs::fstat(open).map_err(|error| EnvFileError::of_system(path, error.into()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(EnvFileError::new(path, "the path is not a regular file"));
+    }
+    check_owner(trust, path, path, open)
+}
+
+/// Checks who may write what was opened, at `place`.
+fn check_owner(trust: &Trust, path: &Path, place: &Path, open: &OwnedFd) -> Result<(), EnvFileError> {
+    let stat = rustix::fs::fstat(open).map_err(|error| EnvFileError::of_system(path, error.into()))?;
+    match trust.distrust(&stat, Role::Definition) {
+        Some(distrust) => Err(EnvFileError::of_trust(place, (distrust.what("this"), distrust.hint(place, false)))),
+        None => Ok(()),
+    }
+}
+
+/// A complaint about a folder on the way to the file.
+fn of_complaint(path: &Path, complaint: Diagnostic) -> EnvFileError {
+    let is_of_file = Path::new(&complaint.file) == path;
+    let what = if is_of_file { complaint.what.clone() } else { complaint.headline() };
+    EnvFileError { hint: complaint.hint, ..EnvFileError::new(path, what) }
+}
+
+/// Reads `KEY=VALUE` lines: blank lines and lines that begin with `#` are passed over, `export ` before a key too. A value
+/// in single quotes is taken as it is; in double quotes `\` takes away the meaning of `"`, `\`, `$` and `` ` `` and `\n`
+/// is a line end; without quotes blanks around it are cut off. No variable is ever expanded. The error has the line's
+/// number and never any of its content: it may be a secret.
+pub fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)> {
+    if text.starts_with(BYTE_ORDER_MARK) {
+        return Err((
+            1,
+            "the file begins with a byte order mark; remove it with `sed -i '1s/^\\xEF\\xBB\\xBF//' FILE`",
+        ));
+    }
+    let mut variables = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let at = |what| (index + 1, what);
+        let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
+        let (key, value) = line.split_once('=').ok_or(at("no `=`; a line is KEY=VALUE"))?;
+        match check_variable_name(key) {
+            // Of a name of batchd's own, its own value counts: it comes later.
+            Ok(()) | Err(VariableNameError::Reserved(_)) => {}
+            Err(VariableNameError::TooLong(_)) => return Err(at("the name before `=` is longer than 128 bytes")),
+            Err(VariableNameError::Malformed(_)) => {
+                return Err(at("the name before `=` is not one of letters, digits and `_` that begins with no digit"));
+            }
+        }
+        variables.push((key.to_owned(), unquote(value.trim()).map_err(at)?));
+    }
+    Ok(variables)
+}
+
+fn unquote(value: &str) -> Result<String, &'static str> {
+    const OPEN: &str = "a quote is not closed, or something follows it";
+    if value.contains('\0') {
+        return Err("a value can't hold a zero byte");
+    }
+    if let Some(rest) = value.strip_prefix('\'') {
+        let inner = rest.strip_suffix('\'').ok_or(OPEN)?;
+        return if inner.contains('\'') { Err(OPEN) } else { Ok(inner.to_owned()) };
+    }
+    let Some(rest) = value.strip_prefix('"') else { return Ok(value.to_owned()) };
+    let mut plain = String::new();
+    let mut characters = rest.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => return if characters.as_str().is_empty() { Ok(plain) } else { Err(OPEN) },
+            '\\' => match characters.next().ok_or(OPEN)? {
+                'n' => plain.push('\n'),
+                escaped @ ('"' | '\\' | '$' | '`') => plain.push(escaped),
+                other => plain.extend(['\\', other]),
+            },
+            other => plain.push(other),
+        }
+    }
+    Err(OPEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::definition::VARIABLE_NAME_BYTES_MAX;
+
+    #[test]
+    fn env_files() {
+        let check = |text: &str, expected: Result<&[(&str, &str)], usize>| {
+            let expected =
+                expected.map(|pairs| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
+            assert_eq!(parse(text).map_err(|(line, _)| line), expected, "{text:?}");
+        };
+        check("", Ok(&[]));
+        check("# a comment\n\n  A=1\r\nexport B = x \n", Err(4));
+        check("A=1\r\nexport B= x y # z \n", Ok(&[("A", "1"), ("B", "x y # z")]));
+        check("A='a \"b\" $c \\n'", Ok(&[("A", "a \"b\" $c \\n")]));
+        check(r#"A="a \"b\" \$c \\ \n \t""#, Ok(&[("A", "a \"b\" $c \\ \n \\t")]));
+        check("A=\nB=''\nC=\"\"", Ok(&[("A", ""), ("B", ""), ("C", "")]));
+        check("A=b=c", Ok(&[("A", "b=c")]));
+        check("A", Err(1));
+        check("\n1A=b", Err(2));
+        check("=b", Err(1));
+        check("A='b", Err(1));
+        check("A='b'c'", Err(1));
+        check("A=\"b\" c", Err(1));
+        check("A=\"b\\", Err(1));
+        check("A=a\0b", Err(1));
+        check("\u{feff}A=b", Err(1));
+        check(&format!("{}=b", "\0".repeat(VARIABLE_NAME_BYTES_MAX + 1)), Err(1));
+        check(&format!("{}=b", "A".repeat(VARIABLE_NAME_BYTES_MAX + 1)), Err(1));
+    }
+}

@@ -1,0 +1,213 @@
+//! What scripts write over the definition's own files, and what becomes of it; modes; what earlier versions left.
+
+use super::*;
+use crate::store::{modes, upgrade};
+
+const RESTORED: &str = "changed or removed by an earlier run";
+
+#[test]
+fn script_executables_and_included_files_are_always_the_definitions() {
+    let check = |change: &dyn Fn(&Host), written: usize, restored: &[&str]| {
+        let host = Host::new(None);
+        let hash = host.put(&[("script.sh", "echo"), ("tool.sh", "tool"), ("_common/a", "a")]);
+        host.deploy(hash);
+        fs::write(host.path("cache"), "kept").unwrap();
+        fs::write(host.path("_common/cache"), "kept").unwrap();
+        change(&host);
+        let deployed = host.deploy(hash);
+        let named: Vec<String> = restored.iter().map(|path| format!("`{path}`")).collect();
+        let remarks = (!named.is_empty()).then(|| format!("restored {}: {RESTORED}", named.join(", ")));
+        assert_eq!((deployed.written, deployed.remarks), (written, remarks.into_iter().collect()));
+        let all = ["script.sh", "tool.sh", "_common/a", "cache", "_common/cache"].map(|path| host.read(path));
+        assert_eq!(all, ["echo", "tool", "a", "kept", "kept"]);
+        assert_eq!(fs::metadata(host.path("script.sh")).unwrap().mode() & 0o7777, 0o700);
+        assert_eq!(host.deploy(hash).written, 0);
+        assert_eq!(host.list_beside(), [".report.json"]);
+    };
+    check(&|_| (), 0, &[]);
+    check(&|host| fs::write(host.path("script.sh"), "echo changed").unwrap(), 1, &["script.sh"]);
+    check(&|host| fs::write(host.path("tool.sh"), "TOOL").unwrap(), 1, &["tool.sh"]);
+    check(&|host| fs::write(host.path("_common/a"), "b").unwrap(), 1, &["_common/a"]);
+    check(&|host| fs::remove_file(host.path("_common/a")).unwrap(), 1, &["_common/a"]);
+    let set_mode = |path: PathBuf, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    check(&|host| set_mode(host.path("script.sh"), 0o644), 1, &["script.sh"]);
+    // It gives others rights that the definition does not; the script can still do all that it could.
+    check(&|host| set_mode(host.path("script.sh"), 0o755), 1, &[]);
+    // The same bytes in another file: compared, found good, and remembered.
+    let renamed = |host: &Host| {
+        fs::write(host.path("x"), "echo").unwrap();
+        set_mode(host.path("x"), 0o700);
+        fs::rename(host.path("x"), host.path("script.sh")).unwrap();
+    };
+    check(&renamed, 0, &[]);
+    check(&|host| fs::remove_file(host.state().join("workspaces/.report.json")).unwrap(), 0, &[]);
+    check(&|host| fs::write(host.state().join("workspaces/.report.json"), "{").unwrap(), 0, &[]);
+}
+
+#[test]
+fn a_file_that_a_script_changed_stays_until_the_definition_has_a_new_version() {
+    let host = Host::new(None);
+    let zero = host.put(&[("script.sh", "1"), ("counter.txt", "0")]);
+    host.deploy(zero);
+    for counted in ["1", "2", "3"] {
+        fs::write(host.path("counter.txt"), counted).unwrap();
+        assert_eq!((host.deploy(zero).remarks, host.read("counter.txt")), (vec![], counted.to_owned()));
+    }
+    // After another boot, and when everything else is new, too.
+    assert_eq!(host.try_deploy(zero, "boot-2").unwrap().written, 0);
+    let other_script = host.put(&[("script.sh", "2"), ("counter.txt", "0")]);
+    assert_eq!(host.deploy(other_script).remarks, Vec::<String>::new());
+    assert_eq!(host.read("counter.txt"), "3");
+    let ten = host.put(&[("script.sh", "2"), ("counter.txt", "10")]);
+    let kept =
+        "replaced by the definition's version, the earlier content is kept: `counter.txt` (now `counter.txt.mine`)";
+    assert_eq!(host.deploy(ten).remarks, [kept]);
+    assert_eq!((host.read("counter.txt"), host.read("counter.txt.mine")), ("10".to_owned(), "3".to_owned()));
+    // Untouched, it follows the definition without a word; changed again, what is kept is the newest.
+    assert_eq!(host.deploy(zero).remarks, Vec::<String>::new());
+    fs::write(host.path("counter.txt"), "7").unwrap();
+    assert_eq!(host.deploy(ten).remarks, [kept]);
+    assert_eq!((host.read("counter.txt"), host.read("counter.txt.mine")), ("10".to_owned(), "7".to_owned()));
+    assert_eq!(host.list(), ["counter.txt", "counter.txt.mine", "script.sh"]);
+    // One that is gone is made again: nothing of the script's is lost by that.
+    fs::remove_file(host.path("counter.txt")).unwrap();
+    assert_eq!(host.deploy(ten).remarks, [format!("restored `counter.txt`: {RESTORED}")]);
+}
+
+#[test]
+fn a_file_that_a_script_made_first_is_kept_when_the_definition_gets_one_of_that_name() {
+    let host = Host::new(None);
+    host.deploy(host.put(&[("script.sh", "")]));
+    for path in ["data", "tool.sh"] {
+        fs::write(host.path(path), "script's").unwrap();
+    }
+    let deployed = host.deploy(host.put(&[("script.sh", ""), ("data", "d"), ("tool.sh", "t"), ("data.mine", "m")]));
+    assert_eq!(deployed.remarks.len(), 1, "{deployed:?}");
+    let all = ["data", "tool.sh", "data.mine", "data.mine-2", "tool.sh.mine"].map(|path| host.read(path));
+    assert_eq!(all, ["d", "t", "m", "script's", "script's"]);
+}
+
+#[test]
+fn a_file_that_leaves_the_definition_goes_unless_a_script_has_changed_it() {
+    let host = Host::new(None);
+    host.deploy(host.put(&[("script.sh", ""), ("lib/a", "a"), ("lib/b", "b")]));
+    fs::write(host.path("lib/b"), "changed").unwrap();
+    let without = host.put(&[("script.sh", "")]);
+    let expected = "left the definition, but stays because an earlier run had changed it: `lib/b`";
+    assert_eq!(host.deploy(without).remarks, [expected]);
+    assert_eq!(host.list(), ["lib/", "lib/b", "script.sh"]);
+    assert_eq!(host.deploy(without).remarks, Vec::<String>::new());
+}
+
+#[test]
+fn what_stands_in_the_way_has_one_name_however_often_it_does() {
+    let host = Host::new(None);
+    let hash = host.put(&[("script.sh", ""), ("lib/a", "a")]);
+    host.deploy(hash);
+    for round in 0..5 {
+        fs::remove_file(host.path("lib/a")).unwrap();
+        fs::create_dir(host.path("lib/a")).unwrap();
+        fs::write(host.path("lib/a/round"), round.to_string()).unwrap();
+        assert_eq!(host.deploy(hash).remarks.len(), 1);
+        assert_eq!(host.read("lib/a.aside/round"), round.to_string());
+        assert_eq!(host.list(), ["lib/", "lib/a", "lib/a.aside/", "lib/a.aside/round", "script.sh"]);
+    }
+    assert_eq!(host.list_beside(), [".report.json"]);
+}
+
+/// A host that lost its power may have lost what was written, and kept when.
+#[test]
+fn a_file_that_was_cut_without_being_touched_is_damaged_and_not_changed() {
+    let host = Host::new(None);
+    let hash = host.put(&[("script.sh", ""), ("data", "content")]);
+    host.deploy(hash);
+    let manifest = host.state().join("workspaces/.report.json");
+    fs::write(host.path("data"), "").unwrap();
+    let stat = rustix::fs::stat(host.path("data")).unwrap();
+    let mut edited: serde_json::Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    let trace = &mut edited["files"]["data"];
+    trace["changed_s"] = stat.st_ctime.into();
+    trace["changed_ns"] = stat.st_ctime_nsec.into();
+    fs::write(&manifest, edited.to_string()).unwrap();
+    let deployed = host.try_deploy(hash, "boot-2").unwrap();
+    assert_eq!((deployed.written, deployed.remarks, host.read("data")), (1, vec![], "content".to_owned()));
+}
+
+fn note(host: &Host, hash: DefinitionHash, mode: u32) {
+    let mut files = definitions::read_back(host.state(), hash).unwrap();
+    files.0.values_mut().for_each(|file| file.mode = mode);
+    modes::note(host.state(), "report", hash, &files).unwrap();
+}
+
+#[test]
+fn a_mere_chmod_of_the_source_is_in_force_at_the_next_deployment() {
+    let host = Host::new(None);
+    let hash = host.put(&[("script.sh", ""), ("key", "k"), ("changed", "c")]);
+    let mode = |path: &str| fs::metadata(host.path(path)).unwrap().mode() & 0o7777;
+    note(&host, hash, 0o644);
+    host.deploy(hash);
+    assert_eq!([mode("script.sh"), mode("key")], [0o744, 0o644]);
+    fs::write(host.path("changed"), "by the script").unwrap();
+    note(&host, hash, 0o4600);
+    let deployed = host.deploy(hash);
+    assert_eq!(deployed.remarks, Vec::<String>::new());
+    assert_eq!([mode("script.sh"), mode("key"), mode("changed"), mode("")], [0o700, 0o600, 0o600, 0o700]);
+    assert_eq!(host.read("changed"), "by the script");
+    assert_eq!(host.deploy(hash).written, 0);
+}
+
+/// As an earlier version left it: everybody may read the workspace, and the manifest knows no content.
+fn make_old(host: &Host, manifest_of: DefinitionHash) {
+    let path = host.state().join("workspaces/.report.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest["version"] = 1.into();
+    manifest["definition"] = manifest_of.to_string().into();
+    for trace in manifest["files"].as_object_mut().unwrap().values_mut() {
+        let _ = ["mode", "digest", "fixed"].map(|key| trace.as_object_mut().unwrap().remove(key));
+    }
+    fs::write(path, manifest.to_string()).unwrap();
+    fs::set_permissions(host.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn what_an_earlier_version_left_is_made_private_once() {
+    let host = Host::new(None);
+    let hash = host.put(&[("script.sh", ""), ("batch.toml", "env"), ("own.env", "A=1"), ("data", "d")]);
+    host.deploy(hash);
+    make_old(&host, hash);
+    fs::write(host.path("data"), "by the script").unwrap();
+    let env_file_of = |index: &[u8]| (index == b"env").then(|| "own.env".to_owned());
+    let upgrade = |busy: &[&str]| {
+        let busy = busy.iter().map(|name| BatchName::new(name).unwrap()).collect();
+        upgrade::upgrade(host.state(), &busy, "batch.toml", &env_file_of).unwrap()
+    };
+    let done = upgrade::Upgraded { closed: 1, env_files_removed: 2 };
+    assert_eq!(upgrade(&["other"]), Some(done));
+    assert_eq!(upgrade(&[]), None);
+    assert_eq!(fs::metadata(host.path("")).unwrap().mode() & 0o7777, 0o700);
+    assert_eq!(host.list(), ["batch.toml", "data", "script.sh"]);
+    // The old definition is still whole, and still checked.
+    let stored = definition_path(host.state(), hash);
+    assert!(!stored.join("own.env").exists());
+    definitions::verify(host.state(), hash).unwrap();
+    assert_eq!(host.deploy(hash).remarks, Vec::<String>::new());
+    assert_eq!(host.read("data"), "by the script");
+    fs::write(stored.join("data"), "damaged").unwrap();
+    assert!(matches!(definitions::verify(host.state(), hash), Err(DefinitionError::Damaged(_))));
+}
+
+/// The workspace of a batch that runs is not touched; its next deployment does the rest.
+#[test]
+fn a_busy_workspace_keeps_its_env_file_until_its_next_deployment() {
+    let host = Host::new(None);
+    let hash = host.put(&[("script.sh", ""), ("batch.toml", "env"), ("own.env", "A=1")]);
+    host.deploy(hash);
+    make_old(&host, hash);
+    let busy = [BatchName::new("report").unwrap()].into();
+    let env_file_of = |_: &[u8]| Some("own.env".to_owned());
+    let done = upgrade::upgrade(host.state(), &busy, "batch.toml", &env_file_of).unwrap();
+    assert_eq!(done, Some(upgrade::Upgraded { closed: 1, env_files_removed: 1 }));
+    assert!(host.path("own.env").exists());
+    host.deploy(host.put(&[("script.sh", ""), ("batch.toml", "env")]));
+    assert_eq!(host.list(), ["batch.toml", "script.sh"]);
+}
