@@ -1,6 +1,7 @@
 //! Tables and their colours, for people: [`Table`].
 //!
-//! On a terminal a table is cut to its width and coloured; elsewhere nothing is cut, so that `grep` and `awk` see it all.
+//! On a terminal a table is fitted into its width and coloured; elsewhere nothing is cut, so that `grep` and `awk` see it
+//! all. Ids and times are never cut.
 
 use std::fmt::Write as _;
 
@@ -11,6 +12,12 @@ use crate::model::run::Outcome;
 const GAP: &str = "  ";
 /// No column is cut to less.
 const COLUMN_WIDTH_MIN: usize = 8;
+/// If less is left for notes, all of them are shown below their rows: a column of single words can't be read.
+const NOTE_WIDTH_MIN: usize = 12;
+/// What stands before a note below its row.
+const NOTE_INDENT: &str = "    ";
+/// A longer note is cut: it may be a whole message of some program. `batchd show` has all of it.
+const NOTE_LINES_MAX: usize = 3;
 
 /// How a cell looks where there are colours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,11 +46,32 @@ pub(super) struct Cell {
     style: Style,
 }
 
+/// A column's heading, and what may be done to the column where the width is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Column {
+    /// It is never cut: ids, times, single words.
+    Whole(&'static str),
+    /// It is never cut, but left out if there is no other way.
+    Spare(&'static str),
+    /// Its texts are cut.
+    Cut(&'static str),
+    /// Sentences, in the last column only. One that does not fit is shown below its row.
+    Note(&'static str),
+}
+
 /// Rows under headings.
 #[derive(Debug)]
 pub(super) struct Table {
-    headings: Vec<&'static str>,
+    columns: Vec<Column>,
     rows: Vec<Vec<Cell>>,
+}
+
+/// Which columns are shown, with their widths, and which one's texts go below their rows if they don't fit.
+#[derive(Debug)]
+struct Layout {
+    columns: Vec<(usize, usize)>,
+    note: Option<usize>,
+    width: Option<usize>,
 }
 
 /// Where a text is shown.
@@ -64,6 +92,16 @@ impl Cell {
     /// A cell with a style.
     pub(super) fn styled(text: impl AsRef<str>, style: Style) -> Self {
         Self { text: escape::line(text.as_ref()).into_owned(), style }
+    }
+
+    /// The text, harmless.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The same with another text.
+    pub(super) fn with_text(self, text: impl FnOnce(&str) -> String) -> Self {
+        Self::styled(text(&self.text), self.style)
     }
 
     /// The text, harmless, with its colour around it.
@@ -105,47 +143,141 @@ impl Style {
     }
 }
 
+impl Column {
+    fn heading(self) -> &'static str {
+        match self {
+            Self::Whole(text) | Self::Spare(text) | Self::Cut(text) | Self::Note(text) => text,
+        }
+    }
+}
+
 impl Table {
     /// A table without rows.
-    pub(super) fn new(headings: impl Into<Vec<&'static str>>) -> Self {
-        Self { headings: headings.into(), rows: Vec::new() }
+    pub(super) fn new(columns: impl Into<Vec<Column>>) -> Self {
+        Self { columns: columns.into(), rows: Vec::new() }
     }
 
-    /// Adds a row of as many cells as there are headings.
+    /// Adds a row of as many cells as there are columns.
     pub(super) fn row(&mut self, cells: impl Into<Vec<Cell>>) {
         let cells = cells.into();
-        debug_assert_eq!(cells.len(), self.headings.len());
+        debug_assert_eq!(cells.len(), self.columns.len());
         self.rows.push(cells);
     }
 
     /// The table as text, a line end behind every line; nothing at all if it has no rows.
     ///
-    /// A column in which no row has a text is left out. Where the width is short, the widest columns are cut first.
+    /// A column in which no row has a text is left out.
     pub(super) fn show(&self, look: Look) -> String {
         if self.rows.is_empty() {
             return String::new();
         }
-        let shown: Vec<usize> = (0..self.headings.len())
-            .filter(|column| self.rows.iter().any(|row| !row[*column].text.is_empty()))
-            .collect();
-        let headings: Vec<Cell> = self.headings.iter().map(|text| Cell::styled(text, Style::Heading)).collect();
-        let lines = || std::iter::once(&headings).chain(&self.rows);
-        let widths = shown.iter().map(|column| lines().map(|cells| width(&cells[*column].text)).max().unwrap_or(0));
-        let mut widths: Vec<usize> = widths.collect();
-        if let Some(width) = look.width {
-            fit(&mut widths, width.saturating_sub(GAP.len() * shown.len().saturating_sub(1)));
-        }
+        let layout = self.layout(look.width);
+        let headings: Vec<Cell> =
+            self.columns.iter().map(|column| Cell::styled(column.heading(), Style::Heading)).collect();
         let mut text = String::new();
-        for cells in lines() {
-            for (at, (column, width)) in shown.iter().zip(&widths).enumerate() {
-                let is_last = at + 1 == shown.len();
-                push_cell(&mut text, &cells[*column], *width, is_last, look);
+        for cells in std::iter::once(&headings).chain(&self.rows) {
+            layout.push_line(&mut text, cells, look);
+            if !std::ptr::eq(cells, &headings) {
+                layout.push_note(&mut text, cells, look);
             }
-            text.truncate(text.trim_end_matches(' ').len());
-            text.push('\n');
         }
         text
     }
+
+    /// The widest text of a column, with its heading.
+    fn width(&self, column: usize) -> usize {
+        let texts = self.rows.iter().map(|row| width(&row[column].text));
+        texts.max().unwrap_or(0).max(width(self.columns[column].heading()))
+    }
+
+    fn layout(&self, width: Option<usize>) -> Layout {
+        let is_empty = |column: &usize| self.rows.iter().all(|row| row[*column].text.is_empty());
+        let shown = (0..self.columns.len()).filter(|column| !is_empty(column));
+        let columns: Vec<(usize, usize)> = shown.map(|column| (column, self.width(column))).collect();
+        let mut layout = Layout { columns, note: None, width };
+        let Some(width) = width else { return layout };
+        let last = layout.columns.last().copied();
+        let note = last.filter(|(column, _)| matches!(self.columns[*column], Column::Note(_)));
+        if let Some((column, natural)) = note.filter(|_| layout.total() > width) {
+            layout.columns.pop();
+            layout.note = Some(column);
+            let room = width.saturating_sub(layout.total() + GAP.len());
+            let fitting = self.rows.iter().map(|row| crate::cli::table::width(&row[column].text));
+            let fitting = fitting.filter(|text| *text <= room.min(natural)).max().unwrap_or(0);
+            if room >= NOTE_WIDTH_MIN && fitting > 0 {
+                layout.columns.push((column, fitting.max(self.columns[column].heading().len())));
+            }
+        }
+        self.fit(&mut layout, width);
+        layout
+    }
+
+    /// Cuts the widest columns that may be cut first, and leaves out what can be spared, from the right.
+    fn fit(&self, layout: &mut Layout, width: usize) {
+        let may_be_cut = |column: usize| matches!(self.columns[column], Column::Cut(_));
+        while layout.total() > width {
+            let cut = layout.columns.iter_mut().filter(|(column, _)| may_be_cut(*column));
+            let widest = cut.max_by_key(|(_, width)| *width).filter(|(_, width)| *width > COLUMN_WIDTH_MIN);
+            if let Some((_, width)) = widest {
+                *width -= 1;
+                continue;
+            }
+            let is_spare = |(column, _): &(usize, usize)| matches!(self.columns[*column], Column::Spare(_));
+            let Some(spare) = layout.columns.iter().rposition(is_spare) else { return };
+            layout.columns.remove(spare);
+        }
+    }
+}
+
+impl Layout {
+    fn total(&self) -> usize {
+        let gaps = GAP.len() * self.columns.len().saturating_sub(1);
+        self.columns.iter().map(|(_, width)| width).sum::<usize>() + gaps
+    }
+
+    /// The cells of a row, each in its width. A note that doesn't fit is left to [`Self::push_note`].
+    fn push_line(&self, text: &mut String, cells: &[Cell], look: Look) {
+        for (at, (column, width_max)) in self.columns.iter().enumerate() {
+            let goes_below = self.note == Some(*column) && width(&cells[*column].text) > *width_max;
+            let cell = if goes_below { &Cell::default() } else { &cells[*column] };
+            push_cell(text, cell, *width_max, at + 1 == self.columns.len(), look);
+        }
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
+    }
+
+    fn push_note(&self, text: &mut String, cells: &[Cell], look: Look) {
+        let (Some(column), Some(line)) = (self.note, self.width) else { return };
+        let cell = &cells[column];
+        let in_row = self.columns.iter().find(|(shown, _)| *shown == column).map_or(0, |(_, width)| *width);
+        if width(&cell.text) <= in_row {
+            return;
+        }
+        for words in wrap(&cell.text, line.saturating_sub(NOTE_INDENT.len()).max(COLUMN_WIDTH_MIN)) {
+            // Writing to a String never fails.
+            let _ = writeln!(text, "{NOTE_INDENT}{}", Cell { text: words, style: cell.style }.paint(look));
+        }
+    }
+}
+
+/// The text in lines of at most `width_max` columns, broken between words where that is possible.
+fn wrap(text: &str, width_max: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if width(line) + 1 + width(word) <= width_max => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) | None => lines.push(word.to_owned()),
+        }
+    }
+    let is_cut = lines.len() > NOTE_LINES_MAX;
+    lines.truncate(NOTE_LINES_MAX);
+    if let Some(last) = lines.last_mut().filter(|_| is_cut) {
+        last.push_str(" …");
+    }
+    lines.iter().map(|line| cut(line, width_max)).collect()
 }
 
 /// One cell, cut to its width, and the space up to the next column.
@@ -157,16 +289,6 @@ fn push_cell(text: &mut String, cell: &Cell, width_max: usize, is_last: bool, lo
     if !is_last {
         text.extend(std::iter::repeat_n(' ', missing));
         text.push_str(GAP);
-    }
-}
-
-/// Makes the widest columns narrower until all fit, none below the least width.
-fn fit(widths: &mut [usize], available: usize) {
-    let mut over = widths.iter().sum::<usize>().saturating_sub(available);
-    while over > 0 {
-        let Some(widest) = widths.iter_mut().max().filter(|width| **width > COLUMN_WIDTH_MIN) else { return };
-        *widest -= 1;
-        over -= 1;
     }
 }
 
@@ -210,30 +332,55 @@ mod tests {
 
     const PIPE: Look = Look { width: None, colour: false };
 
-    fn table(rows: &[[&str; 3]]) -> Table {
-        let mut table = Table::new(["BATCH", "OUTCOME", "WHY"]);
+    fn table(rows: &[[&str; 4]]) -> Table {
+        let mut table =
+            Table::new([Column::Whole("BATCH"), Column::Cut("STARTS"), Column::Spare("TOOK"), Column::Note("WHY")]);
         rows.iter().for_each(|row| table.row(row.map(Cell::plain)));
         table
     }
 
+    #[track_caller]
+    fn check(rows: &[[&str; 4]], width: Option<usize>, expected: &str) {
+        assert_eq!(table(rows).show(Look { width, ..PIPE }), expected, "{rows:?} {width:?}");
+    }
+
     #[test]
     fn tables() {
-        let check = |rows: &[[&str; 3]], width: Option<usize>, expected: &str| {
-            assert_eq!(table(rows).show(Look { width, ..PIPE }), expected, "{rows:?} {width:?}");
-        };
         check(&[], None, "");
-        check(&[["a", "lost", ""], ["load", "", ""]], None, "BATCH  OUTCOME\na      lost\nload\n");
+        check(&[["a", "lost", "", ""], ["load", "", "", ""]], None, "BATCH  STARTS\na      lost\nload\n");
         let long = "exit code 3 of the script";
-        check(&[["a", "failed", long]], None, "BATCH  OUTCOME  WHY\na      failed   exit code 3 of the script\n");
-        check(&[["a", "failed", long]], Some(28), "BATCH  OUTCOME  WHY\na      failed   exit code 3…\n");
-        check(&[["a", "failed", "漢字漢字漢字漢字"]], Some(28), "BATCH  OUTCOME  WHY\na      failed   漢字漢字漢…\n");
-        check(&[["a", "x\x1b[0m\n", ""]], None, "BATCH  OUTCOME\na      x\\x1b[0m\\n\n");
-        check(&[["a", "failed", long]], Some(3), "BATCH  OUTCOME  WHY\na      failed   exit co…\n");
+        check(&[["a", "now", "", long]], None, "BATCH  STARTS  WHY\na      now     exit code 3 of the script\n");
+        check(&[["a", "x\x1b[0m\n", "", ""]], None, "BATCH  STARTS\na      x\\x1b[0m\\n\n");
+    }
+
+    #[test]
+    fn what_is_too_long_goes_below_and_ids_are_whole() {
+        let long = "exit code 3 of the script";
+        let rows = [["a", "now", "3s", long], ["b", "now", "", "gone"]];
+        let expected = "\
+BATCH  STARTS  TOOK  WHY
+a      now     3s
+    exit code 3 of the script
+b      now           gone
+";
+        check(&rows, Some(34), expected);
+        // Not even one word has its place beside the row.
+        check(&rows[..1], Some(28), "BATCH  STARTS  TOOK\na      now     3s\n    exit code 3 of the\n    script\n");
+        let id = ["a-long-batch-name.1234", "0 2 * * 1-5 and more", "3s", ""];
+        let expected = "BATCH                   STARTS    TOOK\na-long-batch-name.1234  0 2 * *…  3s\n";
+        check(&[id], Some(38), expected);
+        check(&[id], Some(34), "BATCH                   STARTS\na-long-batch-name.1234  0 2 * *…\n");
+        check(&[id], Some(3), "BATCH                   STARTS\na-long-batch-name.1234  0 2 * *…\n");
+        let endless = ["a", "", "", &"word ".repeat(40)];
+        let shown = table(&[endless]).show(Look { width: Some(24), ..PIPE });
+        assert_eq!(shown.lines().count(), 2 + NOTE_LINES_MAX, "{shown}");
+        assert!(shown.lines().all(|line| width(line) <= 24) && shown.contains('…'), "{shown}");
+        check(&[["a", "", "", "漢字漢字漢字漢字"]], Some(16), "BATCH\na\n    漢字漢字漢…\n");
     }
 
     #[test]
     fn colours_take_no_room() {
-        let mut table = Table::new(["A", "B"]);
+        let mut table = Table::new([Column::Whole("A"), Column::Whole("B")]);
         table.row([Cell::styled("ok", Style::Good), Cell::plain("x")]);
         let look = Look { width: Some(80), colour: true };
         assert_eq!(table.show(look), "\x1b[1mA\x1b[0m   \x1b[1mB\x1b[0m\n\x1b[32mok\x1b[0m  x\n");

@@ -16,5 +16,6 @@ mod lifecycle;
 mod manager;
 mod nfs;
 mod privacy;
+mod reading;
 mod reload;
 mod shutdown;
