@@ -188,11 +188,15 @@ mod tests {
     use std::fs::File;
     use std::io::Read as _;
 
+    use rustix::pipe::PipeFlags;
+
     use super::*;
 
     #[test]
     fn a4_nobody_waits_for_a_reader_and_nobody_sees_an_error() {
-        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK).unwrap();
+        // Full from the beginning: no line gets through, however late the thread is.
+        while rustix::io::write(&writer, b"x").is_ok() {}
         let log = Log::start(writer).unwrap();
         let line = vec![b'x'; 1023].into_iter().chain([b'\n']).collect::<Vec<u8>>();
         for _ in 0..3 * WAITING_BYTES_MAX / line.len() {
