@@ -45,7 +45,7 @@ fn the_container_of_the_documents_starts_and_stops() {
     let root = rustix::process::geteuid().is_root();
     let spaces = if root { "--mount" } else { "--map-root-user" };
     let begin = format!("mount --bind \"$W/srv\" /srv && cd {folder} && exec \"$0\" \"$@\"");
-    let arguments = [spaces, "--mount", "--pid", "--fork", "--mount-proc", "bash", "-ec", &begin];
+    let arguments = [spaces, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-ec", &begin];
     world.spawn_under("unshare", &arguments.map(str::to_owned));
     assert!(world.daemon().ready_or_ended(), "{}", world.daemon().log_text());
 
@@ -56,7 +56,6 @@ fn the_container_of_the_documents_starts_and_stops() {
     };
     batchd(&world, &["start", "server"]).expect(0);
     let log = world.path("srv").join(inside).join("runs/server.1/stdout.log");
-    crate::world::file(&log);
     world.daemon().line("the script's line in the daemon's log", |line| line.to_string().contains("\"up\""));
 
     // `docker stop` tells process 1.

@@ -185,7 +185,7 @@ fn a12_where_that_is_not_safe_the_path_and_the_command_are_named() {
 /// The daemon as the first process of a pid namespace, as in a container.
 fn start_as_pid_1(world: &mut World) -> i32 {
     let namespaces = if rustix::process::geteuid().is_root() { "-p" } else { "-rp" };
-    world.spawn_under("unshare", &[namespaces, "--fork", "--mount-proc"].map(str::to_owned));
+    world.spawn_under("unshare", &[namespaces, "--fork", "--kill-child", "--mount-proc"].map(str::to_owned));
     assert!(world.daemon().ready_or_ended());
     tree::descendants(world.daemon().pid())[0]
 }
