@@ -212,6 +212,6 @@ fn remark(row: &Row<'_>, now: Instant, zone: &Zone) -> String {
         ));
     }
     let waiting = row.live.iter().find_map(|run| Some((&run.id, run.waits_for.as_ref()?)));
-    remarks.extend(waiting.map(|(id, it)| format!("{id} waits for {}", waits::text(it, now, zone))));
+    remarks.extend(waiting.map(|(id, it)| waits::sentence(id, it, now, zone)));
     remarks.join("; ")
 }

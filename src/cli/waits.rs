@@ -19,7 +19,11 @@ const HOLDERS_SHOWN_MAX: usize = 5;
 
 /// Runs of the journal as programs and people see them, with what those that have not begun wait for.
 pub(super) fn views(journal: &Reader, runs: &[Run], now: Instant) -> Result<Vec<RunView>> {
-    let may_wait = |run: &Run| matches!(run.state, State::Queued | State::Starting);
+    let may_wait = |run: &Run| match run.state {
+        State::Queued | State::Starting => true,
+        State::Running => run.remark.is_some(),
+        State::Ended(_) => false,
+    };
     let scheduler = if runs.iter().any(may_wait) { scheduler(journal)? } else { None };
     let mut waiting = scheduler.map(|scheduler| scheduler.waiting(now)).unwrap_or_default();
     Ok(runs.iter().map(|run| RunView { waits_for: waiting.remove(&run.id), ..RunView::from(run) }).collect())
@@ -33,6 +37,14 @@ fn scheduler(journal: &Reader) -> Result<Option<Scheduler>> {
     let entries = recovered.in_force.iter().filter_map(|row| Some(entry(row.definition.clone()?, row.held))).collect();
     let graph = Graph::new(entries, recovered.limits.clone().unwrap_or_default()).ok();
     Ok(graph.map(|graph| Scheduler::recover(recovered, graph.into(), String::new())))
+}
+
+/// What this run waits for, as a sentence.
+pub(super) fn sentence(run: &RunId, waits_for: &WaitsFor, now: Instant, zone: &Zone) -> String {
+    match waits_for {
+        WaitsFor::End { reason } => format!("{run}: {reason}"),
+        other => format!("{run} waits for {}", text(other, now, zone)),
+    }
 }
 
 /// As it reads behind "waits for".
@@ -56,6 +68,7 @@ pub(super) fn text(waits_for: &WaitsFor, now: Instant, zone: &Zone) -> String {
         }
         WaitsFor::MaxRunning(slots) => taken(&format!("a slot: max_running is {}", slots.limit), slots),
         WaitsFor::Start { reason } => format!("its start, which is tried again: {reason}"),
+        WaitsFor::End { reason } => reason.clone(),
         WaitsFor::Daemon => "a daemon: nothing else keeps it from starting".to_owned(),
     }
 }

@@ -38,6 +38,7 @@ use crate::model::run::Run;
 use crate::model::settings::Limits;
 use crate::model::text::counted;
 use crate::paths::Paths;
+use crate::rundir::access::Access;
 use crate::rundir::{self, LOCK};
 use crate::scheduler::{Event, Scheduler};
 use crate::shim::shortage::said;
@@ -81,8 +82,8 @@ pub(super) async fn begin(
     let around = surroundings(&paths, args)?;
     let limits = around.settings.settings.limits.clone();
     let log_output = around.settings.settings.log_output;
-    let group = socket_group(&around, &paths)?;
-    let (journal, reserve, no_room) = open_journal(&paths, group)?;
+    let access = access(&around, &paths)?;
+    let (journal, reserve, no_room) = open_journal(&paths, access.group)?;
     let recovered = recover(&journal, &paths, &around)?;
     let reader = Reader::open(&paths.journal())?;
     let before = Arc::new(graph_before(&around.zones, &recovered, &limits));
@@ -96,7 +97,7 @@ pub(super) async fn begin(
     let boot = present_boot()?;
     let (reports_inlet, reports) = mpsc::unbounded_channel();
     let (shortage, is_short) = watch::channel(no_room);
-    let surroundings = supervisor_surroundings(&paths, &boot.host, loader.trusted_owners())?;
+    let surroundings = supervisor_surroundings(&paths, &boot.host, loader.trusted_owners(), access)?;
     let place = Local::start(surroundings, reports_inlet, is_short).context("can't start the supervisor")?;
     let journal_id = journal.id().clone();
     let mut daemon = Daemon {
@@ -134,7 +135,7 @@ pub(super) async fn begin(
         .name("reload".to_owned())
         .spawn(move || loader.serve(&loader_inlet, &swaps_inlet))
         .context("can't start the reload thread")?;
-    daemon.open_socket(acts_inlet, group)?;
+    daemon.open_socket(acts_inlet, access.group)?;
     daemon.greet(&diagnostics);
     Ok((daemon, inlets))
 }
@@ -161,6 +162,11 @@ fn surroundings(paths: &Paths, args: &DaemonArgs) -> Result<Surroundings> {
         bail!("the settings have errors; fix them to start the daemon:\n{}", all.join("\n"));
     }
     Ok(around)
+}
+
+/// Who may read what runs write: the group that may use the socket, too.
+fn access(around: &Surroundings, paths: &Paths) -> Result<Access> {
+    Ok(Access { mode: around.settings.settings.runs_mode, group: socket_group(around, paths)?, reader: None })
 }
 
 /// The number of the group that may use the socket.
@@ -366,6 +372,7 @@ fn supervisor_surroundings(
     paths: &Paths,
     boot: &str,
     trusted_owners: supervisor::TrustedOwners,
+    access: Access,
 ) -> Result<supervisor::Surroundings> {
     let mut environment = supervisor::clean_environment(|name| std::env::var(name).ok());
     let variables = paths.variables().map(|(name, path)| (name.to_owned(), path.display().to_string()));
@@ -382,6 +389,7 @@ fn supervisor_surroundings(
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect(),
         program: own_program()?,
+        access,
     })
 }
 

@@ -131,11 +131,14 @@ fn tell_run(run: &Run) {
         }
         State::Starting => debug!(run = %id, "starting"),
         State::Running if run.remark.is_some() => {
-            warn!(run = %id, reason = run.remark.as_deref().unwrap_or_default(), "the run goes on, but its folder can't be read");
+            warn!(run = %id, reason = run.remark.as_deref().unwrap_or_default(), "the run waits");
         }
         State::Running if run.stop.is_some() => info!(run = %id, "stopping"),
         State::Running => info!(run = %id, trigger = %run.trigger, due_at = %run.due_at, "running"),
         State::Ended(end) => {
+            for remark in end.exit.iter().flat_map(|exit| &exit.remarks) {
+                warn!(run = %id, "{remark}");
+            }
             let reason = end.reason.as_deref().unwrap_or_default();
             let took = run.started_at.map(|started| format_duration(end.at.since(started)));
             let took = took.as_deref().unwrap_or("-");

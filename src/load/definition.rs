@@ -227,6 +227,7 @@ impl Written {
                 stop_grace: policies.stop_grace.unwrap_or(STOP_GRACE_DEFAULT),
                 success_exit_codes: policies.success_exit_codes.unwrap_or_else(|| vec![0]),
                 log_bytes_max: policies.log_bytes_max.unwrap_or(LOG_BYTES_MAX_DEFAULT),
+                merge_output: policies.merge_output.unwrap_or(false),
             },
             retry,
             overlap: policies.overlap.unwrap_or(overlap_default),

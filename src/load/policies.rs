@@ -81,6 +81,8 @@ pub struct Policies {
     pub pool: Option<Option<String>>,
     /// `log_bytes_max`, in bytes; default 100 MiB.
     pub log_bytes_max: Option<u64>,
+    /// `merge_output`; default false.
+    pub merge_output: Option<bool>,
 }
 
 /// What the values of some keys are checked against.
@@ -125,6 +127,7 @@ impl Policies {
                 .and_then(|at| i32::try_from(at.into_inner()).ok()),
             pool: reader.value("pool", pool).map(At::into_inner),
             log_bytes_max: reader.value("log_bytes_max", values::size).map(At::into_inner),
+            merge_output: reader.value("merge_output", values::flag).map(At::into_inner),
         }
     }
 
@@ -157,6 +160,7 @@ impl Policies {
             priority: self.priority.or(defaults.priority),
             pool: self.pool.or_else(|| defaults.pool.clone()),
             log_bytes_max: self.log_bytes_max.or(defaults.log_bytes_max),
+            merge_output: self.merge_output.or(defaults.merge_output),
         }
     }
 

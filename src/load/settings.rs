@@ -8,7 +8,7 @@ use super::reader::{At, Reader, Shape};
 use super::{Diagnosis, syntax, values, words};
 use crate::model::diagnostic::{Diagnostic, quoted};
 use crate::model::id::BatchName;
-use crate::model::settings::{Limits, Settings};
+use crate::model::settings::{Limits, RUNS_MODE_DEFAULT, Settings};
 
 /// The most slots, of all batches or of a pool: more processes than Linux has ids for by default.
 const SLOTS_MAX: i64 = 32_768;
@@ -37,7 +37,7 @@ pub struct SettingsFile {
     /// `batches`, `runs` and `state`.
     pub paths: Paths,
     /// `max_running` (whole number, 100), `trusted_owners` (list of user names, none), `socket_group` (name of a group,
-    /// none), `log_output` (false) and `[pools]` (names, each with its number of slots).
+    /// none), `runs_mode` (octal, 0750), `log_output` (false) and `[pools]` (names, each with its number of slots).
     pub settings: Settings,
     /// `[defaults]`: what batches leave open.
     pub defaults: Policies,
@@ -81,6 +81,7 @@ pub fn settings(
         trusted_owners: reader.list("trusted_owners", Shape::List, values::account).map(plain).unwrap_or_default(),
         socket_group: reader.value("socket_group", values::account).map(At::into_inner),
         log_output: reader.value("log_output", values::flag).is_some_and(At::into_inner),
+        runs_mode: reader.value("runs_mode", values::runs_mode).map_or(RUNS_MODE_DEFAULT, At::into_inner),
     };
     let surroundings = Surroundings { zone_known, pools: &read.settings.limits.pools };
     let defaults = reader.section("defaults", "`[defaults]`", &BATCH_ONLY, |reader| {

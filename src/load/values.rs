@@ -259,6 +259,20 @@ pub(super) fn umask(key: &str, value: &DeValue<'_>) -> Result<u32, Wrong> {
     }
 }
 
+/// The mode of run folders, in octal. Nobody but the owner may change what is in them.
+pub(super) fn runs_mode(key: &str, value: &DeValue<'_>) -> Result<u32, Wrong> {
+    let hint = format!("write `{key} = \"0755\"` to let everybody read logs, or `{key} = \"0750\"` for one group");
+    let text = match value {
+        DeValue::Integer(_) => return wrong(format!("`{key}` must be a string, found a whole number"), hint),
+        value => text(key, value)?,
+    };
+    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    match u32::from_str_radix(&text, 8).ok().filter(|_| is_octal) {
+        Some(mode) if mode & 0o7722 == 0o700 => Ok(mode),
+        Some(_) | None => wrong(format!("`{text}` is not a mode for run folders"), hint),
+    }
+}
+
 /// An absolute path.
 pub(super) fn absolute_path(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
     let path = filled_text(key, value)?;

@@ -230,8 +230,18 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
 ];
 
 /// The keys at the top of the settings.
-pub(super) const SETTINGS_KEYS: [&str; 9] =
-    ["batches", "runs", "state", "max_running", "trusted_owners", "socket_group", "log_output", "pools", "defaults"];
+pub(super) const SETTINGS_KEYS: [&str; 10] = [
+    "batches",
+    "runs",
+    "state",
+    "max_running",
+    "trusted_owners",
+    "socket_group",
+    "runs_mode",
+    "log_output",
+    "pools",
+    "defaults",
+];
 
 /// Words for what is no key at all.
 const NO_KEY: &[(&[&str], &str)] = &[

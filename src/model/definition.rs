@@ -148,8 +148,11 @@ pub struct Execution {
     pub stop_grace: Duration,
     /// The exit codes that mean success.
     pub success_exit_codes: Vec<u8>,
-    /// How much of each of stdout and stderr is kept.
+    /// How much of the beginning of each of stdout and stderr is kept.
     pub log_bytes_max: u64,
+    /// stdout and stderr come by one pipe, in their exact order, and are both in stdout.log.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub merge_output: bool,
 }
 
 /// Keys `retries`, `retry_delay`, `retry_backoff`, `retry_delay_max`, `retry_on_lost`.

@@ -8,9 +8,13 @@ use serde::{Deserialize, Serialize};
 /// is never idle, few enough that a thousand batches due at midnight do not swap it to death.
 pub const MAX_RUNNING_DEFAULT: u32 = 100;
 
+/// Who may read the logs of runs unless the settings say otherwise: the owner and one group, as with system logs, since scripts
+/// print secrets.
+pub const RUNS_MODE_DEFAULT: u32 = 0o750;
+
 /// `batchd.toml` without the paths (they are resolved before anything else is read) and without `[defaults]` (they are in
 /// the definitions).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Slots.
     pub limits: Limits,
@@ -20,6 +24,8 @@ pub struct Settings {
     pub socket_group: Option<String>,
     /// The daemon's log has the lines that scripts write, too.
     pub log_output: bool,
+    /// The mode of new run folders; their logs have the same one, without the right to execute.
+    pub runs_mode: u32,
 }
 
 /// How many runs may be under way at once.
@@ -31,6 +37,18 @@ pub struct Limits {
     pub pools: BTreeMap<String, u32>,
     /// Runs that are caught up: as many as the host has cores. Not a setting: measured where the settings are read.
     pub catch_up_running_max: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            trusted_owners: Vec::new(),
+            socket_group: None,
+            runs_mode: RUNS_MODE_DEFAULT,
+            log_output: false,
+        }
+    }
 }
 
 impl Default for Limits {

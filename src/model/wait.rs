@@ -1,11 +1,11 @@
-//! What keeps a run from beginning: [`WaitsFor`].
+//! What keeps a run from beginning, or from ending: [`WaitsFor`].
 
 use serde::{Deserialize, Serialize};
 
 use super::id::{BatchName, RunId};
 use super::time::Instant;
 
-/// What a run that has not begun waits for. Of several things the first that keeps it from starting is told.
+/// What a run waits for. Of several things the first that keeps it from starting is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "what")]
 pub enum WaitsFor {
@@ -45,6 +45,11 @@ pub enum WaitsFor {
     /// Its start was tried, and is tried again.
     Start {
         /// Why it could not be started yet.
+        reason: String,
+    },
+    /// Its script has begun, and it, or its end, waits for something on its host.
+    End {
+        /// Who waits for what, as a sentence.
         reason: String,
     },
     /// Nothing but a daemon that starts it.

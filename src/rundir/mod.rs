@@ -12,13 +12,16 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, renameat, unl
 use crate::model::id::{RunId, Token};
 use crate::os;
 
+pub mod access;
 pub mod crash;
 pub mod records;
+pub mod room;
 pub mod times;
 
 use records::{Claim, Damage, ExitRecord, Record, RunRecord, Started};
 
-/// The lock file: held by the shim, and by a script's process that has not been let go. Never replaced while the run lives.
+/// The lock file: held by the shim, and by a script's process that has not been let go. Never replaced while the run
+/// lives.
 pub const LOCK: &str = "lock";
 /// Exactly the bytes that the script wrote to stdout.
 pub const STDOUT: &str = "stdout.log";
@@ -36,7 +39,8 @@ pub const ASIDE: &str = "aside.";
 /// How NFS names a file that was removed while a process has it open; it goes when the process closes it.
 const REMOVED_BUT_OPEN: &str = ".nfs";
 
-/// How often a run folder may be begun anew before that is given up: with a wait of a minute each, that is most of a week.
+/// How often a run folder may be begun anew before that is given up: with a wait of a minute each, that is most of a
+/// week.
 pub const ASIDE_MAX: u32 = 9999;
 
 /// The bytes of [`TROUBLE`] that are read: a sentence.
@@ -64,9 +68,10 @@ pub enum Owner {
 }
 
 impl RunDir {
-    /// Makes the folder. An error of the kind `AlreadyExists` if anything of that name is there.
+    /// Makes the folder, closed to all others until a shim gives it its [`access::Access`]. An error of the kind
+    /// `AlreadyExists` if anything of that name is there.
     pub fn create(path: &Path) -> io::Result<Self> {
-        mkdirat(CWD, path, Mode::from_raw_mode(0o777))?;
+        mkdirat(CWD, path, Mode::from_raw_mode(0o700))?;
         Self::open(path)
     }
 
@@ -164,7 +169,8 @@ impl RunDir {
 
     /// Moves everything but the lock into a new `aside.<n>`. The caller holds the lock.
     ///
-    /// An older one goes if no script had been let go in it: a run that waits for room would take more with each attempt.
+    /// An older one goes if no script had been let go in it: a run that waits for room would take more with each
+    /// attempt.
     pub fn set_aside(&self, _held: &Lock) -> io::Result<()> {
         let started = self.started_aside()?;
         for name in self.names()?.iter().filter(|name| name.starts_with(ASIDE) && !started.contains(name)) {
@@ -173,7 +179,7 @@ impl RunDir {
         let names = self.names()?;
         let aside = (1..=ASIDE_MAX).map(|n| format!("{ASIDE}{n}")).find(|name| !names.contains(name));
         let aside =
-            aside.ok_or_else(|| io::Error::other(format!("begun anew {ASIDE_MAX} times; remove the folder")))?;
+            aside.ok_or_else(|| io::Error::other(format!("reused {ASIDE_MAX} times already; remove the folder")))?;
         mkdirat(&self.folder, &aside, Mode::from_raw_mode(0o700))?;
         // The claim goes last: as long as it is there, no shim begins in a half-emptied folder.
         let (claims, others): (Vec<_>, Vec<_>) = names.iter().partition(|name| *name == Claim::FILE);
@@ -183,9 +189,9 @@ impl RunDir {
         Ok(())
     }
 
-    /// Removes what only a run under way needs: after it, the log files with their [`TIMES`], `run.json`, `exit.json` and
-    /// `io/` stay, and whatever is not batchd's. Without an `exit.json` the claim, `started.json` and what was set aside
-    /// stay too: nothing may ever begin here again. The lock goes last: while it is there, this is not done.
+    /// Removes what only a run under way needs: after it, the log files with their [`TIMES`], `run.json`, `exit.json`
+    /// and `io/` stay, and whatever is not batchd's. Without an `exit.json` the claim, `started.json` and what was set
+    /// aside stay too: nothing may ever begin here again. The lock goes last: while it is there, this is not done.
     pub fn settle(&self) -> io::Result<()> {
         let mut names = self.names()?;
         names.sort_by_key(|name| name == LOCK);
@@ -205,6 +211,13 @@ impl RunDir {
     /// Opens a file for the script's output; what is in it is cut off, since no script has run in this folder yet.
     pub fn create_log(&self, name: &str) -> io::Result<OwnedFd> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(openat(&self.folder, name, flags, Mode::from_raw_mode(0o666))?)
+    }
+
+    /// Opens a log again that was closed meanwhile, and makes it if it was removed.
+    pub fn reopen_log(&self, name: &str) -> io::Result<OwnedFd> {
+        // Not blocking: somebody may have put a FIFO there.
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(openat(&self.folder, name, flags, Mode::from_raw_mode(0o666))?)
     }
 

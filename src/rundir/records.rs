@@ -18,8 +18,8 @@ use crate::model::time::Instant;
 /// The version of the records that this program writes; a program also reads the version before its own.
 pub const VERSION: u32 = 1;
 
-/// The oldest version that is read: that of the release before, whose shims outlive an upgrade. There is none before the
-/// first.
+/// The oldest version that is read: that of the release before, whose shims outlive an upgrade. There is none before
+/// the first.
 pub const VERSION_READ_MIN: u32 = if VERSION > 1 { VERSION - 1 } else { 1 };
 
 /// The most bytes of a record: what is longer was not written by batchd. (Thousands of names of variables fit.)
@@ -159,7 +159,7 @@ pub enum Ending {
 #[derive(Debug, thiserror::Error)]
 pub enum Damage {
     /// It could not be read.
-    #[error("{file} can't be read: {error}")]
+    #[error("can't read {file}: {error}")]
     Unreadable {
         /// The file.
         file: &'static str,
@@ -176,7 +176,7 @@ pub enum Damage {
     },
     /// Another batchd wrote it: one that is newer, or older than the release before this one.
     #[error(
-        "{file} was written by another batchd, in version {version}; this one reads {VERSION_READ_MIN} to {VERSION}"
+        "{file} was written by another batchd (version {version}); this one reads versions {VERSION_READ_MIN} to {VERSION}"
     )]
     Version {
         /// The file.
@@ -205,8 +205,8 @@ records!(RunRecord => "run.json", Claim => "claim", Started => "started.json");
 impl Record for ExitRecord {
     const FILE: &'static str = "exit.json";
 
-    /// What is believed goes into the journal as it is, so that it has to fit there: a commit that can't succeed would keep
-    /// the daemon from everything else.
+    /// What is believed goes into the journal as it is, so that it has to fit there: a commit that can't succeed would
+    /// keep the daemon from everything else.
     fn fault(&self) -> Option<&'static str> {
         let Ending::Exited { success, exit, .. } = &self.end else { return None };
         let counts = [
@@ -219,13 +219,13 @@ impl Record for ExitRecord {
             exit.memory_bytes_max,
         ];
         if counts.iter().any(|count| i64::try_from(*count).is_err()) {
-            return Some("a number in it is larger than anything that is counted");
+            return Some("it contains a number larger than the journal can hold");
         }
         if exit.signal.is_some_and(|signal| !(1..=SIGNAL_MAX).contains(&signal)) {
-            return Some("there is no signal of that number");
+            return Some("it names a signal that doesn't exist");
         }
         if *success && exit.exit_code.is_none() {
-            return Some("it says that the script succeeded, and not with which exit code");
+            return Some("it says that the script succeeded but has no exit code");
         }
         None
     }
@@ -264,13 +264,13 @@ fn bytes<R: Record>(folder: BorrowedFd<'_>) -> Result<Option<Vec<u8>>, Damage> {
     let file = match openat(folder, R::FILE, flags, Mode::empty()) {
         Ok(file) => file,
         Err(rustix::io::Errno::NOENT) => return Ok(None),
-        Err(rustix::io::Errno::LOOP) => return Err(content::<R>("it is a symbolic link")),
+        Err(rustix::io::Errno::LOOP) => return Err(content::<R>("the file is a symbolic link")),
         Err(error) => return Err(unreadable::<R>(error)),
     };
     let stat = fstat(&file).map_err(unreadable::<R>)?;
     let length = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || length > RECORD_BYTES_MAX {
-        return Err(content::<R>("it is not a small regular file"));
+        return Err(content::<R>("the file is not a small regular file"));
     }
     let mut bytes = vec![0; length as usize];
     let mut filled = 0;
@@ -402,7 +402,7 @@ pub(super) mod tests {
         };
         assert!(refused(&|exit, _| exit.stdout_bytes = u64::MAX).contains("larger"));
         assert!(refused(&|exit, _| exit.memory_bytes_max = 1 << 63).contains("larger"));
-        assert!(refused(&|exit, _| exit.signal = Some(i32::MAX)).contains("no signal"));
+        assert!(refused(&|exit, _| exit.signal = Some(i32::MAX)).contains("signal that doesn't exist"));
         assert!(refused(&|exit, success| (exit.exit_code, *success) = (None, true)).contains("succeeded"));
     }
 }

@@ -1,8 +1,8 @@
 //! `times`: when which of the two streams grew, so that both can be shown in one, each line with its time.
 //!
-//! The file: [`MAGIC`], the base as milliseconds since 1970 (i64, little endian), then records of two numbers in LEB128:
-//! `milliseconds since the last record × 2 + stream` (0 stdout, 1 stderr) and `bytes that the stream grew by`. A record
-//! that is cut off at the end was being written; what follows the last whole one belongs to no record.
+//! The file: [`MAGIC`], the base as milliseconds since 1970 (i64, little endian), then records of two numbers in
+//! LEB128: `milliseconds since the last record × 2 + stream` (0 stdout, 1 stderr) and `bytes that the stream grew by`.
+//! A record that is cut off at the end was being written; what follows the last whole one belongs to no record.
 
 use crate::model::time::Instant;
 
@@ -37,8 +37,8 @@ pub struct Growth {
     pub to_offset: u64,
 }
 
-/// The growths that `file` (the content of [`super::TIMES`]) records, in their order. Never fails: of a file that is not
-/// ours or is damaged it yields what makes sense, at worst nothing.
+/// The growths that `file` (the content of [`super::TIMES`]) records, in their order. Never fails: of a file that is
+/// not ours or is damaged it yields what makes sense, at worst nothing.
 pub fn read(file: &[u8]) -> impl Iterator<Item = Growth> + '_ {
     let (head, mut rest) = file.split_at(file.len().min(MAGIC.len() + 8));
     let base = head.strip_prefix(MAGIC).and_then(|base| base.try_into().ok()).map(i64::from_le_bytes);

@@ -19,12 +19,14 @@ impl Scheduler {
         let mut waiting = self.waiting_for_slots();
         for run in self.book.live() {
             let waits_for = match (&run.state, run.start_at) {
+                // What the place says of a run whose script has begun: its output waits.
+                (State::Running, _) => run.remark.clone().map(|reason| WaitsFor::End { reason }),
                 (State::Starting, _) => run.remark.clone().map(|reason| WaitsFor::Start { reason }),
                 (State::Queued, _) if run.joining => Some(self.upstreams_of(run)),
                 (State::Queued, Some(until)) if now < until => Some(WaitsFor::Time { until }),
                 // Its time came while no daemon was there.
                 (State::Queued, Some(_)) => Some(WaitsFor::Daemon),
-                (State::Queued, None) | (State::Running | State::Ended(_), _) => None,
+                (State::Queued, None) | (State::Ended(_), _) => None,
             };
             waiting.extend(waits_for.map(|waits_for| (run.id.clone(), waits_for)));
         }

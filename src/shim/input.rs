@@ -73,10 +73,10 @@ impl Place<'_> {
             let name = format!("{batch}.{ending}");
             match (self.user, open_file(&source)) {
                 (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => drop(self.create(folder, &name)?),
-                (_, Err(error)) => return Err(Refusal::io(&format!("opening {}", source.display()), error)),
+                (_, Err(error)) => return Err(Refusal::io(&format!("open {}", source.display()), error)),
                 (None, Ok(_)) => {
                     let target = format!("../../../{}/{log}", upstream.output_of);
-                    symlinkat(&target, folder, &name).map_err(|e| Refusal::io("linking an input", e.into()))?;
+                    symlinkat(&target, folder, &name).map_err(|e| Refusal::io("link an input", e.into()))?;
                 }
                 (Some(_), Ok(file)) => {
                     let mut copy = self.create(folder, &name)?;
@@ -85,7 +85,7 @@ impl Place<'_> {
             }
         }
         let mut file = self.create(folder, &format!("{batch}.outcome"))?;
-        writeln!(file, "{}", upstream.outcome).map_err(|e| Refusal::io("writing an input's outcome", e))
+        writeln!(file, "{}", upstream.outcome).map_err(|e| Refusal::io("write the outcome of an input", e))
     }
 
     /// One run's stdout as it is; `link` is where in `io/` the script already finds it.
@@ -122,7 +122,8 @@ impl Place<'_> {
         for source in sources {
             copy_all(&mut File::from(source), &mut copy)?;
         }
-        // Through its descriptor: the folder is the script's user's, who may have put a link in the file's place by now.
+        // Through its descriptor: the folder is the script's user's, who may have put a link in the file's place by
+        // now.
         let stdin = self.open(Path::new(&format!("/proc/self/fd/{}", copy.as_raw_fd())))?;
         Ok((stdin, Some(self.path.join(INPUT))))
     }
@@ -130,16 +131,20 @@ impl Place<'_> {
     /// A run's stdout, if it is what the journal says of it.
     fn verified(&self, end: &UpstreamEnd) -> Result<OwnedFd, Refusal> {
         let run = &end.output_of;
-        let incomplete = |what: String| Refusal::input(format!("the output of {run} {what}"));
-        let exit = end.exit.as_ref().ok_or_else(|| incomplete("is unknown: its end was never recorded".to_owned()))?;
+        let incomplete = |what: String| Refusal::input(format!("output of {run} {what}"));
+        let exit = end
+            .exit
+            .as_ref()
+            .ok_or_else(|| incomplete("is unknown, because the end of the run was never recorded".to_owned()))?;
         if exit.stdout_dropped_bytes > 0 {
             let dropped = exit.stdout_dropped_bytes;
-            return Err(incomplete(format!("lacks {dropped} bytes that were beyond its `log_bytes_max`; raise that")));
+            let noun = if dropped == 1 { "byte" } else { "bytes" };
+            return Err(incomplete(format!("lacks {dropped} {noun}; `batchd show {run}` says why")));
         }
         let file = open_file(&self.log(run, STDOUT)).map_err(|e| incomplete(format!("can't be opened: {e}")))?;
-        let length = fstat(&file).map_err(|e| Refusal::io("looking at an input", e.into()))?.st_size;
+        let length = fstat(&file).map_err(|e| Refusal::io("examine an input", e.into()))?.st_size;
         if u64::try_from(length) != Ok(exit.stdout_bytes) {
-            return Err(incomplete(format!("has {length} bytes, and {} were written", exit.stdout_bytes)));
+            return Err(incomplete(format!("has {length} bytes instead of {}", exit.stdout_bytes)));
         }
         Ok(file)
     }
@@ -150,21 +155,21 @@ impl Place<'_> {
 
     fn open(&self, path: &Path) -> Result<OwnedFd, Refusal> {
         let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        file.map_err(|e| Refusal::io(&format!("opening {}", path.display()), e.into()))
+        file.map_err(|e| Refusal::io(&format!("open {}", path.display()), e.into()))
     }
 
     /// A new file that belongs to the script's user.
     fn create(&self, folder: &OwnedFd, name: &str) -> Result<File, Refusal> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(folder, name, flags, Mode::from_raw_mode(0o600));
-        let file = file.map_err(|e| Refusal::io("making an input file", e.into()))?;
+        let file = file.map_err(|e| Refusal::io("create an input file", e.into()))?;
         give(file.as_fd(), self.user)?;
         Ok(File::from(file))
     }
 }
 
-/// Whether nothing of it has run: then its output is empty, and known to be. An `independent` batch goes on with what the
-/// others have written. Only of a run that is lost nobody knows.
+/// Whether nothing of it has run: then its output is empty, and known to be. An `independent` batch goes on with what
+/// the others have written. Only of a run that is lost nobody knows.
 fn never_ran(end: &UpstreamEnd) -> bool {
     match end.outcome {
         Outcome::Aborted | Outcome::Skipped | Outcome::Missed => true,
@@ -175,8 +180,8 @@ fn never_ran(end: &UpstreamEnd) -> bool {
 
 fn make_folder(parent: BorrowedFd<'_>, name: &str, user: Option<&User>) -> Result<OwnedFd, Refusal> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    mkdirat(parent, name, Mode::from_raw_mode(0o777)).map_err(|e| Refusal::io("making io/", e.into()))?;
-    let folder = openat(parent, name, flags, Mode::empty()).map_err(|e| Refusal::io("opening io/", e.into()))?;
+    mkdirat(parent, name, Mode::from_raw_mode(0o777)).map_err(|e| Refusal::io("create io/", e.into()))?;
+    let folder = openat(parent, name, flags, Mode::empty()).map_err(|e| Refusal::io("open io/", e.into()))?;
     give(folder.as_fd(), user)?;
     Ok(folder)
 }
@@ -184,7 +189,7 @@ fn make_folder(parent: BorrowedFd<'_>, name: &str, user: Option<&User>) -> Resul
 fn give(file: BorrowedFd<'_>, user: Option<&User>) -> Result<(), Refusal> {
     let Some(user) = user else { return Ok(()) };
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    fchown(file, Some(uid), Some(gid)).map_err(|e| Refusal::io("giving a file to the script's user", e.into()))
+    fchown(file, Some(uid), Some(gid)).map_err(|e| Refusal::io("give a file to the script's user", e.into()))
 }
 
 /// Opens a log of a run: a regular file, no link, never blocking.
@@ -195,24 +200,17 @@ fn open_file(path: &Path) -> io::Result<OwnedFd> {
 
 fn regular(file: OwnedFd) -> io::Result<OwnedFd> {
     let regular = FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::RegularFile;
-    if regular { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")) }
+    if regular { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")) }
 }
 
 fn copy_all(from: &mut File, to: &mut File) -> Result<(), Refusal> {
     io::copy(from, to).map(drop).map_err(|error| {
         // Half an input is of no use to anybody, and a disk that it has filled is in everybody's way.
         let _ = to.set_len(0);
-        Refusal::io("copying an input", error)
+        Refusal::io("copy an input", error)
     })
 }
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
-}
-
-/// Lets the script's user, who is not ours, pass through the run folder into `io/`.
-pub(super) fn open_way(run: &RunDir) -> Result<(), Refusal> {
-    let stat = fstat(run).map_err(|e| Refusal::io("looking at the run folder", e.into()))?;
-    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o111);
-    rustix::fs::fchmod(run, mode).map_err(|e| Refusal::io("opening the way to io/", e.into()))
 }

@@ -1,7 +1,8 @@
-//! The shim: one small process per run. It owns the script's process tree, keeps its output, and writes down how it ended.
+//! The shim: one small process per run. It owns the script's process tree, keeps its output, and writes down how it
+//! ended.
 //!
-//! It is forked from the launcher, waits for its [`Order`], outlives launcher and daemon, and knows neither: it has a run
-//! folder, and a pipe for hints. No async runtime, one thread.
+//! It is forked from the launcher, waits for its [`Order`], outlives launcher and daemon, and knows neither: it has a
+//! run folder, and a pipe for hints. No async runtime, one thread.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -11,15 +12,19 @@ use std::time::Duration;
 
 use crate::model::files::Files;
 use crate::model::time::Instant;
+use crate::rundir::access::Access;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::{Claim, Ending, ExitRecord, Record, Started, VERSION};
+use crate::rundir::room::Room;
 use crate::rundir::{Lock, RunDir};
 use crate::store::definitions::DefinitionError;
 use crate::store::workspace::{self, Deployed, Owner, Target, WorkspaceError, WorkspaceName};
 
+mod channel;
 pub mod clock;
 pub mod environment;
 mod input;
+mod log;
 pub mod order;
 mod pump;
 mod script;
@@ -29,15 +34,15 @@ pub mod tree;
 pub mod user;
 mod watch;
 
-use order::{Notice, Order};
+use order::{News, Notice, Order};
 use pump::Pump;
 use script::{Failure, Script};
 use shortage::{is_shortage, said};
 use user::User;
-use watch::{Watch, Watched};
+use watch::{Event, Watch, Watched};
 
-/// Signals that launcher and shims ignore, and scripts get back: a reader that is gone, a child that ended (the launcher
-/// wants no zombies), a file size limit. The last two would end a shim; it has the error instead.
+/// Signals that launcher and shims ignore, and scripts get back: a reader that is gone, a child that ended (the
+/// launcher wants no zombies), a file size limit. The last two would end a shim; it has the error instead.
 pub const IGNORED_SIGNALS: [i32; 3] = [libc::SIGPIPE, libc::SIGCHLD, libc::SIGXFSZ];
 
 /// How long to wait before a record is written again that could not be (the disk is full).
@@ -75,14 +80,14 @@ impl Refusal {
 
     /// An error of the system: a shortage passes, anything else is there the next time too.
     fn io(doing: &str, error: io::Error) -> Self {
-        let reason = format!("{doing}: {}", said(&error));
+        let reason = format!("can't {doing}: {}", said(&error));
         if is_shortage(&error) { Self::Trouble(reason) } else { Self::could_not_run(reason) }
     }
 }
 
-/// The life of a shim, from the fork to the end of the process. `orders` is where its one order comes from, an [`Order`] as
-/// JSON and then the end of the file; `notices` the pipe for hints, not blocking. These are the only descriptors beside the
-/// standard ones that are open.
+/// The life of a shim, from the fork to the end of the process. `orders` is where its one order comes from, an
+/// [`Order`] as JSON and then the end of the file; `notices` the pipe for hints, not blocking. These are the only
+/// descriptors beside the standard ones that are open.
 pub fn await_order(orders: OwnedFd, notices: BorrowedFd<'_>) -> ! {
     become_shim();
     let mut order = Vec::new();
@@ -145,13 +150,13 @@ struct Shim<'a> {
 impl Shim<'_> {
     /// Makes this run ours: of all shims that are ever asked for it, one gets past here.
     fn claim(&self) -> Result<Lock, Refusal> {
-        let lock = self.run.lock().map_err(|e| Refusal::io("taking the lock", e))?.ok_or(Refusal::NotOurs)?;
+        let lock = self.run.lock().map_err(|e| Refusal::io("lock the run folder", e))?.ok_or(Refusal::NotOurs)?;
         crash_point(CrashPoint::ShimLocked);
         if self.run.length(ExitRecord::FILE).is_some() {
             return Err(Refusal::NotOurs);
         }
         let shim =
-            tree::identity(std::process::id() as i32, &self.order.boot).map_err(|e| Refusal::io("reading /proc", e))?;
+            tree::identity(std::process::id() as i32, &self.order.boot).map_err(|e| Refusal::io("read /proc", e))?;
         let claim = Claim { version: VERSION, token: self.order.token.clone(), shim: Some(shim) };
         match self.run.claim(&claim) {
             Ok(true) => {
@@ -160,25 +165,32 @@ impl Shim<'_> {
             }
             Ok(false) => Err(Refusal::NotOurs),
             // Nothing is lost yet: whatever it was, another shim can try.
-            Err(error) => Err(Refusal::Trouble(format!("writing the claim: {}", said(&error)))),
+            Err(error) => Err(Refusal::Trouble(format!("can't write the claim: {}", said(&error)))),
         }
     }
 
     /// Runs the script, and writes down how it ended.
     fn conduct(&self) {
-        match self.attempt() {
-            Ok((started_at, end)) => self.write_exit(started_at, end),
-            Err(Refusal::End(end)) => self.write_exit(None, end),
+        // Before anything else: however the run ends, that can be written down.
+        let room = match self.run.set_room_aside() {
+            Ok(room) => room,
+            Err(error) => return self.leave_word(&format!("can't reserve room for exit.json: {}", said(&error))),
+        };
+        match self.attempt(&room) {
+            Ok((started_at, end)) => self.write_exit(&room, started_at, end),
+            Err(Refusal::End(end)) => self.write_exit(&room, None, end),
             Err(Refusal::Trouble(reason)) => self.leave_word(&reason),
             Err(Refusal::NotOurs) => {}
         }
     }
 
     /// From the claim to the end of the script's whole tree.
-    fn attempt(&self) -> Result<(Option<Instant>, Ending), Refusal> {
+    fn attempt(&self, room: &Room) -> Result<(Option<Instant>, Ending), Refusal> {
         let execution = &self.order.execution;
-        let signals = sys::signal_descriptor().map_err(|e| Refusal::io("making a signal descriptor", e))?;
+        let signals = sys::signal_descriptor().map_err(|e| Refusal::io("create a signal descriptor", e))?;
         let user = self.user()?;
+        let access = Access { reader: user.as_ref().map(|user| user.uid), ..self.order.access };
+        access.apply_to_folder(self.run).map_err(|e| Refusal::io("set the mode of the run folder", e.into()))?;
         let Deployed { path: workspace, remarks, .. } = self.deploy(user.as_ref())?;
         crash_point(CrashPoint::ShimDeployed);
         let inputs = input::prepare(self.run, self.path, self.order, user.as_ref())?;
@@ -189,15 +201,15 @@ impl Shim<'_> {
         let waiting = script.fork(&inputs.stdin)?;
         drop(inputs.stdin);
         crash_point(CrashPoint::ShimScriptForked);
-        let pump = Pump::new(self.run, waiting.stdout, waiting.stderr, execution.log_bytes_max);
-        let pump = pump.map_err(|e| Refusal::io("making the logs", e))?;
+        let pump = Pump::new(self.run, access, waiting.stdout, waiting.stderr, execution.log_bytes_max);
+        let pump = pump.map_err(|e| Refusal::io("create the logs", e))?;
         if sys::take_signals(signals.as_fd()) {
             // Nobody lets the script's process go: it sees the end of its pipe and leaves.
             return Ok((None, Ending::StoppedBeforeStart));
         }
         let started_at = self.release(waiting.pid, &waiting.control)?;
         let watch = Watch::new(self.run, execution, remarks, signals, pump, waiting.pid, waiting.control);
-        let end = match watch.until_gone(|| self.notify(false)) {
+        let end = match watch.until_gone(|event| self.tell(room, event)) {
             Watched::Exited(end) => (Some(started_at), end),
             Watched::NotExecuted(failure) => (None, self.not_executed(script, failure)?),
         };
@@ -205,7 +217,8 @@ impl Shim<'_> {
         Ok(end)
     }
 
-    /// The script's process never became its interpreter. If the system was short of something, it was never let go either.
+    /// The script's process never became its interpreter. If the system was short of something, it was never let go
+    /// either.
     fn not_executed(&self, script: &Script, failure: Failure) -> Result<Ending, Refusal> {
         let reason = script.explain(failure);
         // A daemon that has looked in between, and has seen it start, will take it for lost: the safe side.
@@ -218,19 +231,22 @@ impl Shim<'_> {
     /// The user whose rights the script is to have. None: the shim's own.
     fn user(&self) -> Result<Option<User>, Refusal> {
         let Some(name) = &self.order.execution.user else { return Ok(None) };
-        let user = User::by_name(name).map_err(|e| Refusal::io(&format!("looking up the user `{name}`"), e))?;
+        let user = User::by_name(name).map_err(|e| Refusal::io(&format!("look up user `{name}`"), e))?;
         let user = user.ok_or_else(|| {
-            Refusal::could_not_run(format!("there is no user `{name}` on this host; create it, or change `user`"))
+            Refusal::could_not_run(format!(
+                "user `{name}` doesn't exist on this host; create the user, or change `user`"
+            ))
         })?;
         let own = rustix::process::geteuid();
         if own.as_raw() == user.uid {
             return Ok(None);
         }
         if !own.is_root() {
-            let what = format!("`user = \"{name}\"` needs a daemon that runs as root; run it so, or take the key out");
+            let what = format!(
+                "`user = \"{name}\"` requires a daemon that runs as root; run the daemon as root, or remove `user`"
+            );
             return Err(Refusal::could_not_run(what));
         }
-        input::open_way(self.run)?;
         Ok(Some(user))
     }
 
@@ -254,10 +270,10 @@ impl Shim<'_> {
 
     /// Says that the script is about to begin, and lets it.
     fn release(&self, pid: i32, control: &OwnedFd) -> Result<Instant, Refusal> {
-        let script = tree::identity(pid, &self.order.boot).map_err(|e| Refusal::io("reading /proc", e))?;
+        let script = tree::identity(pid, &self.order.boot).map_err(|e| Refusal::io("read /proc", e))?;
         let at = clock::now();
         let started = Started { version: VERSION, token: self.order.token.clone(), script, at };
-        self.run.write(&started).map_err(|e| Refusal::io("writing started.json", e))?;
+        self.run.write(&started).map_err(|e| Refusal::io("write started.json", e))?;
         crash_point(CrashPoint::ShimStartedWritten);
         // An error means that the process has died at its pipe; its status will say how.
         let _ = rustix::io::write(control, b"g");
@@ -266,10 +282,10 @@ impl Shim<'_> {
     }
 
     /// Puts `exit.json` in place, however long that takes: until then nobody else may say how the run ended.
-    fn write_exit(&self, started_at: Option<Instant>, end: Ending) {
+    fn write_exit(&self, room: &Room, started_at: Option<Instant>, end: Ending) {
         let token = self.order.token.clone();
         let record = ExitRecord { version: VERSION, token, started_at, ended_at: clock::now(), end };
-        while let Err(error) = self.run.write(&record) {
+        while let Err(error) = self.run.write_exit(room, &record) {
             // Somebody removed the folder: there is nowhere to write it, ever.
             if error.kind() == io::ErrorKind::NotFound {
                 return;
@@ -277,16 +293,28 @@ impl Shim<'_> {
             pause(RECORD_RETRY);
         }
         crash_point(CrashPoint::ShimExitWritten);
-        self.notify(true);
+        self.notify(News::Ended);
+    }
+
+    fn tell(&self, room: &Room, event: Event) {
+        match event {
+            Event::Executed => self.notify(News::Started),
+            Event::Waits(reason) => {
+                // Without the word nobody knows why the run goes on, and it does all the same.
+                let _ = room.say(reason.as_deref());
+                self.notify(News::Waits);
+            }
+        }
     }
 
     /// Tells a daemon that looks. If it does not, or the pipe is full, it will see the files.
-    fn notify(&self, ended: bool) {
-        let notice = Notice { serial: self.order.serial, ended };
+    fn notify(&self, news: News) {
+        let notice = Notice { serial: self.order.serial, news };
         let _ = rustix::io::write(self.notices, &notice.encode());
     }
 
-    /// Leaves word for the daemon why this attempt came to nothing. If that can't be written either, it will say so generally.
+    /// Leaves word for the daemon why this attempt came to nothing. If that can't be written either, it will say so
+    /// generally.
     fn leave_word(&self, reason: &str) {
         let _ = self.run.write_trouble(reason);
     }

@@ -8,6 +8,7 @@ use crate::model::definition::Execution;
 use crate::model::id::{DefinitionHash, Token};
 use crate::model::launch::UpstreamEnd;
 use crate::model::run::Given;
+use crate::rundir::access::Access;
 
 /// All that a shim needs to know. It reads nothing of the daemon's but what stands here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +43,9 @@ pub struct Order {
     pub upstreams: Vec<UpstreamEnd>,
     /// Where stdin comes from.
     pub stdin: Stdin,
+    /// Who may read what the run writes.
+    #[serde(default)]
+    pub access: Access,
 }
 
 /// Where a script's stdin comes from.
@@ -58,15 +62,30 @@ pub enum Stdin {
     File(PathBuf),
 }
 
-/// What happened to the order of a serial: one message on the notification pipe. Only a hint: the files say what is true,
-/// and a message may be lost.
+/// What happened to the order of a serial: one message on the notification pipe. Only a hint: the files say what is
+/// true, and a message may be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// [`Order::serial`].
     pub serial: u64,
-    /// `exit.json` is in place; else `started.json`, and the script runs.
-    pub ended: bool,
+    /// What.
+    pub news: News,
 }
+
+/// What a [`Notice`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// `started.json` is in place, and the script runs.
+    Started,
+    /// `exit.json` is in place.
+    Ended,
+    /// What the living run waits for has changed: see [`crate::rundir::RunDir::waits`].
+    Waits,
+}
+
+/// The bit of a message that tells of a wait. Far above any serial, so that a daemon that does not know it ignores the
+/// message.
+const WAITS_BIT: u64 = 1 << 63;
 
 impl Notice {
     /// The bytes of a message; far fewer than pipe(7) writes in one piece.
@@ -74,13 +93,23 @@ impl Notice {
 
     /// As bytes.
     pub fn encode(self) -> [u8; Self::BYTES] {
-        (self.serial << 1 | u64::from(self.ended)).to_le_bytes()
+        let bits = match self.news {
+            News::Started => 0,
+            News::Ended => 1,
+            News::Waits => WAITS_BIT,
+        };
+        (self.serial << 1 | bits).to_le_bytes()
     }
 
     /// From bytes.
     pub fn decode(bytes: [u8; Self::BYTES]) -> Self {
         let number = u64::from_le_bytes(bytes);
-        Self { serial: number >> 1, ended: number & 1 == 1 }
+        let news = match (number & WAITS_BIT, number & 1) {
+            (0, 0) => News::Started,
+            (0, _) => News::Ended,
+            (_, _) => News::Waits,
+        };
+        Self { serial: (number & !WAITS_BIT) >> 1, news }
     }
 }
 
@@ -90,7 +119,8 @@ mod tests {
 
     #[test]
     fn notices() {
-        for notice in [Notice { serial: 0, ended: true }, Notice { serial: 1 << 40, ended: false }] {
+        for (serial, news) in [(0, News::Ended), (1 << 40, News::Started), (1 << 40, News::Waits)] {
+            let notice = Notice { serial, news };
             assert_eq!(Notice::decode(notice.encode()), notice);
         }
     }

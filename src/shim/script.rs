@@ -26,6 +26,8 @@ pub(super) struct Script {
     folder: CString,
     /// What exec is tried with, in order: the interpreter in each folder of its `PATH`.
     programs: Vec<CString>,
+    /// That `PATH`.
+    search: String,
     arguments: CStrings,
     environment: CStrings,
 }
@@ -38,13 +40,14 @@ pub(super) struct Waiting {
     pub(super) control: OwnedFd,
     /// What it writes to stdout comes out here.
     pub(super) stdout: OwnedFd,
-    /// The same for stderr.
-    pub(super) stderr: OwnedFd,
+    /// The same for stderr; none if it comes out there too.
+    pub(super) stderr: Option<OwnedFd>,
 }
 
-/// What the new process has: copies of the numbers of its descriptors, which are its own, and what no process ever drops. It may
-/// share the shim's memory: nothing that it calls allocates, waits for a lock, or leaves anything to be cleaned up. (The C
-/// library's `errno` is shared too, so the shim, which has let it go, waits in poll(2) while it tries to exec.)
+/// What the new process has: copies of the numbers of its descriptors, which are its own, and what no process ever
+/// drops. It may share the shim's memory: nothing that it calls allocates, waits for a lock, or leaves anything to be
+/// cleaned up. (The C library's `errno` is shared too, so the shim, which has let it go, waits in poll(2) while it
+/// tries to exec.)
 #[derive(Clone, Copy)]
 struct Child {
     script: &'static Script,
@@ -107,7 +110,7 @@ impl Script {
     ) -> Result<Self, Refusal> {
         let execution = &order.execution;
         let (interpreter, options) = execution.interpreter.split_first().ok_or_else(|| {
-            Refusal::could_not_run("`interpreter` is empty; name a program, such as [\"bash\"]".to_owned())
+            Refusal::could_not_run("`interpreter` is empty; name a program: `interpreter = \"bash\"`".to_owned())
         })?;
         let script = workspace.join(&execution.script).to_string_lossy().into_owned();
         let arguments = [interpreter].into_iter().chain(options).chain([&script]);
@@ -118,6 +121,7 @@ impl Script {
             order,
             user,
             folder: c_string(folder.to_string_lossy().into_owned())?,
+            search: search.to_owned(),
             programs: candidates(interpreter, search).into_iter().map(c_string).collect::<Result<_, _>>()?,
             arguments: c_strings(arguments)?,
             environment: c_strings(variables.iter().map(|(key, value)| format!("{key}={value}")))?,
@@ -127,15 +131,18 @@ impl Script {
     /// Forks it. It prepares itself, and then waits to be let go: if the shim dies before that, it leaves.
     pub(super) fn fork(&'static self, stdin: &OwnedFd) -> Result<Waiting, Refusal> {
         let (stdout, stdout_in) = self.pipe()?;
-        let (stderr, stderr_in) = self.pipe()?;
+        let (stderr, stderr_in) = match self.order.execution.merge_output {
+            true => (None, None),
+            false => self.pipe().map(|(read, write)| (Some(read), Some(write)))?,
+        };
         let flags = SocketFlags::CLOEXEC;
         let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None);
-        let (control, its_control) = pair.map_err(|e| Refusal::io("making a socket pair", e.into()))?;
+        let (control, its_control) = pair.map_err(|e| Refusal::io("create a socket pair", e.into()))?;
         let child = Child {
             script: self,
             shims_control: control.as_raw_fd(),
             control: its_control.as_raw_fd(),
-            standard: [stdin, &stdout_in, &stderr_in].map(AsRawFd::as_raw_fd),
+            standard: [stdin, &stdout_in, stderr_in.as_ref().unwrap_or(&stdout_in)].map(AsRawFd::as_raw_fd),
         };
         let pid = match &self.user {
             None => sys::clone_sharing(move || child.live()),
@@ -145,17 +152,17 @@ impl Script {
                 Forked::Child => sys::exit_now(child.live()),
             }),
         };
-        Ok(Waiting { pid: pid.map_err(|e| Refusal::io("forking the script", e))?, control, stdout, stderr })
+        Ok(Waiting { pid: pid.map_err(|e| Refusal::io("fork the script's process", e))?, control, stdout, stderr })
     }
 
     /// Says what a failure means, and what to do.
     pub(super) fn explain(&self, failure: Failure) -> String {
         let error = failure.error();
         match failure.step() {
-            Step::Prepare => format!("the script's process could not be prepared: {error}"),
-            Step::User => format!("the rights of `user` could not be taken: {error}; run the daemon as root"),
+            Step::Prepare => format!("can't prepare the script's process: {error}"),
+            Step::User => format!("can't switch to `user`: {error}; run the daemon as root"),
             Step::Folder => format!(
-                "the folder {} can't be entered: {error}; make it, or change `working_dir`",
+                "can't enter folder {}: {error}; create the folder, or change `working_dir`",
                 self.folder.to_string_lossy()
             ),
             Step::Exec => self.explain_exec(&error),
@@ -166,31 +173,44 @@ impl Script {
         let interpreter = &self.order.execution.interpreter[0];
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {
+                let place = if interpreter.contains('/') {
+                    String::new()
+                } else if self.search.is_empty() {
+                    " because PATH is empty".to_owned()
+                } else {
+                    format!(" in PATH={}", self.search)
+                };
                 format!(
-                    "the interpreter `{interpreter}` was not found; install it, or change `interpreter`, the `#!` line or `PATH`"
+                    "interpreter `{interpreter}` not found{place}; \
+                     install it, or change `interpreter`, the `#!` line or `PATH`"
                 )
             }
             Some(libc::EACCES | libc::EPERM) => {
                 format!(
-                    "the interpreter `{interpreter}` may not be executed ({error}); check its permissions for the script's user"
+                    "can't execute interpreter `{interpreter}`: {error}; \
+                     check whether the script's user may execute the file"
                 )
             }
             Some(libc::ENOEXEC) => {
-                format!("the interpreter `{interpreter}` is no program for this system ({error}); name one that is")
+                format!(
+                    "interpreter `{interpreter}` is not a program for this system: {error}; \
+                     change `interpreter` or the `#!` line"
+                )
             }
             Some(libc::E2BIG) => {
-                "arguments and variables are longer than the system takes; put large values into files".to_owned()
+                "arguments and variables are too long for the system; put large values into files".to_owned()
             }
-            Some(_) | None => format!("the interpreter `{interpreter}` could not be executed: {error}"),
+            Some(_) | None => format!("can't execute interpreter `{interpreter}`: {error}"),
         }
     }
 
     /// A pipe that belongs to the script's user: `/dev/stdout` can be opened again.
     fn pipe(&self) -> Result<(OwnedFd, OwnedFd), Refusal> {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| Refusal::io("making a pipe", e.into()))?;
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| Refusal::io("create a pipe", e.into()))?;
         if let Some(user) = &self.user {
             let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-            fchown(&read, Some(uid), Some(gid)).map_err(|e| Refusal::io("giving a pipe to the user", e.into()))?;
+            fchown(&read, Some(uid), Some(gid))
+                .map_err(|e| Refusal::io("give a pipe to the script's user", e.into()))?;
         }
         Ok((read, write))
     }
@@ -275,7 +295,9 @@ fn c_strings(texts: impl Iterator<Item = String>) -> Result<CStrings, Refusal> {
 
 fn c_string(text: String) -> Result<CString, Refusal> {
     CString::new(text).map_err(|_| {
-        Refusal::could_not_run("an argument, a variable or a path holds a zero byte; take it out".to_owned())
+        Refusal::could_not_run(
+            "an argument, a variable or a path contains a zero byte; remove the zero byte".to_owned(),
+        )
     })
 }
 

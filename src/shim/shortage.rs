@@ -4,23 +4,28 @@ use std::io;
 
 /// What to do about each. An error that is not among them is there the next time, too.
 const REMEDIES: [(i32, &str); 11] = [
-    (libc::ENOSPC, "make room on its disk; `df` and `df -i` show what is used up"),
-    (libc::EDQUOT, "raise the quota of the daemon's user there, or make room"),
-    (libc::EROFS, "mount its disk for writing"),
-    (libc::ENOMEM, "the host is short of memory"),
-    (libc::ENOBUFS, "the host is short of memory"),
+    (libc::ENOSPC, "free space on that disk (see `df` and `df -i`)"),
+    (libc::EDQUOT, "raise the disk quota of the daemon's user, or free space"),
+    (libc::EROFS, "mount that disk for writing"),
+    (libc::ENOMEM, "the host is out of memory"),
+    (libc::ENOBUFS, "the host is out of memory"),
     (libc::EMFILE, "raise the daemon's limit of open files (`ulimit -n`, `LimitNOFILE=`)"),
-    (libc::ENFILE, "the host is short of open files (`sysctl fs.file-max`)"),
-    (libc::ENOLCK, "the host is short of locks"),
-    (libc::EAGAIN, "raise the limit of processes (`ulimit -u`, `TasksMax=`), or end some"),
-    (libc::EIO, "look at the disk and at the kernel's log"),
+    (libc::ENFILE, "the host is out of open files (see `sysctl fs.file-max`)"),
+    (libc::ENOLCK, "the host is out of file locks"),
+    (libc::EAGAIN, "raise the limit of processes (`ulimit -u`, `TasksMax=`), or stop some"),
+    (libc::EIO, "check the disk and the kernel's log (`dmesg`)"),
     // A signal came between: nothing is short.
-    (libc::EINTR, "it is tried again"),
+    (libc::EINTR, "batchd tries again"),
 ];
 
 /// Whether the system was short of something: such an error passes.
 pub fn is_shortage(error: &io::Error) -> bool {
     remedy(error).is_some()
+}
+
+/// Whether a disk or a quota is full.
+pub fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
 /// The error, and what to do about it.

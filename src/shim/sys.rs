@@ -1,5 +1,5 @@
-//! The calls of the C library that no safe crate offers, each behind a safe function. Only for single-threaded processes:
-//! the launcher, the shims, and the scripts' processes before exec.
+//! The calls of the C library that no safe crate offers, each behind a safe function. Only for single-threaded
+//! processes: the launcher, the shims, and the scripts' processes before exec.
 
 use std::ffi::CString;
 use std::io;
@@ -24,17 +24,19 @@ pub fn fork() -> io::Result<Forked> {
     }
 }
 
-/// The bytes of a stack of [`clone_sharing`]: several times what a few calls of the system need. Only what is touched is there.
+/// The bytes of a stack of [`clone_sharing`]: several times what a few calls of the system need. Only what is touched
+/// is there.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// A new process that runs `child` in the memory of this one, on a stack of its own, until it becomes another program or
-/// ends; descriptors, dispositions of signals, folder and rights are its own from the start. As clone(2) with `CLONE_VM`.
+/// A new process that runs `child` in the memory of this one, on a stack of its own, until it becomes another program
+/// or ends; descriptors, dispositions of signals, folder and rights are its own from the start. As clone(2) with
+/// `CLONE_VM`.
 ///
-/// What [`fork`] costs (page tables, then a copy of every page that either side touches, and all of it taken down again at
-/// exec) is more than what the rest of the start of a program does; see docs/benchmark.md.
+/// What [`fork`] costs (page tables, then a copy of every page that either side touches, and all of it taken down again
+/// at exec) is more than what the rest of the start of a program does; see docs/benchmark.md.
 ///
-/// Both processes run at once. So `child` has only what is never dropped and has nothing to drop itself, and it is for its
-/// writer to see that it makes calls of the system alone: it must not allocate, give anything back, or panic.
+/// Both processes run at once. So `child` has only what is never dropped and has nothing to drop itself, and it is for
+/// its writer to see that it makes calls of the system alone: it must not allocate, give anything back, or panic.
 pub fn clone_sharing<F: FnOnce() -> i32 + Copy + 'static>(child: F) -> io::Result<i32> {
     extern "C" fn enter<F: FnOnce() -> i32 + Copy>(child: *mut libc::c_void) -> libc::c_int {
         // SAFETY: it is the leaked box below, and what is in it can be copied.
@@ -46,7 +48,8 @@ pub fn clone_sharing<F: FnOnce() -> i32 + Copy + 'static>(child: F) -> io::Resul
     // SAFETY: new memory, wherever the system wants it. It is never given back: the process has one child of this kind.
     let stack = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), STACK_BYTES, access, flags) }?;
     let child = Box::into_raw(Box::new(child)).cast();
-    // SAFETY: the stack is nobody else's, and grows down from its end. `child` lives for ever, and keeps to the calls above.
+    // SAFETY: the stack is nobody else's, and grows down from its end. `child` lives for ever, and keeps to the calls
+    // above.
     check(unsafe { libc::clone(enter::<F>, stack.byte_add(STACK_BYTES), libc::CLONE_VM | libc::SIGCHLD, child) })
 }
 
@@ -56,7 +59,8 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// The descriptor `number` of a process that was just forked, and keeps it open until it becomes another program or ends.
+/// The descriptor `number` of a process that was just forked, and keeps it open until it becomes another program or
+/// ends.
 pub fn borrow(number: RawFd) -> BorrowedFd<'static> {
     // SAFETY: callers have the number from an owner in the process that forked this one, and nobody owns it here.
     unsafe { BorrowedFd::borrow_raw(number) }
@@ -126,8 +130,8 @@ pub fn reset_all_dispositions() {
     // The bytes of the kernel's signal set: 64 signals.
     let set_bytes: usize = 8;
     for signal in 1..=libc::SIGRTMAX() {
-        // Past the C library, which keeps 32 and 33 to itself and would pass them on as they were inherited.
-        // SAFETY: `default` outlives the call, is large enough, and installs no handler. SIGKILL and SIGSTOP give an error.
+        // Past the C library, which keeps 32 and 33 to itself and would pass them on as they were inherited. SAFETY:
+        // `default` outlives the call, is large enough, and installs no handler. SIGKILL and SIGSTOP give an error.
         unsafe {
             let none = std::ptr::null_mut::<u64>();
             libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, set_bytes)

@@ -12,8 +12,8 @@ use crate::rundir::records::ProcessIdentity;
 /// The most bytes of a process's stat: 52 numbers of at most 20 digits, and a name.
 const STAT_BYTES_MAX: usize = 1280;
 
-/// How often those that are new in a tree are stopped before all are killed. Each round finds fewer, unless the tree has room
-/// to grow without an end: then killing has to begin all the same.
+/// How often those that are new in a tree are stopped before all are killed. Each round finds fewer, unless the tree
+/// has room to grow without an end: then killing has to begin all the same.
 pub const STOP_ROUNDS_MAX: usize = 100;
 
 /// What proc_pid_stat(5) says of a process.
@@ -40,7 +40,7 @@ pub fn stat(pid: i32) -> Option<Stat> {
 /// Who the process with this pid is now.
 pub fn identity(pid: i32, boot: &str) -> io::Result<ProcessIdentity> {
     let stat =
-        stat(pid).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("/proc/{pid}/stat can't be read")))?;
+        stat(pid).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("can't read /proc/{pid}/stat")))?;
     Ok(ProcessIdentity { pid, start_time: stat.start_time, boot: boot.to_owned() })
 }
 
@@ -59,11 +59,12 @@ pub fn signal_descendants(signal: Signal) {
     found.iter().for_each(|pid| signal_descendant(*pid, own, &found, signal));
 }
 
-/// Kills every descendant of this process, also of a tree that forks faster than it can be killed: all are stopped first.
+/// Kills every descendant of this process, also of a tree that forks faster than it can be killed: all are stopped
+/// first.
 ///
-/// A process that has a signal to act on can't fork any more, and one that is stopped keeps its place among those that its
-/// user may have, which a killed one gives free. So when nobody is found who was not stopped before, nobody else can come.
-/// The caller repeats it until no child is left: there may be a rare one that was missed.
+/// A process that has a signal to act on can't fork any more, and one that is stopped keeps its place among those that
+/// its user may have, which a killed one gives free. So when nobody is found who was not stopped before, nobody else
+/// can come. The caller repeats it until no child is left: there may be a rare one that was missed.
 pub fn kill_descendants() {
     let own = std::process::id() as i32;
     let mut stopped: BTreeSet<i32> = BTreeSet::new();
@@ -82,7 +83,8 @@ pub fn kill_descendants() {
 /// Signals one of the processes `found` below `own`, through a handle.
 fn signal_descendant(pid: i32, own: i32, found: &[i32], signal: Signal) {
     let Some(handle) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return };
-    // A descendant may have ended since, and its pid been given to a stranger: what the handle holds has to descend too.
+    // A descendant may have ended since, and its pid been given to a stranger: what the handle holds has to descend
+    // too.
     let descends = stat(pid).is_some_and(|stat| stat.parent == own || found.contains(&stat.parent));
     if descends {
         // An error means that it has ended, or has more rights than we do: nothing can be done about either.

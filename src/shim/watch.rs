@@ -22,10 +22,19 @@ use crate::rundir::RunDir;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::Ending;
 
-/// How long a script that has ended is waited for by its pipes: what it started in the background may finish its sentence.
+/// How long a script that has ended is waited for by its pipes: what it started in the background may finish its
+/// sentence.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Between two passes of KILL over a tree that may be forking meanwhile.
 const KILL_PASS: Duration = Duration::from_millis(10);
+
+/// What happens to a script while it is watched.
+pub(super) enum Event {
+    /// It has become its interpreter.
+    Executed,
+    /// It, or its end, waits for this; none: for nothing any more.
+    Waits(Option<String>),
+}
 
 /// What a watched script came to.
 pub(super) enum Watched {
@@ -51,12 +60,20 @@ pub(super) struct Watch<'a> {
     cause: ExitCause,
     /// Set while a polite request to end is under way: when it stops being polite.
     kill_at: Option<Monotonic>,
+    /// Who made that request.
+    stop_cause: ExitCause,
     killing: bool,
     /// The script's own status, and how long its pipes are waited for.
     ended: Option<(i32, Monotonic)>,
     /// No descendant is left.
     gone: bool,
     left_running: u32,
+    /// It has ended by itself, and what it left running is ended.
+    abandoned: bool,
+    /// What was told last of what the output waits for.
+    waits_for: Option<String>,
+    /// Output that was dropped because the run had to end and it could not be written.
+    given_up: u64,
 }
 
 impl<'a> Watch<'a> {
@@ -82,19 +99,23 @@ impl<'a> Watch<'a> {
             timeout_at: execution.timeout.map(|timeout| Monotonic::now().after(timeout)),
             cause: ExitCause::Itself,
             kill_at: None,
+            stop_cause: ExitCause::Itself,
             killing: false,
             ended: None,
             gone: false,
             left_running: 0,
+            abandoned: false,
+            waits_for: None,
+            given_up: 0,
         }
     }
 
-    /// Returns when all of it has ended and all output is in the logs. `executed` is called once it has become its
-    /// interpreter.
-    pub(super) fn until_gone(mut self, executed: impl Fn()) -> Watched {
+    /// Returns when all of it has ended and all output is in the logs. `tell` is called with what happens meanwhile.
+    pub(super) fn until_gone(mut self, tell: impl Fn(Event)) -> Watched {
         while !self.is_over() {
+            self.tell_what_it_waits_for(&tell);
             self.wait();
-            self.take_control(&executed);
+            self.take_control(&tell);
             let asked_to_stop = sys::take_signals(self.signals.as_fd());
             self.pump.turn(self.run);
             // Before any decision: if it has ended by itself, that is how it ended.
@@ -107,20 +128,39 @@ impl<'a> Watch<'a> {
         if sys::take_signals(self.signals.as_fd()) {
             self.begin_stop(ExitCause::Stop);
         }
+        self.pump.finish(self.run);
         match (self.not_executed, self.ended) {
             (None, Some((status, _))) => Watched::Exited(self.ending(status)),
             (failure, _) => Watched::NotExecuted(failure.unwrap_or_default()),
         }
     }
 
-    /// All descendants have ended, and what is in the pipes is in the logs. (A stranger who was handed a pipe may hold it
-    /// open for ever.)
+    /// All descendants have ended, and what is in the pipes is in the logs. (A stranger who was handed a pipe may hold
+    /// it open for ever.) A run that has to end does not wait longer than its `stop_grace` for logs that can't be
+    /// written.
     fn is_over(&mut self) -> bool {
         if !self.gone {
             return false;
         }
         self.pump.drain(self.run);
+        if self.pump.is_blocked() && self.kill_at.is_some_and(|at| at <= Monotonic::now()) {
+            self.given_up = self.pump.give_up();
+            // Whatever the script's status is: a run whose output was dropped is not one that has succeeded.
+            if self.given_up > 0 {
+                self.cause = self.stop_cause;
+            }
+        }
         !self.pump.is_blocked()
+    }
+
+    /// Tells what the output waits for if that is something else than before.
+    fn tell_what_it_waits_for(&mut self, tell: &impl Fn(Event)) {
+        let who = if self.gone { "the end of the run" } else { "the script" };
+        let waits_for = self.pump.waits_for().map(|what| format!("{who} waits for {what}"));
+        if waits_for != self.waits_for {
+            tell(Event::Waits(waits_for.clone()));
+            self.waits_for = waits_for;
+        }
     }
 
     fn wait(&self) {
@@ -136,9 +176,10 @@ impl<'a> Watch<'a> {
 
     /// When it has to act although nothing happens.
     fn deadline(&self, now: Monotonic) -> Option<Monotonic> {
-        // Only the logs are left to be written: what was to be done to the tree has been done, and its times are over.
+        // Only the logs are left to be written: what was to be done to the tree has been done.
         if self.gone {
-            return self.pump.deadline();
+            let end = self.kill_at.or(self.timeout_at);
+            return end.into_iter().chain(self.pump.deadline()).min();
         }
         let pass = self.killing.then(|| now.after(KILL_PASS));
         let kill = self.kill_at.filter(|_| !self.killing);
@@ -148,14 +189,14 @@ impl<'a> Watch<'a> {
     }
 
     /// The end of the control stream means that the exec worked; a message there, that it did not.
-    fn take_control(&mut self, executed: &impl Fn()) {
+    fn take_control(&mut self, tell: &impl Fn(Event)) {
         let Some(control) = &self.control else { return };
         let mut failure = [0; Failure::BYTES];
         match rustix::net::recv(control, &mut failure[..], rustix::net::RecvFlags::DONTWAIT) {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
             Ok((_, count)) if count == failure.len() => self.not_executed = Some(Failure::received(failure)),
             // A failure is written in one piece: anything else is the end.
-            Ok(_) | Err(_) => executed(),
+            Ok(_) | Err(_) => tell(Event::Executed),
         }
         self.control = None;
     }
@@ -191,6 +232,7 @@ impl<'a> Watch<'a> {
         if self.ended.is_none_or(|(status, _)| is_terminated(status)) {
             self.cause = cause;
         }
+        self.stop_cause = cause;
         self.kill_at = Some(Monotonic::now().after(self.execution.stop_grace));
         signal_descendants(Signal::TERM);
         // One that has stopped itself can act on TERM only when it goes on.
@@ -198,15 +240,17 @@ impl<'a> Watch<'a> {
     }
 
     fn decide(&mut self, now: Monotonic) {
+        // A script that has ended in time has its whole time for what it left running, but no longer for its output.
+        if (self.ended.is_none() || self.gone) && self.timeout_at.is_some_and(|at| at <= now) {
+            self.begin_stop(ExitCause::Timeout);
+        }
         if self.gone {
             return;
-        }
-        if self.ended.is_none() && self.timeout_at.is_some_and(|at| at <= now) {
-            self.begin_stop(ExitCause::Timeout);
         }
         let impatient = self.kill_at.is_some_and(|at| at <= now);
         let drained = self.pump.has_ended() || self.ended.is_some_and(|(_, until)| until <= now);
         let abandoned = self.ended.is_some() && self.kill_at.is_none() && drained;
+        self.abandoned |= abandoned;
         self.killing |= impatient || abandoned;
         if self.killing {
             kill_descendants();
@@ -229,11 +273,32 @@ impl<'a> Watch<'a> {
             // The kernel counts it in units of 1024 bytes: getrusage(2).
             memory_bytes_max: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
             left_running: self.left_running,
-            remarks: self.remarks.iter().cloned().chain(self.pump.sync()).collect(),
+            remarks: self.remarks(),
         };
         let success = exit_code.is_some_and(|code| self.execution.success_exit_codes.contains(&code));
         Ending::Exited { wait_status, cause: self.cause, success, exit }
     }
+}
+
+impl Watch<'_> {
+    /// What an operator should know of how the run went, and of how it was begun.
+    fn remarks(&self) -> Vec<String> {
+        let left = (self.abandoned && self.left_running > 0).then(|| left_behind(self.left_running));
+        let dropped = (self.given_up > 0).then(|| {
+            let noun = if self.given_up == 1 { "byte" } else { "bytes" };
+            format!("{} {noun} of output could not be written before the run had to end", self.given_up)
+        });
+        self.remarks.iter().cloned().chain(left).chain(dropped).chain(self.pump.remarks()).collect()
+    }
+}
+
+/// What became of what a script had started in the background.
+fn left_behind(count: u32) -> String {
+    let (noun, were) = if count == 1 { ("process", "was") } else { ("processes", "were") };
+    format!(
+        "{count} {noun} {were} still running when the script ended and {were} killed; \
+         a run includes everything that its script starts"
+    )
 }
 
 fn milliseconds(time: libc::timeval) -> u64 {

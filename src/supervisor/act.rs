@@ -19,7 +19,8 @@ use crate::shim::shortage::said;
 use crate::shim::{clock, tree};
 
 impl Server {
-    /// Begins a run that was never begun: makes its folder and asks for a shim. If there is a folder, looks at it instead.
+    /// Begins a run that was never begun: makes its folder and asks for a shim. If there is a folder, looks at it
+    /// instead.
     pub(super) fn begin(&mut self, run: &RunId) {
         if self.runs.get(run).is_some_and(|entry| entry.stop) {
             return self.prevent(run);
@@ -37,7 +38,7 @@ impl Server {
                 let reason = self.home.make_again().err();
                 self.wait(run, reason.unwrap_or_else(|| "the folder of the runs was removed again".to_owned()));
             }
-            Err(error) => self.wait(run, format!("the run folder can't be made: {}", said(&error))),
+            Err(error) => self.wait(run, format!("can't create the run folder: {}", said(&error))),
         }
     }
 
@@ -65,7 +66,7 @@ impl Server {
         });
         match found {
             Ok((finding, probed, lock)) => self.act(run, finding, probed, lock),
-            Err(error) => self.wait(run, format!("the run folder can't be looked at: {}", said(&error))),
+            Err(error) => self.wait(run, format!("can't read the run folder: {}", said(&error))),
         }
     }
 
@@ -90,14 +91,14 @@ impl Server {
             Finding::StoppedBeforeStart => self.report_end(run, Report::StoppedBeforeStart { at: clock::now() }),
             Finding::FolderTaken => self.report_end(run, Report::FolderTaken),
             Finding::PowerLost => {
-                self.report_lost(run, "the host went down, or was started again, while it was under way".to_owned());
+                self.report_lost(run, "the host went down or restarted during the run".to_owned());
             }
             Finding::FolderGone => {
-                let reason = "its folder was removed while it was under way".to_owned();
+                let reason = "the run folder was removed during the run".to_owned();
                 self.lose(run, &probed, false, reason);
             }
             Finding::ShimKilled => {
-                let reason = "its shim was killed: nobody knows how its script ended".to_owned();
+                let reason = "the shim was killed, so the end of the script is unknown".to_owned();
                 self.lose(run, &probed, true, reason);
             }
             Finding::Damaged => self.lose_damaged(run, &probed, lock),
@@ -119,10 +120,37 @@ impl Server {
         self.report_exit(run, exit);
     }
 
+    /// The shim has told that what the run waits for has changed.
+    pub(super) fn import_wait(&mut self, run: &RunId) {
+        // Its end, or the removal of its folder, tells more.
+        let Ok(folder) = RunDir::open(&self.folder(run)) else { return };
+        self.report_wait(run, &folder);
+    }
+
+    /// Reports what the output of a living run waits for, or that it goes on.
+    fn report_wait(&mut self, run: &RunId, folder: &RunDir) {
+        let Some(entry) = self.runs.get_mut(run).filter(|entry| entry.start_reported) else { return };
+        let waits = folder.waits();
+        let has_waited = std::mem::replace(&mut entry.output_waits, waits.is_some());
+        match waits {
+            Some(reason) => self.report(run, Report::Waiting { reason }),
+            None if has_waited => {
+                let started: Option<Started> = folder.read(&entry.launch.token).ok().flatten();
+                if let Some(started) = started {
+                    self.report(run, Report::Started { at: started.at });
+                }
+            }
+            None => {}
+        }
+    }
+
     /// Its shim lives, and may be another daemon's: watches it from outside.
     fn follow(&mut self, run: &RunId, probed: Probed) {
         let told = probed.started.is_some();
         self.report_start(run, probed.started);
+        if let Some(folder) = &probed.run {
+            self.report_wait(run, folder);
+        }
         let shim = probed.claim.and_then(|claim| claim.shim);
         let stop = self.runs.get(run).is_some_and(|entry| entry.stop);
         match shim.and_then(|shim| tree::open(&shim, &self.around.boot)) {
@@ -131,7 +159,7 @@ impl Server {
                     terminate(&handle);
                 }
                 // Nobody will tell us of its start: it is looked for until it is there, and its end waited for then.
-                if told { self.look_when_ended(run, handle) } else { self.look_again(run) }
+                if told { self.look_when_ended_or_later(run, handle) } else { self.look_again(run) }
             }
             None => self.look_again(run),
         }
@@ -146,7 +174,7 @@ impl Server {
             // What a shim that came to nothing has left would be taken for one that is on its way.
             return match found.as_ref().map_or(Ok(()), |(folder, lock)| folder.set_aside(lock)) {
                 Ok(()) => self.prevent(run),
-                Err(error) => self.wait(run, format!("it can't be stopped: {}", said(&error))),
+                Err(error) => self.wait(run, format!("can't stop the run: {}", said(&error))),
             };
         }
         if let Some(reason) = shortage {
@@ -154,7 +182,7 @@ impl Server {
         }
         let at_once = trouble.is_none() && !entry.repeated;
         if !at_once && !entry.waited {
-            let reason = trouble.unwrap_or_else(|| "its shim ended before the script was started".to_owned());
+            let reason = trouble.unwrap_or_else(|| "the shim ended before the script started".to_owned());
             return self.wait(run, reason);
         }
         entry.repeated |= entry.serial != 0;
@@ -165,7 +193,7 @@ impl Server {
                 drop(lock);
                 self.ask_for_shim(run, &folder);
             }
-            Err(error) => self.wait(run, format!("the run folder can't be begun anew: {}", said(&error))),
+            Err(error) => self.wait(run, format!("can't reuse the run folder: {}", said(&error))),
         }
     }
 
@@ -182,14 +210,15 @@ impl Server {
             }
         };
         if let Err(error) = folder.write(&order::run_record(&entry.launch, &order)) {
-            return self.wait(run, format!("run.json can't be written: {}", said(&error)));
+            return self.wait(run, format!("can't write run.json: {}", said(&error)));
         }
         crash_point(CrashPoint::DaemonRunWritten);
         self.forget_order(before);
         match serde_json::to_vec(&order) {
             Ok(bytes) if bytes.len() <= super::launcher::ORDER_BYTES_MAX => self.send(run, order.serial, bytes),
             Ok(_) | Err(_) => {
-                let reason = "its arguments and variables are far longer than the system takes; use files".to_owned();
+                let reason =
+                    "arguments and variables are far too long for the system; put large values into files".to_owned();
                 self.report_end(run, Report::CouldNotRun { at: clock::now(), reason });
             }
         }
@@ -240,7 +269,7 @@ impl Server {
             Ok(true) => self.report_end(run, Report::StoppedBeforeStart { at: clock::now() }),
             // A shim's: if it lives it is told to end, and else the table knows more.
             Ok(false) => self.look(run),
-            Err(error) => self.wait(run, format!("it can't be stopped: {}", said(&error))),
+            Err(error) => self.wait(run, format!("can't stop the run: {}", said(&error))),
         }
     }
 
@@ -274,12 +303,13 @@ impl Server {
 
     /// The files contradict each other: keeps them as evidence, and gives the run up.
     fn lose_damaged(&mut self, run: &RunId, probed: &Probed, lock: Option<Lock>) {
-        let what = probed.damage.clone().unwrap_or_else(|| "started.json is missing from its folder".to_owned());
-        // A folder that is not ours is left as it is, and has no lock of ours. Evidence is worth an attempt, and not more.
+        let what = probed.damage.clone().unwrap_or_else(|| "started.json is missing".to_owned());
+        // A folder that is not ours is left as it is, and has no lock of ours. Evidence is worth an attempt, and not
+        // more.
         if let (Some(folder), Some(lock)) = (&probed.run, &lock) {
             let _ = folder.set_aside(lock);
         }
-        self.lose(run, probed, true, format!("its files can't be believed: {what}"));
+        self.lose(run, probed, true, format!("the run folder is damaged: {what}"));
     }
 
     fn lose(&mut self, run: &RunId, probed: &Probed, kill: bool, reason: String) {

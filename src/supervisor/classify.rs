@@ -1,5 +1,5 @@
-//! What a run folder means: one table, for a daemon that starts, for a shim that ended, and for a launcher that died with
-//! requests unanswered. Pure: [`super::probe`] gathers the facts.
+//! What a run folder means: one table, for a daemon that starts, for a shim that ended, and for a launcher that died
+//! with requests unanswered. Pure: [`super::probe`] gathers the facts.
 
 /// What the journal says of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

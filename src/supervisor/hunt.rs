@@ -1,8 +1,8 @@
 //! Finds the processes of a run whose shim was killed, and ends them or waits for them.
 //!
-//! Nobody is their parent any more. They are known by the shim's session, by descending from the script's first process,
-//! or by the token in their environment; and they are held by handles, so that no stranger is ever meant. One that has left
-//! all three (own session, orphaned, emptied environment) is not found: only a cgroup would hold it.
+//! Nobody is their parent any more. They are known by the shim's session, by descending from the script's first
+//! process, or by the token in their environment; and they are held by handles, so that no stranger is ever meant. One
+//! that has left all three (own session, orphaned, emptied environment) is not found: only a cgroup would hold it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,8 @@ use tokio::time::sleep;
 use crate::rundir::records::ProcessIdentity;
 use crate::shim::tree;
 
-/// How long to wait for a thread that can't be had: the host is short of processes, and that takes others' ends to mend.
+/// How long to wait for a thread that can't be had: the host is short of processes, and that takes others' ends to
+/// mend.
 const THREAD_RETRY: Duration = Duration::from_secs(1);
 
 /// Whose processes are looked for.
@@ -96,14 +97,15 @@ impl Quarry {
     /// A handle on the process, if it belongs to the quarry.
     fn hold(&self, pid: i32, descends: bool) -> Option<OwnedFd> {
         let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-        // Everything that is looked at is behind the open: it is this process's or, if that has ended, the signal goes nowhere.
+        // Everything that is looked at is behind the open: it is this process's or, if that has ended, the signal goes
+        // nowhere.
         let stat = tree::stat(pid)?;
         let belongs = descends || self.is_of_session(&stat) || self.has_token(pid);
         (stat.state != b'Z' && belongs).then_some(handle)
     }
 
-    /// The shim's session. Its number is not given away while it has a process, but a stranger may have begun another one
-    /// under it since: then it has a leader that lives, or processes that are older than the shim.
+    /// The shim's session. Its number is not given away while it has a process, but a stranger may have begun another
+    /// one under it since: then it has a leader that lives, or processes that are older than the shim.
     fn is_of_session(&self, stat: &tree::Stat) -> bool {
         let Some(shim) = self.shim.as_ref().filter(|shim| shim.boot == self.boot) else { return false };
         stat.session == shim.pid && stat.start_time >= shim.start_time && tree::stat(shim.pid).is_none()

@@ -1,8 +1,9 @@
 //! The launcher: a small single-threaded process that forks a shim for each request.
 //!
-//! It pays once for what exec and the dynamic linker would cost twice a run. It reads no request: it hands it to a shim,
-//! answers with the shim's pid and a handle on it, and forgets. One shim is forked ahead and waits for its order, so that
-//! no run waits for a fork. When the daemon's end of its socket closes, the launcher ends, and the shim without an order too.
+//! It pays once for what exec and the dynamic linker would cost twice a run. It reads no request: it hands it to a
+//! shim, answers with the shim's pid and a handle on it, and forgets. One shim is forked ahead and waits for its order,
+//! so that no run waits for a fork. When the daemon's end of its socket closes, the launcher ends, and the shim without
+//! an order too.
 
 use std::io::{self, BufReader, IoSlice, IoSliceMut, Read, Write as _};
 use std::mem::MaybeUninit;
@@ -57,7 +58,7 @@ pub fn main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Whoever reads the daemon's errors may be gone.
+            // Whoever reads the daemon's errors may be gone, or its disk full: that must not be another fault.
             let _ = writeln!(io::stderr(), "batchd launcher: {error}");
             ExitCode::FAILURE
         }
@@ -159,7 +160,7 @@ fn next_request(requests: &mut impl Read) -> io::Result<Option<(u64, Vec<u8>)>> 
     let [s0, s1, s2, s3, s4, s5, s6, s7, length @ ..] = head;
     let length = u32::from_le_bytes(length) as usize;
     if length > ORDER_BYTES_MAX {
-        return Err(io::Error::other(format!("a request of {length} bytes: not a daemon's")));
+        return Err(io::Error::other(format!("a request of {length} bytes is not a daemon's")));
     }
     let mut order = vec![0; length];
     let serial = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
@@ -173,8 +174,8 @@ fn is_deserted(socket: &OwnedFd) -> io::Result<bool> {
     Ok(descriptors[0].revents().intersects(PollFlags::HUP | PollFlags::ERR))
 }
 
-/// A shim keeps nothing that the launcher has but the pipe for notices and that for its order: not the socket, whose end
-/// must be the daemon's to see, and not the terminal or file to which the daemon's errors go.
+/// A shim keeps nothing that the launcher has but the pipe for notices and that for its order: not the socket, whose
+/// end must be the daemon's to see, and not the terminal or file to which the daemon's errors go.
 fn close_inherited(notices: BorrowedFd<'_>, orders: BorrowedFd<'_>) {
     let mut kept = [notices.as_raw_fd() as u32, orders.as_raw_fd() as u32];
     kept.sort_unstable();

@@ -67,7 +67,8 @@ impl Link {
             match self.socket.try_io(Interest::WRITABLE, |socket| Ok(send(socket, first, SendFlags::NOSIGNAL)?)) {
                 Ok(count) => drop(self.unsent.drain(..count)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // The launcher is gone: nothing can be sent any more. What it answered before is read, and then the end.
+                // The launcher is gone: nothing can be sent any more. What it answered before is read, and then the
+                // end.
                 Err(_) => self.unsent.clear(),
             }
         }

@@ -1,8 +1,8 @@
 //! Where runs live: launching, finding, stopping and collecting them.
 //!
-//! [`Place`] is all that a daemon knows of it; nothing in it says "my child" or "my host". [`Local`] is this host: shims,
-//! forked by a launcher, that outlive the daemon. What a run folder means is decided in [`classify`]; nothing here decides
-//! whether a run starts, or what follows it.
+//! [`Place`] is all that a daemon knows of it; nothing in it says "my child" or "my host". [`Local`] is this host:
+//! shims, forked by a launcher, that outlive the daemon. What a run folder means is decided in [`classify`]; nothing
+//! here decides whether a run starts, or what follows it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -34,9 +34,9 @@ pub use order::{Surroundings, TrustedOwners, clean_environment};
 pub trait Place {
     /// Begins a run. Its row is in the journal as `starting`.
     fn launch(&self, launch: Launch);
-    /// Finds out what became of a run that an earlier daemon launched, and goes on with it from there: its row is in the
-    /// journal as `starting` or `running`. A run that was never begun is begun; one whose script runs is reported as started,
-    /// also if its row says so already, so that it is known when all have been found.
+    /// Finds out what became of a run that an earlier daemon launched, and goes on with it from there: its row is in
+    /// the journal as `starting` or `running`. A run that was never begun is begun; one whose script runs is reported
+    /// as started, also if its row says so already, so that it is known when all have been found.
     fn find(&self, launch: Launch);
     /// Ends a run. Its stop is in the journal. For a run that has ended, nothing.
     fn stop(&self, run: RunId);
@@ -68,9 +68,9 @@ enum Request {
 }
 
 impl Local {
-    /// Begins to serve, on the current tokio runtime, until this and all clones of it are dropped; then the launcher ends,
-    /// and the shims go on. As long as there is a `shortage`, for the reason that it says, nothing is begun. An error if the
-    /// pipe for notices can't be made.
+    /// Begins to serve, on the current tokio runtime, until this and all clones of it are dropped; then the launcher
+    /// ends, and the shims go on. As long as there is a `shortage`, for the reason that it says, nothing is begun. An
+    /// error if the pipe for notices can't be made.
     pub fn start(
         around: Surroundings,
         reports: UnboundedSender<(RunId, Report)>,
@@ -82,7 +82,8 @@ impl Local {
         Ok(Self { requests })
     }
 
-    /// Returns once all that was asked before has been done. For the end: a daemon leaves no folder untidy that is over.
+    /// Returns once all that was asked before has been done. For the end: a daemon leaves no folder untidy that is
+    /// over.
     pub async fn done(&self) {
         let (tell, told) = oneshot::channel();
         self.ask(Request::Tell(tell));
@@ -91,7 +92,8 @@ impl Local {
     }
 
     fn ask(&self, request: Request) {
-        // It is received as long as this exists, but for a runtime that is being shut down: then nobody waits for a report.
+        // It is received as long as this exists, but for a runtime that is being shut down: then nobody waits for a
+        // report.
         let _ = self.requests.send(request);
     }
 }

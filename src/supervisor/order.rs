@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::model::definition::Overlap;
 use crate::model::launch::Launch;
 use crate::model::run::{Exit, Input};
+use crate::rundir::access::Access;
 use crate::rundir::records::{RunRecord, UpstreamRecord, VERSION};
 use crate::shim::order::{Order, Stdin};
 use crate::shim::user::User;
 
 /// Where programs are looked for if the daemon's own environment does not say.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The locale if the daemon's own environment does not say: text is UTF-8, and nothing is sorted or translated by surprise.
+/// The locale if the daemon's own environment does not say: text is UTF-8, and nothing is sorted or translated by
+/// surprise.
 const LANG_DEFAULT: &str = "C.UTF-8";
 
 /// Users, beside root and the daemon's, who may own files of `batches`; none: everybody. It changes with the settings.
@@ -38,6 +40,8 @@ pub struct Surroundings {
     pub inherited: BTreeMap<String, String>,
     /// The program to exec as a launcher, with [`super::launcher::VERB`].
     pub program: PathBuf,
+    /// Who may read what runs write.
+    pub access: Access,
 }
 
 /// `PATH HOME USER LOGNAME SHELL LANG TZ`, from the daemon's own environment (`variable` looks one up) and the user
@@ -69,8 +73,8 @@ pub(super) fn token_text(launch: &Launch) -> String {
 /// The order for a launch, or why there can't be one.
 pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Result<Order, &'static str> {
     let run = &launch.run;
-    let hash = run.definition.ok_or("its row names no definition; this is a fault of batchd")?;
-    let gone = "neither its batch nor its stored definition is there any more; start the batch again when it is back";
+    let hash = run.definition.ok_or("the run's row in the journal has no definition; this is a bug in batchd")?;
+    let gone = "the batch and its stored definition are gone; start the batch again when it is back";
     let definition = launch.definition.as_ref().ok_or(gone)?;
     // Runs beside each other must not change each other's scripts.
     let own_workspace = definition.overlap == Overlap::Allow;
@@ -102,6 +106,7 @@ pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Resu
         facts: facts(launch, around),
         upstreams: launch.upstreams.clone(),
         stdin,
+        access: around.access,
     })
 }
 

@@ -28,7 +28,8 @@ pub(super) struct Probed {
     pub(super) damage: Option<String>,
 }
 
-/// Looks at the folder `path` of the run with `token`; `lock` is its lock, if the caller holds it. An error is the system's (no descriptor left), not the folder's.
+/// Looks at the folder `path` of the run with `token`; `lock` is its lock, if the caller holds it. An error is the
+/// system's (no descriptor left), not the folder's.
 pub(super) fn probe(path: &Path, token: &Token, known: Known<'_>, lock: Option<&Lock>) -> io::Result<Probed> {
     let Known { row, same_boot, boot } = known;
     let nothing = Facts {
@@ -47,14 +48,14 @@ pub(super) fn probe(path: &Path, token: &Token, known: Known<'_>, lock: Option<&
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(probed),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
             probed.facts.folder = Folder::Foreign;
-            probed.damage = Some("something that is no folder is in its place".to_owned());
+            probed.damage = Some("something that is not a folder has its name".to_owned());
             return Ok(probed);
         }
         Err(error) => return Err(error),
     };
     if run.owner(token)? == Owner::Foreign {
         probed.facts.folder = Folder::Foreign;
-        probed.damage = Some("the folder carries the token of another run or another journal".to_owned());
+        probed.damage = Some("the folder belongs to another run or another journal".to_owned());
         return Ok(probed);
     }
     probed.facts.folder = Folder::Ours;

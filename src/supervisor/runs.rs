@@ -11,7 +11,8 @@ use crate::model::run::State;
 /// Between attempts to start a run for which the system has no room: at first, and at most.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// Between looks at a lock that somebody is about to let go, and at a start that nobody will tell of: at first, and at most.
+/// Between looks at a lock that somebody is about to let go, and at a start that nobody will tell of: at first, and at
+/// most.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
@@ -34,6 +35,8 @@ pub(super) struct Entry {
     pub(super) repeated: bool,
     /// A wait for the next attempt has been reported, and is under way or over.
     pub(super) waited: bool,
+    /// Its shim says that its output waits for something, and that has been reported.
+    pub(super) output_waits: bool,
     looks: u32,
 }
 
@@ -61,6 +64,7 @@ impl Entry {
             failures: 0,
             repeated: false,
             waited: false,
+            output_waits: false,
             looks: 0,
         }
     }

@@ -25,16 +25,18 @@ use crate::model::id::RunId;
 use crate::model::launch::Report;
 use crate::rundir::RunDir;
 use crate::rundir::crash::{CrashPoint, crash_point};
-use crate::shim::order::Notice;
+use crate::shim::order::{News, Notice};
 use crate::shim::shortage;
 
-/// The most requests that a launcher has not answered: their answers carry descriptors, and only so many of these may be
-/// in flight (unix(7)).
+/// The most requests that a launcher has not answered: their answers carry descriptors, and only so many of these may
+/// be in flight (unix(7)).
 const UNANSWERED_MAX: usize = 64;
 /// A launcher that died is replaced no sooner than this after it was started: something is wrong with the host.
 const LAUNCHER_RESTART: Duration = Duration::from_secs(1);
 /// When a folder is tidied again that could not be: nothing waits for it.
 const SETTLE_AGAIN: Duration = Duration::from_secs(60);
+/// Between looks at what the run of an earlier daemon waits for: soon enough for whoever wonders why it does not end.
+const FOLLOW_LOOK: Duration = Duration::from_secs(10);
 /// Notices taken from the pipe at once.
 const NOTICES_MAX: usize = 64;
 
@@ -120,7 +122,7 @@ impl Server {
                     // Its run has something else to wait for.
                     Err(error) if error.is_cancelled() => {}
                     // Nobody would look at its run again: the daemon ends with this, and the next one finds the run.
-                    Err(error) => return error!(%error, "a task that watches a run has died"),
+                    Err(error) => return error!(%error, "a task that watches a run has died; the daemon ends"),
                 },
                 answer = next_answer(&mut self.link) => match answer {
                     Some(answer) => self.take_answer(answer),
@@ -164,8 +166,9 @@ impl Server {
         }
         let passes = shortage::is_shortage(&error);
         if settling == Settling::First || !passes {
-            let then = if passes { "it is tried again" } else { "remove `lock` and `claim` by hand if they disturb" };
-            warn!(%run, "the run folder could not be tidied: {}; {then}", shortage::said(&error));
+            let then =
+                if passes { "batchd tries again" } else { "its files `lock` and `claim` can be removed by hand" };
+            warn!(%run, "can't tidy the run folder: {}; {then}", shortage::said(&error));
         }
         if passes {
             self.waits.spawn(async move {
@@ -183,15 +186,16 @@ impl Server {
         match answer.shim {
             Ok(Some(shim)) => self.look_when_ended(&run, shim),
             Ok(None) => self.look(&run),
-            Err(error) => self.wait(&run, format!("no process can be forked: {}", shortage::said(&error))),
+            Err(error) => self.wait(&run, format!("can't fork a process: {}", shortage::said(&error))),
         }
     }
 
     fn take_notices(&mut self, notices: &[Notice]) {
-        let ended: BTreeSet<u64> = notices.iter().filter(|notice| notice.ended).map(|notice| notice.serial).collect();
+        let is_end = |notice: &&Notice| notice.news == News::Ended;
+        let ended: BTreeSet<u64> = notices.iter().filter(is_end).map(|notice| notice.serial).collect();
         for notice in notices {
             // An end tells of the start too: a script that is faster than we are needs one look at its folder, not two.
-            if notice.ended || !ended.contains(&notice.serial) {
+            if is_end(&notice) || !ended.contains(&notice.serial) {
                 self.take_notice(notice);
             }
         }
@@ -199,7 +203,11 @@ impl Server {
 
     fn take_notice(&mut self, notice: &Notice) {
         let Some(run) = self.serials.get(&notice.serial).cloned() else { return };
-        if notice.ended { self.import(&run) } else { self.import_start(&run) }
+        match notice.news {
+            News::Started => self.import_start(&run),
+            News::Ended => self.import(&run),
+            News::Waits => self.import_wait(&run),
+        }
     }
 
     /// Hands an order to the launcher, now or when there is one that has answered enough of the others.
@@ -228,7 +236,7 @@ impl Server {
         self.link_started = Some(Instant::now());
         match Link::start(&self.around, &self.notices_in) {
             Ok(link) => self.link = Some(link),
-            Err(error) => self.put_off(&format!("no launcher can be started: {}", shortage::said(&error))),
+            Err(error) => self.put_off(&format!("can't start a launcher: {}", shortage::said(&error))),
         }
         self.send_orders();
     }
@@ -261,7 +269,7 @@ impl Server {
     /// The launcher has died. What it did with the requests that it has not answered, only the run folders can say.
     fn lose_launcher(&mut self) {
         self.link = None;
-        warn!("the launcher has ended; another is started");
+        warn!("the launcher has ended; batchd starts another one");
         for (_, run) in std::mem::take(&mut self.unanswered) {
             self.look(&run);
         }
@@ -274,13 +282,19 @@ impl Server {
 
     /// Looks again when the process has ended.
     pub(super) fn look_when_ended(&mut self, run: &RunId, process: OwnedFd) {
-        let ended = async move {
-            // Without a place in the poll set, the lock tells of the end: the look waits for it.
-            if let Ok(process) = super::watched(process, Interest::READABLE) {
-                let _ = process.readable().await;
+        self.wake(run, Wake::Look(run.clone()), ended(process));
+    }
+
+    /// Looks again when the process has ended, and from time to time before: what its run waits for, an earlier
+    /// daemon's shim tells nobody.
+    pub(super) fn look_when_ended_or_later(&mut self, run: &RunId, process: OwnedFd) {
+        let look = async move {
+            tokio::select! {
+                () = ended(process) => {}
+                () = sleep(FOLLOW_LOOK) => {}
             }
         };
-        self.wake(run, Wake::Look(run.clone()), ended);
+        self.wake(run, Wake::Look(run.clone()), look);
     }
 
     /// Ends or awaits what is left of a run, and then reports it lost.
@@ -320,6 +334,14 @@ impl Server {
     }
 }
 
+/// Returns when the process has ended.
+async fn ended(process: OwnedFd) {
+    // Without a place in the poll set, the lock tells of the end: the look waits for it.
+    if let Ok(process) = super::watched(process, Interest::READABLE) {
+        let _ = process.readable().await;
+    }
+}
+
 /// The next answer; for ever pending without a launcher.
 async fn next_answer(link: &mut Option<Link>) -> Option<Answer> {
     match link {
@@ -356,6 +378,7 @@ mod tests {
             environment: Default::default(),
             inherited: Default::default(),
             program: nowhere(),
+            access: Default::default(),
         };
         let (reports, mut told) = tokio::sync::mpsc::unbounded_channel();
         let (_requests, receiver) = tokio::sync::mpsc::unbounded_channel();

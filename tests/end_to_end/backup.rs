@@ -223,7 +223,7 @@ fn k6_nothing_of_the_old_host_is_adopted_or_signalled() {
     moved.rest();
     let run = moved.run("slow.1");
     assert_eq!(run["outcome"], "lost", "{run}");
-    assert!(run["reason"].as_str().unwrap().contains("the host went down, or was started again"), "{run}");
+    assert!(run["reason"].as_str().unwrap().contains("the host went down or restarted"), "{run}");
     assert_eq!(moved.run("tell.1")["outcome"], "succeeded");
     assert_eq!(moved.end_daemon(Signal::TERM), 0);
     moved.all_gone();

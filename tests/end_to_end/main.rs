@@ -15,6 +15,7 @@ mod hints;
 mod lifecycle;
 mod manager;
 mod nfs;
+mod outputs;
 mod privacy;
 mod reload;
 mod shutdown;

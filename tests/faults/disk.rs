@@ -214,12 +214,12 @@ fn e15_a_read_only_disk_is_refused_at_the_start_and_waited_for_later() {
     world.start();
     let runs = Disk::new(&world, "runs", "ro");
     world.batchd(&["start", "quick"]).expect(0);
-    sees_wait(&world, "quick.1", "mount its disk for writing");
+    sees_wait(&world, "quick.1", "mount that disk for writing");
     drop(runs);
     assert_eq!(world.end("quick.1")["outcome"], "succeeded");
     assert_well(&mut world);
     let _state = Disk::new(&world, "state", "ro");
     world.spawn(&[], &[]);
-    world.daemon().says(0, "mount its disk for writing");
+    world.daemon().says(0, "mount that disk for writing");
     assert_eq!(world.daemon_ends(), 1);
 }

@@ -8,6 +8,7 @@
 mod world;
 
 mod disk;
+mod full_runs;
 mod host;
 mod journal;
 mod shortage;

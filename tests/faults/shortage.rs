@@ -63,7 +63,7 @@ fn g1_a_launcher_that_can_t_fork_is_asked_again() {
     let ahead = start(&world);
     succeeds_at_once(&world, &ahead);
     let run = start(&world);
-    sees_wait(&world, &run, "no process can be forked");
+    sees_wait(&world, &run, "can't fork a process");
     // Recorded behind what was said, as all acts are.
     world.batchd(&["enable", "quick"]).expect(0);
     assert!(world.run(&run)["remark"].as_str().unwrap().contains("ulimit -u"));
@@ -81,7 +81,7 @@ fn g1_a_shim_that_can_t_fork_its_script_leaves_it_to_another() {
     let ahead = children(launcher(&world), "batchd-shim")[0];
     limit(&world, USER, ahead, "nproc", 1);
     let run = start(&world);
-    sees_wait(&world, &run, "forking the script");
+    sees_wait(&world, &run, "can't fork the script's process");
     succeeds_at_once(&world, &run);
     assert_eq!(world.runs().len(), 2, "nothing was charged as a retry");
 }
@@ -101,7 +101,7 @@ fn g1_an_exec_that_is_refused_for_now_is_no_failure() {
     let ahead = children(launcher(&world), "batchd-shim")[0];
     limit(&world, 0, ahead, "nproc", 0);
     let run = start(&world);
-    sees_wait(&world, &run, "could not be executed");
+    sees_wait(&world, &run, "can't execute interpreter `bash`");
     succeeds_at_once(&world, &run);
     another.kill().unwrap();
     another.wait().unwrap();

@@ -166,7 +166,7 @@ fn i10_variables_and_arguments_that_forge() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let run = world.end("report.2");
     assert_eq!(run["outcome"], "failed", "{run}");
-    assert!(run["reason"].as_str().unwrap().contains("longer than the system takes"), "{run}");
+    assert!(run["reason"].as_str().unwrap().contains("too long for the system"), "{run}");
 }
 
 /// More clients than the daemon serves at once, none of which says anything: what is scheduled runs, and the next one is

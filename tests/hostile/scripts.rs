@@ -200,7 +200,7 @@ fn i17_a_step_to_another_user_that_fails_executes_nothing() {
                 &inject,
             ]);
             let run = world.batchd(&["start", "other"]).expect(0).line().to_owned();
-            let why = "the rights of `user` could not be taken";
+            let why = "can't switch to `user`";
             if error == "EAGAIN" {
                 // setresuid(2): a limit of processes, which passes. It waits, and here for ever.
                 world
@@ -237,7 +237,7 @@ fn i18_users_without_a_home_and_users_that_are_gone() {
     let run = world.batchd(&["start", "gone"]).expect(0);
     let run: Value = world.end(run.line());
     assert_eq!(run["outcome"], "failed");
-    assert!(run["reason"].as_str().unwrap().contains("there is no user `batchd-no-such-user`"), "{run}");
+    assert!(run["reason"].as_str().unwrap().contains("user `batchd-no-such-user` doesn't exist"), "{run}");
 }
 
 #[test]

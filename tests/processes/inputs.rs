@@ -67,7 +67,7 @@ fn f10_an_input_that_is_not_whole_is_not_used() {
         world.forget(&launch);
     };
     let with = |exit: Exit| UpstreamEnd { exit: Some(exit), ..load.clone() };
-    check(with(Exit { stdout_bytes: 8, ..exit.clone() }), "has 7 bytes, and 8 were written");
+    check(with(Exit { stdout_bytes: 8, ..exit.clone() }), "has 7 bytes instead of 8");
     check(with(Exit { stdout_dropped_bytes: 2, ..exit.clone() }), "lacks 2 bytes");
     check(UpstreamEnd { exit: None, ..load.clone() }, "never recorded");
     check(UpstreamEnd { output_of: "load.9".parse().unwrap(), ..load.clone() }, "can't be opened");

@@ -1,5 +1,6 @@
 //! Launcher, shim and supervisor with real processes, real files and real bash. Every wait is for something that happens.
 
+mod access;
 mod adopt;
 mod crash;
 #[path = "../nfs/guest.rs"]

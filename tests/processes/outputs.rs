@@ -1,12 +1,13 @@
 //! Logs: exactly the bytes, capped, and timed.
 
 use std::fs;
+use std::sync::Arc;
 
-use batchd::model::launch::Report;
+use batchd::model::launch::{Report, UpstreamEnd};
 use batchd::rundir::times::{self, Stream};
 
 use crate::root::is_root;
-use crate::world::World;
+use crate::world::{World, upstream};
 
 #[test]
 fn f5_logs_are_the_bytes_that_were_written() {
@@ -30,13 +31,96 @@ fn f5_a_line_of_20_mb_is_a_line() {
 #[test]
 fn f4_what_is_beyond_the_limit_is_read_and_counted() {
     let mut world = World::new();
-    let launch = world.plan("job", "seq 1 100000; echo err >&2", |execution, _| execution.log_bytes_max = 1000);
+    let mut check = |kept_max: u64, last: usize, expected: &dyn Fn(&str) -> (String, usize)| {
+        let script = format!("seq 1 {last}; echo err >&2");
+        let launch = world.plan("job", &script, |execution, _| execution.log_bytes_max = kept_max);
+        world.launch(&launch);
+        let Report::Exited { exit, .. } = world.end(&launch) else { panic!() };
+        let whole: String = (1..=last).map(|n| format!("{n}\n")).collect();
+        let (text, missing) = expected(&whole);
+        assert!(world.text(&launch, "stdout.log") == text, "{kept_max} {last}");
+        assert_eq!((exit.stdout_bytes, exit.stdout_dropped_bytes), (text.len() as u64, missing as u64));
+        assert_eq!(exit.stderr_dropped_bytes, if kept_max == 0 { 4 } else { 0 });
+        world.forget(&launch);
+    };
+    // The end is held in memory: 1 MiB of it.
+    check(1000, 1_000_000, &|whole| {
+        let missing = whole.len() - 1000 - TAIL;
+        let line = format!("\n[batchd: {missing} bytes are missing here, beyond log_bytes_max = 1000]\n");
+        (format!("{}{line}{}", &whole[..1000], &whole[whole.len() - TAIL..]), missing)
+    });
+    // Nothing is missing between the two.
+    check(1000, 100_000, &|whole| (whole.to_owned(), 0));
+    check(0, 100_000, &|whole| (String::new(), whole.len()));
+}
+
+/// The bytes of the end that are kept beyond the limit.
+const TAIL: usize = 1024 * 1024;
+
+#[test]
+fn b_a_log_whose_middle_is_missing_is_no_input() {
+    let mut world = World::new();
+    let launch = world.plan("job", "seq 1 1000000", |execution, _| execution.log_bytes_max = 1000);
     world.launch(&launch);
     let Report::Exited { exit, .. } = world.end(&launch) else { panic!() };
-    let whole: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
-    assert_eq!(world.text(&launch, "stdout.log"), whole[..1000]);
-    assert_eq!((exit.stdout_bytes, exit.stdout_dropped_bytes), (1000, whole.len() as u64 - 1000));
-    assert_eq!((exit.stderr_bytes, exit.stderr_dropped_bytes), (4, 0));
+    assert_incomplete(&mut world, upstream(&launch, Some(exit)), "lacks 5839320 bytes; `batchd show job.1` says why");
+}
+
+#[track_caller]
+fn assert_incomplete(world: &mut World, upstream: UpstreamEnd, expected: &str) {
+    let mut below = world.plan("below", "cat", |_, launch| launch.upstreams = vec![upstream]);
+    Arc::make_mut(below.definition.as_mut().unwrap()).use_previous_output = true;
+    world.launch(&below);
+    let Report::InputIncomplete { reason, .. } = world.end(&below) else { panic!() };
+    assert!(reason.contains(expected), "{reason}");
+}
+
+#[test]
+fn a13_a_log_that_is_truncated_goes_on_at_its_end_and_is_no_input() {
+    let mut world = World::new();
+    // As `copytruncate` of logrotate(8) does it.
+    let script = "log=$BATCHD_RUN_DIR/stdout.log
+        echo before; until [[ $(wc -c < $log) == 7 ]]; do :; done
+        echo > $BATCHD_RUN_DIR/io/up; until [[ $(wc -c < $log) == 0 ]]; do :; done
+        echo after";
+    let launch = world.plan("job", script, |_, _| {});
+    world.launch(&launch);
+    world.wait_for(&world.file(&launch, "io/up"));
+    fs::File::options().write(true).open(world.file(&launch, "stdout.log")).unwrap().set_len(0).unwrap();
+    let Report::Exited { exit, success: true, .. } = world.end(&launch) else { panic!() };
+    assert_eq!(world.text(&launch, "stdout.log"), "after\n");
+    assert_eq!((exit.stdout_bytes, exit.stdout_dropped_bytes), (6, 7));
+    assert_eq!(exit.remarks, ["stdout.log was truncated by another program while the run wrote to it"]);
+    assert_incomplete(&mut world, upstream(&launch, Some(exit)), "lacks 7 bytes");
+}
+
+#[test]
+fn a13_a_log_that_is_removed_is_made_again() {
+    let mut world = World::new();
+    let script = "log=$BATCHD_RUN_DIR/stdout.log
+        echo before; until [[ $(wc -c < $log) == 7 ]]; do :; done
+        echo > $BATCHD_RUN_DIR/io/up; until [[ ! -e $log ]]; do :; done
+        echo after";
+    let launch = world.plan("job", script, |_, _| {});
+    world.launch(&launch);
+    world.wait_for(&world.file(&launch, "io/up"));
+    fs::remove_file(world.file(&launch, "stdout.log")).unwrap();
+    let Report::Exited { exit, .. } = world.end(&launch) else { panic!() };
+    assert_eq!(world.text(&launch, "stdout.log"), "after\n");
+    assert_eq!((exit.stdout_bytes, exit.stdout_dropped_bytes), (6, 7));
+    assert_eq!(exit.remarks, ["stdout.log was removed by another program while the run wrote to it"]);
+}
+
+#[test]
+fn b_merged_output_keeps_the_order_of_both_streams() {
+    let mut world = World::new();
+    let script = "for ((n = 0; n < 1000; n++)); do echo out $n; echo err $n >&2; done";
+    let launch = world.plan("job", script, |execution, _| execution.merge_output = true);
+    world.launch(&launch);
+    let Report::Exited { exit, .. } = world.end(&launch) else { panic!() };
+    let expected: String = (0..1000).map(|n| format!("out {n}\nerr {n}\n")).collect();
+    assert_eq!(world.text(&launch, "stdout.log"), expected);
+    assert_eq!((world.text(&launch, "stderr.log").as_str(), exit.stderr_bytes), ("", 0));
 }
 
 #[test]
@@ -75,11 +159,11 @@ fn f2_a_full_disk_stops_the_script_and_not_the_log() {
     fs::write(disk.join("ballast"), vec![0; 600_000]).unwrap();
     let launch = world.plan("job", "head -c 700000 /dev/zero | tr '\\0' x; echo; echo done", |_, _| {});
     world.launch(&launch);
+    assert!(matches!(world.report(&launch), Report::Started { .. }));
     // The log has come as far as it can: the rest waits in the pipe, and the script behind it.
-    let full = |world: &World| fs::metadata(world.file(&launch, "stdout.log")).is_ok_and(|log| log.len() > 300_000);
-    while !full(&world) {
-        assert!(matches!(world.tick(), None | Some(Report::Started { .. })));
-    }
+    let Report::Waiting { reason } = world.report(&launch) else { panic!() };
+    assert!(reason.starts_with("the script waits for disk space: can't write stdout.log"), "{reason}");
+    assert!(fs::metadata(world.file(&launch, "stdout.log")).unwrap().len() > 300_000);
     fs::remove_file(disk.join("ballast")).unwrap();
     let Report::Exited { exit, success, .. } = world.end(&launch) else { panic!() };
     assert!(success && exit.stdout_bytes == 700_006 && exit.stdout_dropped_bytes == 0);

@@ -114,13 +114,17 @@ fn a14_what_can_not_be_run_says_what_to_do() {
         let printed = fs::read(world.file(&launch, "stdout.log")).unwrap_or_default();
         assert!(printed.is_empty());
     };
-    check("interpreter", &|e| e.interpreter = vec!["no-such".to_owned()], "`no-such` was not found; install it");
-    check("path", &|e| e.interpreter = vec!["/no/such".to_owned()], "`/no/such` was not found");
-    check("permission", &|e| e.interpreter = vec!["/etc/passwd".to_owned()], "may not be executed");
-    check("folder", &|e| e.working_dir = Some("/no/such".to_owned()), "/no/such can't be entered");
-    check("user", &|e| e.user = Some("no-such".to_owned()), "no user `no-such`");
+    check(
+        "interpreter",
+        &|e| e.interpreter = vec!["no-such".to_owned()],
+        "`no-such` not found in PATH=/usr/bin:/bin; install it",
+    );
+    check("path", &|e| e.interpreter = vec!["/no/such".to_owned()], "`/no/such` not found; install it");
+    check("permission", &|e| e.interpreter = vec!["/etc/passwd".to_owned()], "can't execute interpreter `/etc/passwd`");
+    check("folder", &|e| e.working_dir = Some("/no/such".to_owned()), "can't enter folder /no/such");
+    check("user", &|e| e.user = Some("no-such".to_owned()), "user `no-such` doesn't exist");
     check("env-file", &|e| e.env_file = Some("/no/such".to_owned()), "env_file /no/such: can't read the file");
-    check("long", &|e| e.args = vec!["x".repeat(200_000)], "longer than the system takes");
+    check("long", &|e| e.args = vec!["x".repeat(200_000)], "too long for the system");
     check("zero", &|e| e.args = vec!["a\0b".to_owned()], "zero byte");
     check("empty", &|e| e.interpreter = Vec::new(), "`interpreter` is empty");
 }
@@ -134,7 +138,7 @@ fn a14_a_program_of_another_kind_is_named() {
     let launch = world.plan("job", "", |e, _| e.interpreter = vec![program.to_string_lossy().into_owned()]);
     world.launch(&launch);
     assert!(
-        matches!(world.end(&launch), Report::CouldNotRun { reason, .. } if reason.contains("no program for this system"))
+        matches!(world.end(&launch), Report::CouldNotRun { reason, .. } if reason.contains("not a program for this system"))
     );
 }
 

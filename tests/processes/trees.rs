@@ -45,6 +45,7 @@ fn b14_what_is_left_running_is_ended_and_counted() {
         while [[ $(wc -l < pids) -lt 3 ]]; do :; done; echo done"
     ));
     assert_eq!((exit.exit_code, exit.left_running), (Some(0), 3));
+    assert!(exit.remarks[0].starts_with("3 processes were still running when the script ended and were killed"));
     assert_all_gone(&world, &launch);
 }
 
@@ -56,6 +57,7 @@ fn b15_a_pipe_held_in_the_background_is_drained_but_not_for_ever() {
     assert_eq!((world.text(&launch, "stdout.log").as_str(), exit.left_running), ("early\nlate\n", 0));
     let (_, exit) = world.run(&format!("{READY} sleep 600 & note $!; echo early"));
     assert_eq!((exit.exit_code, exit.left_running, exit.stdout_bytes), (Some(0), 1, 6));
+    assert!(exit.remarks[0].starts_with("1 process was still running when the script ended and was killed"));
     assert!(begun.elapsed() < Duration::from_secs(30));
 }
 

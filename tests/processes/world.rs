@@ -13,6 +13,7 @@ use batchd::model::launch::{Launch, Report, UpstreamEnd};
 use batchd::model::run::{Exit, Follow, Given, Outcome, Run, State, Trigger};
 use batchd::model::time::Instant;
 use batchd::rundir::RunDir;
+use batchd::rundir::access::Access;
 use batchd::rundir::records::Claim;
 use batchd::supervisor::{Local, Place, Surroundings, clean_environment};
 use rustix::process::{Pid, Signal, kill_process};
@@ -76,6 +77,11 @@ impl World {
 
     /// Starts a supervisor, as a daemon does.
     pub(crate) fn start(&mut self) {
+        self.start_with(Access::default());
+    }
+
+    /// As [`Self::start`], with settings that say who may read what runs write.
+    pub(crate) fn start_with(&mut self, access: Access) {
         let _context = self.runtime.enter();
         let (sender, reports) = unbounded_channel();
         let variable = |name: &str| (name == "PATH").then(|| "/usr/bin:/bin".to_owned());
@@ -88,6 +94,7 @@ impl World {
             environment: clean_environment(variable),
             inherited: BTreeMap::new(),
             program: self.program.clone(),
+            access,
         };
         self.local = Some(Local::start(around, sender, watch::channel(None).1).unwrap());
         self.reports = reports;
@@ -382,6 +389,7 @@ pub(crate) fn definition(name: &BatchName, hash: DefinitionHash) -> Definition {
         stop_grace: Duration::from_secs(10),
         success_exit_codes: vec![0],
         log_bytes_max: 100 * 1024 * 1024,
+        merge_output: false,
     };
     Definition {
         name: name.clone(),

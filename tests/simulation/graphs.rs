@@ -209,6 +209,7 @@ fn plain(name: BatchName, edit: u64) -> Definition {
             stop_grace: Duration::from_secs(10),
             success_exit_codes: vec![0],
             log_bytes_max: 1,
+            merge_output: false,
         },
         retry: RetryPolicy {
             retries: 0,

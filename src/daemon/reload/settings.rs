@@ -7,6 +7,7 @@ use tracing::info;
 use super::{Loader, Surroundings};
 use crate::load::{Paths, SettingsFile};
 use crate::model::diagnostic::{Diagnostic, errors};
+use crate::model::settings::Settings;
 
 /// Reads the settings again; the daemon knows how.
 pub(super) type SettingsOnDisk = Box<dyn FnMut() -> anyhow::Result<(Surroundings, Vec<Diagnostic>)> + Send>;
@@ -16,15 +17,18 @@ pub(super) type SettingsOnDisk = Box<dyn FnMut() -> anyhow::Result<(Surroundings
 pub(super) struct AtStart {
     paths: Paths,
     socket_group: Option<String>,
+    runs_mode: u32,
     log_output: bool,
 }
 
 impl AtStart {
     pub(super) fn of(settings: &SettingsFile) -> Self {
+        let Settings { socket_group, runs_mode, log_output, .. } = &settings.settings;
         Self {
             paths: settings.paths.clone(),
-            socket_group: settings.settings.socket_group.clone(),
-            log_output: settings.settings.log_output,
+            socket_group: socket_group.clone(),
+            runs_mode: *runs_mode,
+            log_output: *log_output,
         }
     }
 }
@@ -78,8 +82,8 @@ impl Loader {
         *self.trusted_owners.lock().unwrap_or_else(PoisonError::into_inner) = self.around.trusted_owners();
         self.of_settings = diagnostics;
         if AtStart::of(&self.around.settings) != self.at_start {
-            let what =
-                "`batches`, `runs`, `state`, `socket_group` or `log_output` has changed since the daemon started";
+            let what = "`batches`, `runs`, `state`, `socket_group`, `runs_mode` or `log_output` has changed \
+                        since the daemon started";
             let diagnostic = Diagnostic::of_file(None, &self.around.settings.file, what);
             self.of_settings.push(diagnostic.with_hint("restart the daemon; running scripts go on"));
         }

@@ -157,6 +157,7 @@ impl Random {
                 stop_grace: self.duration(),
                 success_exit_codes: vec![self.next() as u8],
                 log_bytes_max: self.number(),
+                merge_output: self.chance(2),
             },
             retry: RetryPolicy {
                 retries: self.next() as u32,
