@@ -2,19 +2,19 @@
 
 use std::process::ExitCode;
 
-use batchd::cli::{self, Cli};
+use batchd::cli;
 use batchd::store::unpack;
 use batchd::supervisor::launcher;
 use batchd::{clock, daemon};
-use clap::Parser as _;
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some(launcher::VERB) => launcher::main(),
         Some(unpack::UNPACK_VERB) => unpack::unpack_child_main(),
         Some(_) | None => {
-            let result = cli::run(Cli::parse(), clock::now(), |args, paths| daemon::run(&args, paths));
-            ExitCode::from(cli::conclude(result).code())
+            let run = |cli| cli::run(cli, clock::now(), |args, paths| daemon::run(&args, paths));
+            let exit = cli::parse(std::env::args_os()).map_or_else(|exit| exit, |cli| cli::conclude(run(cli)));
+            ExitCode::from(exit.code())
         }
     }
 }

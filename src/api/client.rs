@@ -12,8 +12,9 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Problem, Reloaded, RunView, socket};
+use super::{Problem, Reloaded, RunView, StoredInput, socket};
 use crate::model::id::RunId;
+use crate::model::input::InputId;
 use crate::model::request::{Reply, Request};
 
 /// The most bytes of an answer: the diagnostics of thousands of batches, and no more than fits in memory.
@@ -34,7 +35,7 @@ pub struct Client {
 pub enum ClientError {
     /// Nobody listens.
     #[error(
-        "no daemon runs on {state}\n  hint: start one with `batchd daemon`, or name its state with --state or BATCHD_STATE"
+        "no daemon is running on {state}\n  hint: start one with `batchd daemon`, or name another state folder with --state"
     )]
     NoDaemon {
         /// Where it was looked for.
@@ -42,7 +43,7 @@ pub enum ClientError {
     },
     /// Somebody may listen, but not to us.
     #[error(
-        "you may not operate the daemon on {state}\n  hint: only the user that it runs as, root, and members of the settings' `socket_group` may"
+        "permission denied: only root, the daemon's user and members of `socket_group` can control the daemon on {state}"
     )]
     NotAllowed {
         /// Where it is.
@@ -50,7 +51,7 @@ pub enum ClientError {
     },
     /// The daemon went away before it had answered.
     #[error(
-        "the daemon on {state} went away before it had answered ({cause})\n  hint: look with `batchd runs` whether it was done"
+        "the daemon on {state} closed the connection before it answered ({cause})\n  hint: look at `batchd runs` whether the request took effect"
     )]
     Gone {
         /// Where it was.
@@ -98,7 +99,14 @@ impl Client {
         }
     }
 
-    /// Has what is on the disk now decided, and gives what is wrong with it.
+    /// Sends an input for a `start` that follows, and gives the name that the daemon has for it.
+    pub async fn store_input(&mut self, input: Vec<u8>) -> Result<InputId, ClientError> {
+        let answer = self.send(Method::POST, "/v1/inputs", "application/octet-stream", input.into()).await?;
+        let stored: StoredInput = answer.or_problem()?.ok_or_else(|| not_understood("an empty answer"))?;
+        Ok(stored.input)
+    }
+
+    /// Reloads the definitions, and gives what is wrong with them.
     pub async fn reload(&mut self) -> Result<Reloaded, ClientError> {
         self.call(Method::POST, "/v1/reload", None::<&()>)
             .await?
@@ -142,14 +150,24 @@ impl Client {
         path: &str,
         body: Option<&B>,
     ) -> Result<Answer<T>, ClientError> {
-        let gone = |error: hyper::Error| ClientError::Gone { state: self.state.clone(), cause: error.to_string() };
         let body = body.map(serde_json::to_vec).transpose().map_err(|error| not_understood(&error.to_string()))?;
+        self.send(method, path, "application/json", body.unwrap_or_default().into()).await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<Answer<T>, ClientError> {
+        let gone = |error: hyper::Error| ClientError::Gone { state: self.state.clone(), cause: error.to_string() };
         let request = hyper::Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "batchd")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .header(header::CONTENT_TYPE, content_type)
+            .body(Full::new(body))
             .map_err(|error| not_understood(&error.to_string()))?;
         self.sender.ready().await.map_err(gone)?;
         let response = self.sender.send_request(request).await.map_err(gone)?;
@@ -200,7 +218,7 @@ fn unreachable_daemon(state: PathBuf, error: &io::Error) -> ClientError {
 
 fn not_understood(what: &str) -> ClientError {
     ClientError::Problem {
-        what: format!("the daemon's answer was not understood: {what}"),
-        hint: Some("batchd and its daemon may be of different versions; restart the daemon".to_owned()),
+        what: format!("can't understand the daemon's answer: {what}"),
+        hint: Some("this batchd and the daemon may have different versions; restart the daemon".to_owned()),
     }
 }

@@ -1,4 +1,4 @@
-//! The daemon's door: HTTP and JSON over a Unix socket, both ends of it.
+//! The daemon's socket: HTTP and JSON, both ends.
 //!
 //! [`server`] turns requests into [`Act`]s for the daemon's loop and waits for its answers; [`client`] is what the command
 //! line uses. Neither knows what an act does. Who may knock is decided by the folder of the socket ([`socket`]); who does is
@@ -7,14 +7,17 @@
 //! | request | answer |
 //! |---|---|
 //! | `POST /v1/acts` with a [`Request`] | a [`Reply`]; what is refused is a [`Problem`] |
+//! | `POST /v1/inputs` with the bytes of an input | a [`StoredInput`], for a `start` that follows |
 //! | `POST /v1/reload` | [`Reloaded`], once what is on the disk now is decided |
 //! | `GET /v1/runs/{id}/end` | the [`RunView`] of its last attempt once that has ended; 204 if that takes longer than [`WAIT_MAX`] |
 
 pub mod client;
+pub mod inputs;
 pub mod server;
 pub mod socket;
 mod view;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +29,7 @@ pub(crate) use self::view::tests as view_tests;
 pub use self::view::{GivenView, RunView};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::id::RunId;
+use crate::model::input::InputId;
 use crate::model::request::{Refusal, Reply, Request};
 use crate::model::run::Run;
 
@@ -33,7 +37,7 @@ use crate::model::run::Run;
 /// proof that both ends are still there.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// An operator's word on its way to the daemon's loop, and where the answer goes.
+/// A request on its way to the daemon's loop, and where the answer goes.
 #[derive(Debug)]
 pub enum Act {
     /// Decide this.
@@ -44,6 +48,11 @@ pub enum Act {
         by: String,
         /// Takes the answer. Dropped without one: the daemon is ending.
         reply: oneshot::Sender<Reply>,
+    },
+    /// Remove the stored inputs that nobody needs any more.
+    TidyInputs {
+        /// One whose start was refused.
+        unused: Option<InputId>,
     },
     /// Decide what is on the disk now.
     Reload {
@@ -63,12 +72,21 @@ pub struct ApiHandle {
     pub changes: watch::Receiver<u64>,
     /// The journal as others see it.
     pub runs: Arc<dyn Runs>,
+    /// The state folder, for inputs that are sent.
+    pub state: PathBuf,
 }
 
 /// Where runs are read: the journal.
 pub trait Runs: Send + Sync {
     /// The last attempt so far that began with this run: itself, or the retry behind it, or the one behind that.
     fn last_attempt(&self, id: &RunId) -> anyhow::Result<Option<Run>>;
+}
+
+/// The answer to an input that was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredInput {
+    /// Names it in a `start`.
+    pub input: InputId,
 }
 
 /// The answer to a reload.
@@ -81,7 +99,7 @@ pub struct Reloaded {
 /// Every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// It.
+    /// What went wrong and what to do about it.
     pub error: ProblemText,
 }
 

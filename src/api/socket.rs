@@ -32,11 +32,12 @@ pub fn listen(state: &Path, group_id: Option<u32>) -> Result<UnixListener> {
     let describe = |what: &str| format!("{what} {}; check the permissions of the state folder", folder.display());
     match DirBuilder::new().mode(0o700).create(&folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(error).with_context(|| describe("can't make the folder"));
+            return Err(error).with_context(|| describe("can't create the folder"));
         }
         Ok(()) | Err(_) => {}
     }
-    fs::set_permissions(&folder, Permissions::from_mode(0o700)).with_context(|| describe("can't close the folder"))?;
+    fs::set_permissions(&folder, Permissions::from_mode(0o700))
+        .with_context(|| describe("can't set the mode of the folder"))?;
     match fs::remove_file(folder.join(NAME)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).with_context(|| describe("can't remove the old socket in"));
@@ -46,13 +47,15 @@ pub fn listen(state: &Path, group_id: Option<u32>) -> Result<UnixListener> {
     let address = Address::of(&folder).with_context(|| describe("can't open the folder"))?;
     let listener = UnixListener::bind(&address.path).with_context(|| describe("can't listen in"))?;
     fs::set_permissions(folder.join(NAME), Permissions::from_mode(0o666))
-        .with_context(|| describe("can't open the socket in"))?;
+        .with_context(|| describe("can't set the mode of the socket in"))?;
     if let Some(group) = group_id {
         std::os::unix::fs::chown(&folder, None, Some(group)).with_context(|| {
-            describe("can't give `socket_group` the folder (only root, or a member of the group, can)")
+            describe(
+                "can't set the group of the folder to `socket_group` (the daemon's user must be root or a member):",
+            )
         })?;
         fs::set_permissions(&folder, Permissions::from_mode(0o750))
-            .with_context(|| describe("can't open the folder"))?;
+            .with_context(|| describe("can't set the mode of the folder"))?;
     }
     Ok(listener)
 }

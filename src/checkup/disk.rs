@@ -17,7 +17,7 @@ use crate::rundir::{self, RunDir, STDERR, STDOUT};
 use crate::store::definitions::{self, DefinitionError};
 
 /// The folders in the state folder whose entries are batchd's, too.
-const FOLDERS: [&str; 4] = ["definitions", "modes", "socket", "workspaces"];
+const FOLDERS: [&str; 5] = ["definitions", "inputs", "modes", "socket", "workspaces"];
 
 /// Whether some process holds a lock on this file. It is asked for and not taken: to take it, even for a moment, would keep a
 /// daemon from starting.

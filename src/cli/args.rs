@@ -11,11 +11,11 @@ use super::{
 use crate::model::id::{BatchName, IdError, RunId};
 use crate::paths::PathFlags;
 
-/// Runs batches: scripts with a schedule, edges and policies, one folder each in batches.d
+/// A batch scheduler: scripts with schedules, chains and policies, one folder each in batches.d
 ///
-/// A batch is a folder in `batches.d` with a `batch.toml` and a `script.sh`. The daemon watches the folder: what is dropped there is
-/// scheduled, what is edited is in force within a second, what is removed stops. Every execution is a row in the journal and a folder of
-/// plain log files below `runs`.
+/// A batch is a folder in `batches.d` with a `batch.toml` and a `script.sh`. The daemon watches `batches.d`: new and changed batches are
+/// in force within a second, and removed batches are no longer started. Each run of a batch is a row in the journal and a folder of plain
+/// log files in `runs`.
 #[derive(Debug, Parser)]
 #[command(name = "batchd", version, max_term_width = 120, after_long_help = EXAMPLES)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
@@ -30,16 +30,43 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  batchd daemon                 watch ./batches.d and run what is due
-  batchd check                  say all that is wrong with ./batches.d; fit for a git hook
-  batchd list                   all batches: how they are, how they were, when they are due
-  batchd start report --wait    run a batch now, and exit as it does
-  batchd logs -f report         follow its latest run
+  batchd daemon                 run the scheduler on ./batches.d
+  batchd check                  check all definitions, for example in a git hook
+  batchd list                   list batches with their state, last run and next start
+  batchd start report --wait    run a batch now, and exit with its exit code
+  batchd logs -f report         follow the log of its latest run
 
-Reading verbs (check, list, next, graph, runs, show, logs, path, doctor, backup) need no daemon.
-`batchd help exit-codes` says what the exit codes mean.";
+The commands check, list, next, graph, runs, show, logs, path, doctor and backup need no daemon.
+`batchd help options` describes the options that all commands share,
+`batchd help exit-codes` the exit codes.";
 
-/// What can be asked for.
+/// The options that all commands share.
+pub(super) const SHARED_OPTIONS: [&str; 4] = ["batches", "runs", "state", "settings"];
+
+/// `batchd help options`.
+pub(super) const OPTIONS: &str = "\
+Options that all commands share
+
+    --batches <DIR>      Folder of the batch definitions
+                         [env: BATCHD_BATCHES] [default: ./batches.d]
+    --runs <DIR>         Folder of the runs and their logs
+                         [env: BATCHD_RUNS] [default: ./runs]
+    --state <DIR>        Folder of the daemon's own files
+                         [env: BATCHD_STATE] [default: ./state]
+    --settings <FILE>    Settings file
+                         [env: BATCHD_SETTINGS]
+                         [default: ./batchd.toml, else /etc/batchd/batchd.toml]
+    -h, --help           Print a summary (`-h`) or all (`--help`) of a command's help
+
+Write them before or after the command. An option overrides its environment
+variable. The variable overrides the settings file, which has keys `batches`,
+`runs` and `state`. The settings file overrides the default. Scripts that batchd
+runs find all four in their environment, so `batchd` works inside them.";
+
+/// For help that is not about a command.
+const ONLY_TEXT: &str = "{about}\n";
+
+/// The commands.
 #[derive(Debug, Subcommand)]
 #[expect(
     missing_docs,
@@ -64,9 +91,12 @@ pub enum Verb {
     Doctor(doctor::DoctorArgs),
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
-    /// What the exit codes mean
-    #[command(long_about = exit::HELP)]
+    /// Show what the exit codes mean
+    #[command(long_about = exit::HELP, help_template = ONLY_TEXT)]
     ExitCodes,
+    /// Show the options that all commands share
+    #[command(long_about = OPTIONS, help_template = ONLY_TEXT)]
+    Options,
 }
 
 /// A run, named by its id or by its batch.
@@ -90,7 +120,7 @@ impl FromStr for Target {
 /// For verbs that print facts.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Json {
-    /// Print JSON for programs: instants in RFC 3339 UTC, absent facts null
+    /// Print JSON (times are RFC 3339 in UTC, unknown values are null)
     #[arg(long)]
     pub json: bool,
 }
@@ -103,17 +133,17 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::cli::mistakes;
 
     const INTRODUCTION: &str = "\
 # The command line
 
-What `batchd help` says, in one page: a test holds this page to it (`BLESS=1 cargo test reference` writes it anew).
-The paths are given before or behind any verb, in the environment, or in the settings.
+The output of `batchd help` on one page. A test compares the two; `BLESS=1 cargo test reference` writes this page.
 ";
 
     /// The reference page.
     fn reference() -> String {
-        let mut command = Cli::command().term_width(100).max_term_width(100);
+        let mut command = mistakes::command().term_width(100).max_term_width(100);
         command.build();
         let mut page = INTRODUCTION.to_owned();
         let help = |command: &clap::Command| command.clone().render_long_help().to_string();
@@ -123,14 +153,11 @@ The paths are given before or behind any verb, in the environment, or in the set
         };
         section("batchd", &help(&command));
         for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help") {
-            if verb.get_name() == "exit-codes" {
-                section("Exit codes", exit::HELP);
-                continue;
+            match verb.get_name() {
+                "exit-codes" => section("Exit codes", exit::HELP),
+                "options" => section("Shared options", OPTIONS),
+                name => section(&format!("batchd {name}"), &help(verb)),
             }
-            // The paths stand once, above.
-            let globals = ["batches", "runs", "state", "settings"];
-            let verb = globals.iter().fold(verb.clone(), |verb, name| verb.mut_arg(name, |arg| arg.hide(true)));
-            section(&format!("batchd {}", verb.get_name()), &help(&verb));
         }
         page
     }
@@ -144,7 +171,7 @@ The paths are given before or behind any verb, in the environment, or in the set
             std::fs::write(&path, &expected).unwrap();
         }
         let found = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(found == expected, "docs/cli.md is not what `batchd help` says; write it anew with BLESS=1");
+        assert!(found == expected, "docs/cli.md differs from `batchd help`; write it with BLESS=1");
     }
 
     #[test]
@@ -158,7 +185,11 @@ The paths are given before or behind any verb, in the environment, or in the set
         let command = Cli::command();
         let paths: Vec<&str> =
             command.get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.get_id().as_str()).collect();
-        assert_eq!(paths, ["batches", "runs", "state", "settings"]);
+        assert_eq!(paths, SHARED_OPTIONS);
+        for name in SHARED_OPTIONS {
+            let (option, variable) = (format!("--{name} <"), format!("[env: BATCHD_{}]", name.to_uppercase()));
+            assert!(OPTIONS.contains(&option) && OPTIONS.contains(&variable), "{name}");
+        }
         for verb in command.get_subcommands() {
             let named = verb.get_arguments().find(|arg| paths.contains(&arg.get_id().as_str()));
             assert!(named.is_none(), "{}: {named:?}", verb.get_name());

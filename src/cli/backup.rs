@@ -9,24 +9,26 @@ use clap::Args;
 use super::Context;
 use super::exit::Exit;
 use crate::journal::backup::{Backup, back_up};
+use crate::model::text::counted;
 
-/// Writes a copy of the journal to FILE, beside a daemon that goes on or without one
+/// Write a copy of the journal to FILE
 ///
-/// The copy is from one moment, on the disk when this returns, and whole or not there. FILE must not be there: nothing is ever
-/// written over. It is for the journal's user to read. Definitions, run folders and workspaces are plain files and no part of it.
-/// `batchd restore` puts it in force again.
+/// The daemon can go on meanwhile. The copy has the state of one moment. When the command returns, either the whole copy is on the disk
+/// or there is no FILE. An existing FILE is never overwritten. Only the owner of the journal can read the copy. Definitions, run folders,
+/// workspaces and stored inputs are plain files, and are not part of the copy. To use the copy: `batchd restore FILE`.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   batchd backup /backup/journal-$(date +%F).db")]
 pub struct BackupArgs {
-    /// Where the copy goes
+    /// File to write
     file: PathBuf,
 }
 
 /// Carries it out.
 pub(super) fn run(args: &BackupArgs, context: &mut Context) -> Result<Exit> {
     let Backup { journal, runs, bytes } = back_up(&context.paths.journal(), &args.file, context.now)?;
-    writeln!(context.screen, "{}: {runs} runs of journal {}, {bytes} bytes", args.file.display(), journal.0)?;
+    let (runs, bytes) = (counted(runs, "run"), counted(bytes, "byte"));
+    writeln!(context.screen, "{}: {runs} of journal {}, {bytes}", args.file.display(), journal.0)?;
     Ok(Exit::Success)
 }

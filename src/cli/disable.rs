@@ -12,22 +12,22 @@ use crate::model::id::BatchName;
 use crate::model::request::Request;
 use crate::model::time::parse_duration;
 
-/// Lets nothing start a batch, until `enable` or for a time
+/// Disable a batch, for a while or until it is enabled
 ///
-/// What falls due meanwhile is `skipped`, a row each, and never caught up. What is there already is not touched: a run that has begun
-/// goes on, one that waits starts when its turn comes, and one that fails is retried; `batchd stop` ends those.
+/// Meanwhile, each start of the batch is recorded as `skipped` and is never caught up. Runs that exist already go on: running ones finish,
+/// waiting ones start, and failed ones are retried. Use `batchd stop` to stop them.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   batchd disable report
   batchd disable report --for 2h --reason 'database upgrade'")]
 pub struct DisableArgs {
-    /// The batch
+    /// Batch to disable
     pub batch: BatchName,
-    /// For how long, such as 90s, 5m, 2h or 7d; else until `enable`
+    /// How long, such as 90s, 5m, 2h or 7d [default: until it is enabled]
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     pub duration: Option<Duration>,
-    /// Why; `list` shows it
+    /// Reason, shown by `list`
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
     #[command(flatten)]

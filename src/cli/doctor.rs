@@ -13,7 +13,7 @@ use super::exit::Exit;
 use crate::checkup::{self, Places, Report};
 use crate::doctor::Violation;
 
-/// Checks that journal, run folders, definitions and state agree, and changes nothing
+/// Check that the journal and the files of batchd agree
 ///
 /// Works beside a living daemon, and without one. Counts again what was due, looks whether anything ran twice, too early or
 /// beside what it must not, whether chains are complete, and whether what is on the disk is what was recorded. Each

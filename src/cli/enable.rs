@@ -9,12 +9,12 @@ use super::{Context, operate};
 use crate::model::id::BatchName;
 use crate::model::request::Request;
 
-/// Takes back a `disable`
+/// Enable a batch again
 ///
-/// What fell due meanwhile was skipped, and is not caught up. A batch whose own `batch.toml` says `enabled = false` stays off.
+/// Starts that were skipped meanwhile are not caught up. A batch with `enabled = false` in its `batch.toml` stays disabled.
 #[derive(Clone, Debug, Args)]
 pub struct EnableArgs {
-    /// The batch
+    /// Batch to enable
     pub batch: BatchName,
     #[command(flatten)]
     pub json: Json,

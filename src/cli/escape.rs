@@ -1,12 +1,12 @@
-//! Makes text from scripts harmless on a terminal: what would move the cursor, change colours or reorder the line is
-//! written out instead. Files and pipes get every byte as it is.
+//! Makes text from scripts harmless on a terminal. Characters that would move the cursor, change colours or reorder the
+//! line are escaped. Files and pipes get every byte unchanged.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use crate::model::diagnostic::is_active;
 
-/// One line of text with everything that is not plain written out, tabs and line ends too.
+/// One line of text with all control characters escaped, tabs and line ends too.
 pub fn line(text: &str) -> Cow<'_, str> {
     if text.contains(is_active) {
         let mut escaped = String::with_capacity(text.len() + 8);
@@ -17,16 +17,16 @@ pub fn line(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Text of several lines with everything else that is not plain written out.
+/// Text of several lines with all other control characters escaped.
 pub fn text(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     text.chars().for_each(|c| push(&mut escaped, c, true));
     escaped
 }
 
-/// Bytes of a log as text for a terminal: line ends and tabs stay, what is no UTF-8 is written out too.
+/// Bytes of a log as text for a terminal: line ends and tabs stay, bytes that are not UTF-8 are escaped, too.
 ///
-/// A character that is cut off at the end is left for the next call: gives how many bytes were used, all but at most three.
+/// A character that is cut off at the end is left for the next call. Returns the number of bytes used: all but at most three.
 pub fn log(bytes: &[u8], escaped: &mut String) -> usize {
     let mut used = 0;
     for chunk in bytes.utf8_chunks() {
@@ -43,7 +43,7 @@ pub fn log(bytes: &[u8], escaped: &mut String) -> usize {
     used
 }
 
-/// Writes bytes out as `\xff`.
+/// Escapes bytes as `\xff`.
 pub fn push_bytes(escaped: &mut String, bytes: &[u8]) {
     for byte in bytes {
         // Writing to a String never fails.
@@ -51,7 +51,7 @@ pub fn push_bytes(escaped: &mut String, bytes: &[u8]) {
     }
 }
 
-/// Whether these bytes, which are no character, may become one when more come.
+/// Whether these bytes are the beginning of a character.
 fn is_beginning(invalid: &[u8]) -> bool {
     match std::str::from_utf8(invalid) {
         Ok(_) => false,

@@ -9,16 +9,16 @@ use crate::api::client::ClientError;
 use crate::model::request::Refusal;
 use crate::model::run::Outcome;
 
-/// What the process tells whoever started it. [`HELP`] is the same for people.
+/// The exit code of the process. [`HELP`] describes it for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It is done.
+    /// Done.
     Success,
-    /// It could not be done, or there is something to complain about.
+    /// Not done, or errors were found.
     Failure,
-    /// The command line makes no sense, or names what does not exist.
+    /// The command line makes no sense, or names something that does not exist.
     Usage,
-    /// It takes a daemon, and none runs.
+    /// The command needs a daemon, and none is running.
     NoDaemon,
     /// `--wait`: the code that the script gave.
     Script(u8),
@@ -34,22 +34,24 @@ pub enum Exit {
 pub(super) const HELP: &str = "\
 Exit codes
 
-    0  done; for `check`, `reload` and `doctor`: and nothing to complain about
-    1  not done, or there is something to complain about: the message says what
-    2  wrong use: an unknown option, a batch or run that does not exist, an act that makes no sense
-    3  no daemon runs, and this takes one
+    0  success; `check`, `reload` and `doctor` found no errors
+    1  failure, or errors were found; see the message
+    2  wrong usage: unknown option, unknown batch or run, senseless request
+    3  the daemon is not running, and this command needs it
 
-`start --wait` and `rerun --wait` follow the run to its last attempt and then exit with
+`start` and `rerun` with `--wait` or `-f` wait for the last attempt, then exit with
 
-    N      the script's own exit code, also if it is another one of `success_exit_codes` than 0
-    128+N  signal N ended the script
-    124    the run's `timeout` ended it
-    125    it did not succeed, and no code says so: cancelled, lost, aborted, skipped, missed, it could
-           not be run, or the script exited with 0, which `success_exit_codes` lacks
+    N      the script's exit code (also if N is a success by `success_exit_codes`)
+    128+N  if signal N ended the script
+    124    if the run exceeded its `timeout`
+    125    if the run did not succeed for another reason: it was cancelled, lost,
+           aborted, skipped or missed, it could not be run, or the script exited
+           with 0 and `success_exit_codes` does not contain 0
 
-So a run that did not succeed never exits with 0.
+A run that did not succeed never exits with 0. Ctrl-C ends the waiting with SIGINT
+(130 in a shell); the run goes on.
 
-A reader that closes the pipe early (`batchd runs | head`) is no error.";
+Closing the pipe early (`batchd runs | head`) is not an error.";
 
 impl Exit {
     /// The number for the kernel.
@@ -66,14 +68,14 @@ impl Exit {
         }
     }
 
-    /// What `--wait` makes of a run that has ended.
+    /// The exit code of `--wait` for a run that has ended.
     pub fn of_run(run: &RunView) -> Self {
         match (run.outcome, run.exit_code, run.signal) {
             (Some(Outcome::TimedOut), _, _) => Self::TimedOut,
             (Some(Outcome::Succeeded), Some(code), _) => Self::Script(code),
-            // Repaired by hand, `rerun --only-downstream`.
+            // `rerun --mark-succeeded`.
             (Some(Outcome::Succeeded), None, _) => Self::Success,
-            // Behind `start --wait &&` goes what needs its success: a 0 that is none of `success_exit_codes` is no 0 here.
+            // `start --wait && …` relies on the success of the run, so a 0 that `success_exit_codes` lacks is not 0 here.
             (Some(Outcome::Failed), Some(0), _) => Self::OtherOutcome,
             (Some(Outcome::Failed), Some(code), _) => Self::Script(code),
             (Some(Outcome::Failed), None, Some(signal)) => Self::Signal(signal),
@@ -82,7 +84,7 @@ impl Exit {
         }
     }
 
-    /// What a refusal comes to.
+    /// The exit code for a refusal.
     pub fn of_refusal(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Unknown | Refusal::Invalid => Self::Usage,
@@ -117,7 +119,7 @@ pub fn conclude(result: anyhow::Result<Exit>) -> Exit {
     }
 }
 
-/// Something that people got wrong, or that is not as it should be: what, and what to do.
+/// An error for people: what went wrong, and what to do about it.
 #[derive(Debug)]
 pub(super) struct Complaint {
     exit: Exit,

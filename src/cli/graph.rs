@@ -16,7 +16,7 @@ use super::facts::{self, Facts};
 use crate::model::graph::{Graph, Join, Node};
 use crate::model::id::BatchName;
 
-/// Shows what follows what
+/// Show the dependency graph
 ///
 /// In the tree, `└─ x` follows when the batch above it has succeeded, `└✗ x` when it has failed. A join stands below the first of its
 /// upstreams with the others named; where it comes again it is marked `↑`, and what follows it is not repeated.

@@ -23,7 +23,7 @@ use crate::model::schedule::jitter_offset;
 use crate::model::time::Instant;
 use crate::model::zone::Zone;
 
-/// Shows all batches in force: how they are, how their last run was, when they are due; and what is wrong on the disk
+/// List batches with their state, last run and next start
 ///
 /// A batch with a run that has not begun says what that waits for; `batchd show` has more. Times are shown in your zone. Needs no
 /// daemon, and says so if none runs: the journal says what is in force.

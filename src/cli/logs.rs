@@ -21,6 +21,7 @@ use super::{Context, facts, show};
 use crate::api::RunView;
 use crate::checkup;
 use crate::journal::query::Reader;
+use crate::model::id::RunId;
 use crate::model::run::{Run, StateWord, Trigger};
 use crate::rundir::times::{self, TIMES_BYTES_MAX};
 use crate::rundir::{STDERR, STDOUT, TIMES, records::ExitRecord, records::Record as _};
@@ -30,7 +31,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 const WATCH_ENDED: &str = "the watch on the logs has ended";
 
-/// Prints what a run wrote, stdout and stderr as they came
+/// Print the log of a run
 ///
 /// On a terminal control characters are written out; files and pipes get every byte as it is. The files themselves lie in the folder that
 /// `batchd path` prints.
@@ -78,6 +79,15 @@ pub(super) fn run(args: &LogsArgs, context: &mut Context) -> Result<Exit> {
         }
     }
     Err(nothing_there(&run, &tail.folder))
+}
+
+/// Prints the log of a run as it comes, until its last attempt has ended.
+pub(super) fn follow_run(id: &RunId, context: &mut Context) -> Result<()> {
+    let run = facts::run(context, id)?;
+    let folder = facts::folder(context, &run)?;
+    let printer = Printer::new(context.screen.is_terminal(), None);
+    let mut tail = Tail { folder, wanted: [true; 2], shown: [0; 2], printer };
+    follow(run, &mut tail, true, context).map(drop)
 }
 
 fn nothing_there(run: &Run, folder: &Path) -> anyhow::Error {

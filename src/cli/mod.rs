@@ -1,7 +1,7 @@
 //! The command line: one file per verb.
 //!
 //! Verbs that read take their facts from the journal and the disk and need no daemon; verbs that act go through the socket.
-//! Nothing in here reads a clock or decides anything about a run.
+//! The command line reads no clock and decides nothing about a run.
 
 mod args;
 mod backup;
@@ -17,6 +17,7 @@ mod facts;
 mod graph;
 mod list;
 mod logs;
+mod mistakes;
 mod moment;
 mod next;
 mod operate;
@@ -30,6 +31,7 @@ mod show;
 mod start;
 mod stop;
 mod table;
+mod wait;
 mod waits;
 mod who;
 
@@ -40,12 +42,13 @@ use anyhow::Result;
 pub use self::args::{Cli, Verb};
 pub use self::daemon::{DaemonArgs, LogFormat};
 pub use self::exit::{Exit, conclude};
+pub use self::mistakes::parse;
 use self::screen::Screen;
 use crate::model::time::Instant;
 use crate::paths::Paths;
 use crate::zones::Zones;
 
-/// What every verb needs.
+/// What every command needs.
 struct Context {
     /// Where everything is.
     paths: Paths,
@@ -57,7 +60,7 @@ struct Context {
     screen: Screen,
 }
 
-/// Carries out a verb at `now`. The daemon is started by `daemon`: the command line does not know how.
+/// Carries out a command at `now`. `daemon` starts the daemon.
 pub fn run(cli: Cli, now: Instant, daemon: impl FnOnce(DaemonArgs, Paths) -> Result<()>) -> Result<Exit> {
     let paths = Paths::resolve(&cli.paths)?;
     let verb = match cli.verb {
@@ -75,7 +78,7 @@ pub fn run(cli: Cli, now: Instant, daemon: impl FnOnce(DaemonArgs, Paths) -> Res
         Verb::Graph(args) => graph::run(&args, context),
         Verb::Start(args) => start::run(args, context),
         Verb::Stop(args) => stop::run(&args, context),
-        Verb::Rerun(args) => rerun::run(&args, context),
+        Verb::Rerun(args) => rerun::run(args, context),
         Verb::Runs(args) => runs::run(&args, context),
         Verb::Show(args) => show::run(&args, context),
         Verb::Logs(args) => logs::run(&args, context),
@@ -86,6 +89,7 @@ pub fn run(cli: Cli, now: Instant, daemon: impl FnOnce(DaemonArgs, Paths) -> Res
         Verb::Backup(args) => backup::run(&args, context),
         Verb::Restore(args) => restore::run(&args, context),
         Verb::ExitCodes => writeln!(context.screen, "{}", exit::HELP).map(|()| Exit::Success).map_err(Into::into),
+        Verb::Options => writeln!(context.screen, "{}", args::OPTIONS).map(|()| Exit::Success).map_err(Into::into),
         Verb::Daemon(_) => unreachable!("main starts the daemon"),
     }?;
     context.screen.flush()?;
@@ -93,16 +97,11 @@ pub fn run(cli: Cli, now: Instant, daemon: impl FnOnce(DaemonArgs, Paths) -> Res
     Ok(exit)
 }
 
-/// Times were shown in the system's zone, or meant in it: what says which that is, and could not be followed, is told.
+/// Warns if times were shown in the system's zone, and something that names this zone could not be followed.
 fn warn_of_zone(zones: &Zones) -> Result<()> {
     let Some(system) = zones.asked_system() else { return Ok(()) };
     for reason in &system.passed_over {
-        writeln!(
-            std::io::stderr(),
-            "warning: {reason}; the system's zone is {}, from {}",
-            system.zone.name,
-            system.from
-        )?;
+        writeln!(std::io::stderr(), "warning: {reason}; using the time zone {} of {}", system.zone.name, system.from)?;
     }
     Ok(())
 }

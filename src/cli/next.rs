@@ -21,7 +21,7 @@ use crate::model::schedule::{Moved, Occurrence, Schedule, jitter_offset};
 use crate::model::time::Instant;
 use crate::model::zone::Zone;
 
-/// Shows what will start when, in each batch's zone, and what a change of the clocks does to it
+/// Show upcoming starts
 ///
 /// Without a batch, all of them together. Of a batch without a schedule it says what it starts after, and when the chain
 /// begins that leads to it. With `--cron`, an expression is tried out without any batch.

@@ -1,6 +1,8 @@
-//! What the verbs that act have in common: the conversation with the daemon.
+//! What the commands that act have in common: requests to the daemon and the answers.
 
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
@@ -8,15 +10,19 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::args::Json;
 use super::exit::{Complaint, Exit};
-use super::{Context, facts, moment, screen, show, who};
+use super::wait::{self, Manner};
+use super::{Context, facts, moment, screen, who};
 use crate::api::client::{Client, ClientError};
 use crate::api::{Reloaded, RunView};
 use crate::checkup;
 use crate::model::id::{BatchName, RunId};
+use crate::model::input::InputId;
 use crate::model::record::Disabled;
 use crate::model::request::{Prospects, Refusal, Reply, Request};
+use crate::model::text::shell_word;
 use crate::model::time::Instant;
 use crate::model::zone::Zone;
+use crate::store::users;
 
 /// The daemon, for code that waits for each answer.
 pub(super) struct Daemon {
@@ -30,18 +36,22 @@ impl Daemon {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
-            .context("the system gives no event queue; are too many files open?")?;
+            .context("can't create an event queue; too many open files?")?;
         match runtime.block_on(Client::connect(&context.paths.state)) {
             Ok(client) => Ok(Self { runtime, client }),
             Err(ClientError::NoDaemon { state }) if checkup::daemon_lives(&state) => Err(Complaint::failure(
-                format!("a daemon lives on {}, and its socket is not there", state.display()),
-                "if it has just been started, try again; else somebody removed the socket: restart the daemon, scripts go on",
+                format!("the daemon on {} is running, but its socket is missing", state.display()),
+                "try again if the daemon is just starting; if the socket was removed, restart the daemon (runs go on)",
             )),
+            Err(error @ ClientError::NotAllowed { .. }) => {
+                let hint = as_daemon_user(&context.paths.state, std::env::args().skip(1));
+                Err(Complaint::failure(error.to_string(), hint.unwrap_or_default()))
+            }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Asks for an act. A refusal is an error here; of a name that is not known, the nearest is told.
+    /// Sends a request. A refusal is an error here; for an unknown name it proposes the nearest one.
     pub(super) fn act(&mut self, context: &Context, request: &Request) -> Result<Reply> {
         match self.runtime.block_on(self.client.act(request))? {
             Reply::Refused { refusal: refusal @ Refusal::Unknown, what, hint } => {
@@ -52,16 +62,37 @@ impl Daemon {
         }
     }
 
-    /// Has what is on the disk now decided.
+    /// Sends an input for a start that follows.
+    pub(super) fn store_input(&mut self, input: Vec<u8>) -> Result<InputId> {
+        Ok(self.runtime.block_on(self.client.store_input(input))?)
+    }
+
+    /// Reloads the definitions.
     pub(super) fn reload(&mut self) -> Result<Reloaded> {
         Ok(self.runtime.block_on(self.client.reload())?)
     }
 
-    /// Waits for the end of the last attempt that begins with `run`.
-    pub(super) fn wait(&mut self, run: &RunId) -> Result<RunView> {
-        let end = self.runtime.block_on(self.client.wait(run));
-        end.with_context(|| format!("{run} is not followed any more; see how it went with `batchd show {run}`"))
+    /// Waits for the end of the last attempt that begins with `run`; meanwhile calls `look` from time to time.
+    pub(super) fn wait(&mut self, run: &RunId, mut look: impl FnMut()) -> Result<RunView> {
+        let end = self.runtime.block_on(async {
+            let end = self.client.wait(run);
+            tokio::pin!(end);
+            loop {
+                tokio::select! {
+                    end = &mut end => return end,
+                    () = tokio::time::sleep(wait::LOOK_INTERVAL) => look(),
+                }
+            }
+        });
+        end.with_context(|| format!("can't wait for {run} any longer; see how it went with `batchd show {run}`"))
     }
+}
+
+/// The same command as the user who owns the state folder; none if nobody knows who that is.
+fn as_daemon_user(state: &Path, words: impl Iterator<Item = String>) -> Option<String> {
+    let user = users::user_name(state.metadata().ok()?.uid()).ok()??;
+    let words: Vec<String> = words.map(|word| shell_word(&word)).collect();
+    Some(format!("`sudo -u {} batchd {}`", shell_word(&user), words.join(" ")))
 }
 
 /// Asks for an act that makes no run, and shows the answer.
@@ -71,40 +102,53 @@ pub(super) fn act(context: &mut Context, json: Json, request: &Request) -> Resul
     let out = &mut context.screen;
     match reply {
         reply if json.json => out.json(&reply)?,
-        Reply::Disabled { batch, disabled, goes_on, .. } => {
-            writeln!(out, "{}", disabling(&batch, &disabled, &goes_on, &zone))?
+        Reply::Disabled { batch, disabled, replaces, goes_on } => {
+            writeln!(out, "{}", disabling(&batch, &disabled, replaces.as_deref(), &goes_on, &zone))?
         }
         Reply::Enabled { batch, enabled, was_disabled } => {
             writeln!(out, "{}", enabling(&batch, enabled, was_disabled.as_ref(), now))?;
         }
-        Reply::Stopping { runs } if runs.is_empty() => writeln!(out, "there is nothing to stop")?,
-        Reply::Stopping { runs } => runs.iter().try_for_each(|run| writeln!(out, "{run} is being stopped"))?,
+        Reply::Stopping { runs } if runs.is_empty() => writeln!(out, "no run is active")?,
+        Reply::Stopping { runs } => runs.iter().try_for_each(|run| writeln!(out, "stopping {run}"))?,
         Reply::Queued { .. } | Reply::Skipped { .. } | Reply::Refused { .. } => {
-            bail!("the daemon did something else; look with `batchd runs`")
+            bail!("unexpected answer of the daemon; look at `batchd runs`")
         }
     }
     Ok(Exit::Success)
 }
 
 /// What a `disable` has done.
-fn disabling(batch: &BatchName, disabled: &Disabled, goes_on: &[RunId], zone: &Zone) -> String {
-    let until = disabled.until.map_or(String::new(), |until| format!(" until {}", moment::full(until, zone)));
-    let goes_on = match goes_on {
-        [] => String::new(),
-        [run] => format!("; {run} goes on: `batchd stop {run}` ends it"),
-        runs => format!("; {} go on: `batchd stop RUN` ends one", list(runs)),
-    };
-    format!("{batch} is disabled{until}{goes_on}")
+fn disabling(
+    batch: &BatchName,
+    disabled: &Disabled,
+    replaces: Option<&Disabled>,
+    goes_on: &[RunId],
+    zone: &Zone,
+) -> String {
+    let until = disabled.until.map(|until| format!(" until {}", moment::full(until, zone))).unwrap_or_default();
+    let mut text = format!("{batch} is disabled{until}");
+    if let Some(old) = replaces {
+        let until = old.until.map_or("it is enabled".to_owned(), |until| moment::full(until, zone));
+        let reason = old.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let (by, since) = (who::named(&old.by), moment::full(old.at, zone));
+        text += &format!("\nthis replaces the disable by {by} (since {since}, until {until}){reason}");
+    }
+    match goes_on {
+        [] => {}
+        [run] => text += &format!("\n{run} goes on; to stop it: `batchd stop {run}`"),
+        runs => text += &format!("\n{} go on; to stop one: `batchd stop {}`", list(runs), runs[0]),
+    }
+    text
 }
 
 /// What an `enable` has done, and what it can't do.
 fn enabling(batch: &BatchName, enabled: bool, was_disabled: Option<&Disabled>, now: Instant) -> String {
     if !enabled {
-        return format!("{batch} is still disabled: take the line `enabled = false` out of {batch}/batch.toml");
+        return format!("{batch} is still disabled; remove the line `enabled = false` from {batch}/batch.toml");
     }
     match was_disabled.filter(|disabled| disabled.holds_at(now)) {
-        Some(_) => format!("{batch} is enabled; what fell due meanwhile stays skipped"),
-        None => format!("{batch} was enabled already"),
+        Some(_) => format!("{batch} is enabled; starts that were skipped meanwhile are not caught up"),
+        None => format!("{batch} is enabled already"),
     }
 }
 
@@ -112,7 +156,7 @@ fn list<T: ToString>(all: &[T]) -> String {
     all.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// What came of an act that makes a run, for programs.
+/// A run that was made, for programs.
 #[derive(Debug, Serialize)]
 struct Made {
     run: RunId,
@@ -127,7 +171,7 @@ struct Made {
     end: Option<RunView>,
 }
 
-/// It follows once the others have ended anew, too.
+/// A batch that follows once the others have ended again.
 #[derive(Debug, Serialize)]
 struct FollowingOnce {
     batch: BatchName,
@@ -148,7 +192,7 @@ impl Made {
                 Ok(Self { skipped: Some(reason), ..Self::new(run, false, Prospects::default()) })
             }
             Reply::Stopping { .. } | Reply::Disabled { .. } | Reply::Enabled { .. } | Reply::Refused { .. } => {
-                bail!("the daemon did something else; look with `batchd runs`")
+                bail!("unexpected answer of the daemon; look at `batchd runs`")
             }
         }
     }
@@ -168,24 +212,40 @@ impl Made {
     }
 }
 
-/// Asks for an act that makes a run, shows what was made, and follows it to its end if that is asked for.
+/// What is done with a run that was made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Then {
+    /// Wait for its end.
+    pub(super) wait: bool,
+    /// Print its log, too.
+    pub(super) follow: bool,
+    pub(super) json: Json,
+}
+
+/// Sends a request that makes a run, shows the run, and waits for its end if that is asked for.
 ///
-/// The id goes to stdout, where a script can take it; what people want to know beside it goes to stderr.
-pub(super) fn make_run(context: &mut Context, json: Json, request: &Request, wait: bool) -> Result<Exit> {
-    let mut daemon = Daemon::connect(context)?;
+/// The id goes to stdout, where a script can take it, unless the log does; everything else goes to stderr.
+pub(super) fn make_run(context: &mut Context, mut daemon: Daemon, request: &Request, then: Then) -> Result<Exit> {
     let mut made = Made::of(daemon.act(context, request)?)?;
-    if !json.json {
-        writeln!(context.screen, "{}", made.run)?;
-        context.screen.flush()?;
-        screen::aside(&what_comes_of(&made))?;
+    let manner = match (then.json.json, then.follow) {
+        (true, _) => Manner::Quietly,
+        (false, true) => Manner::Follow,
+        (false, false) => Manner::Tell,
+    };
+    match manner {
+        Manner::Quietly => {}
+        Manner::Follow => screen::aside(&format!("{}\n{}", made.run, what_comes_of(&made)))?,
+        Manner::Tell => {
+            writeln!(context.screen, "{}", made.run)?;
+            context.screen.flush()?;
+            screen::aside(&what_comes_of(&made))?;
+        }
     }
-    if wait {
-        made.end = Some(daemon.wait(&made.run)?);
+    if then.wait || then.follow {
+        made.end = Some(wait::for_end(&mut daemon, &made.run, manner, context)?);
     }
-    if json.json {
+    if then.json.json {
         context.screen.json(&made)?;
-    } else if let Some(end) = &made.end {
-        screen::aside(&format!("{}\n", show::ending(end)))?;
     }
     let at_once = if made.skipped.is_some() { Exit::Failure } else { Exit::Success };
     Ok(made.end.as_ref().map_or(at_once, Exit::of_run))
@@ -195,16 +255,16 @@ pub(super) fn make_run(context: &mut Context, json: Json, request: &Request, wai
 fn what_comes_of(made: &Made) -> String {
     let mut text = String::new();
     if let Some(reason) = &made.skipped {
-        text.push_str(&format!("it was skipped: {reason}\n"));
+        text.push_str(&format!("{} was skipped: {reason}\n", made.run));
     }
     if made.waits {
-        text.push_str(&format!("it waits: {} is busy\n", made.run.batch));
+        text.push_str(&format!("{} waits, because {} is busy\n", made.run, made.run.batch));
     }
     if !made.follows.is_empty() {
-        text.push_str(&format!("if it succeeds, this follows: {}\n", list(&made.follows)));
+        text.push_str(&format!("will follow if {} succeeds: {}\n", made.run, list(&made.follows)));
     }
     for FollowingOnce { batch, ended } in &made.follows_once {
-        text.push_str(&format!("{batch} follows once there is a new end of {}, too\n", list(ended)));
+        text.push_str(&format!("{batch} will follow after the next end of {}\n", list(ended)));
     }
     for NotFollowing { batch, why } in &made.does_not_follow {
         text.push_str(&format!("{batch} will not follow: {}\n", who::named(why)));
@@ -222,9 +282,9 @@ mod tests {
         let made = |waits, prospects| Made::new("load.3".parse().unwrap(), waits, prospects);
         assert_eq!(what_comes_of(&made(false, Prospects::default())), "");
         let expected = "\
-it waits: load is busy
-if it succeeds, this follows: transform, report
-sums follows once there is a new end of b, c, too
+load.3 waits, because load is busy
+will follow if load.3 succeeds: transform, report
+sums will follow after the next end of b, c
 join will not follow: its upstream b is not in this chain
 ";
         let all = Prospects {
@@ -242,22 +302,27 @@ join will not follow: its upstream b is not in this chain
         let until = |until| Disabled { until, reason: None, by: "uid 0".to_owned(), at: Instant::from_s(0) };
         let hour = Instant::from_s(3600);
         let check = |until_at, runs: &[RunId], expected: &str| {
-            assert_eq!(disabling(&batch, &until(until_at), runs, &Zone::utc()), expected);
+            assert_eq!(disabling(&batch, &until(until_at), None, runs, &Zone::utc()), expected);
         };
         check(None, &[], "load is disabled");
+        let old = Disabled { reason: Some("moving".to_owned()), by: "uid 4294967294".to_owned(), ..until(Some(hour)) };
+        assert_eq!(
+            disabling(&batch, &until(None), Some(&old), &[], &Zone::utc()),
+            "load is disabled\nthis replaces the disable by uid 4294967294 (since Thu 1970-01-01 00:00:00 +00:00, until Thu 1970-01-01 01:00:00 +00:00): moving"
+        );
         check(
             Some(hour),
             &runs[..1],
-            "load is disabled until Thu 1970-01-01 01:00:00 +00:00; load.3 goes on: `batchd stop load.3` ends it",
+            "load is disabled until Thu 1970-01-01 01:00:00 +00:00\nload.3 goes on; to stop it: `batchd stop load.3`",
         );
-        check(None, &runs, "load is disabled; load.3, load.4 go on: `batchd stop RUN` ends one");
+        check(None, &runs, "load is disabled\nload.3, load.4 go on; to stop one: `batchd stop load.3`");
         let check = |enabled, was: Option<Disabled>, expected: &str| {
             let text = enabling(&batch, enabled, was.as_ref(), hour);
             assert!(text.contains(expected), "{text}");
         };
-        check(true, Some(until(None)), "is enabled; what fell due");
-        check(true, Some(until(Some(hour))), "was enabled already");
-        check(true, None, "was enabled already");
-        check(false, Some(until(None)), "out of load/batch.toml");
+        check(true, Some(until(None)), "is enabled; starts that were skipped");
+        check(true, Some(until(Some(hour))), "is enabled already");
+        check(true, None, "is enabled already");
+        check(false, Some(until(None)), "from load/batch.toml");
     }
 }

@@ -15,7 +15,7 @@ use crate::model::id::BatchName;
 use crate::store::definitions::definition_path;
 use crate::store::workspace::{WorkspaceName, workspace_path};
 
-/// Prints the folder of a run, of a batch's workspace, or of its definition in force
+/// Print the folder of a run, a workspace or a definition
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:

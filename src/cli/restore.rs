@@ -1,4 +1,4 @@
-//! `batchd restore`: a backup of the journal is put in force.
+//! `batchd restore`: replaces the journal with a backup.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -11,18 +11,18 @@ use super::exit::Exit;
 use crate::checkup::Places;
 use crate::checkup::restore::restore;
 
-/// Puts a backup of the journal in force, and sees to what has been done since it was made
+/// Replace a lost or damaged journal with a backup
 ///
-/// For the day on which the journal is damaged or gone. Refuses while a daemon or a run lives, and while a journal is in place:
-/// move that away first. Nothing runs again: runs that began after the backup get their rows from their folders, what was under
-/// way or waited when it was made gets an end, and what fell due since is not caught up. FILE stays as it is.
+/// The command fails while the daemon or a run is active, and while there is a journal: move the journal away first. Nothing is run
+/// again. Runs that started after the backup are added from their folders. Runs that had not ended when the backup was made are ended.
+/// Starts that have been missed since then are not caught up. FILE is not changed.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   mkdir lost && mv state/journal.db* lost/
-  batchd restore /backup/journal-2026-11-24.db    docs/operating.md says what else")]
+  batchd restore /backup/journal-2026-11-24.db    see docs/operating.md for all steps")]
 pub struct RestoreArgs {
-    /// The backup, or any other copy of a journal
+    /// Backup, or any other copy of a journal
     file: PathBuf,
 }
 

@@ -17,7 +17,7 @@ use crate::model::run::{Outcome, StateWord, Trigger};
 use crate::model::time::Instant;
 use crate::model::zone::Zone;
 
-/// Shows past and present runs, newest first, in your zone
+/// List runs, newest first
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:

@@ -15,7 +15,7 @@ use crate::model::run::{Exit as Measured, Input, Range};
 use crate::model::time::{Instant, format_duration};
 use crate::model::zone::Zone;
 
-/// Shows all that is known of a run, and of the others in its chain
+/// Show a run and its chain
 ///
 /// A run that has not begun says what it waits for, in JSON as `waits_for`: null once it has begun, else an object whose `what`
 /// is `time` (with `until`), `upstreams` (`batches` and `runs` that have not ended), `batch` (busy with `run`), `pool`,
@@ -126,6 +126,7 @@ fn input(input: &Input) -> String {
     match input {
         Input::Run(run) => format!("stdout of {run}"),
         Input::File(path) => path.clone(),
+        Input::Stored(_) => "stdin of `batchd start`".to_owned(),
     }
 }
 

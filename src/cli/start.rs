@@ -1,60 +1,70 @@
 //! `batchd start`.
 
 use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 
-use super::args::Json;
+use super::args::{Json, Target};
 use super::exit::{Complaint, Exit};
-use super::{Context, operate};
+use super::operate::{Daemon, Then};
+use super::{Context, operate, screen};
 use crate::model::definition::check_variable_name;
-use crate::model::id::{BatchName, RunId};
+use crate::model::id::RunId;
+use crate::model::input::INPUT_BYTES_MAX;
 use crate::model::request::Request;
 use crate::model::run::{Follow, Given, Input};
 
-/// Runs a batch now, in a new chain, and prints the run's id
+/// Run a batch now, in a new chain, and print the run's id
 ///
-/// What comes after it in its chain follows; joins with batches of other chains do not, unless `--downstream` is given. What will
-/// follow, and what will not, is said on stderr. A batch that is busy or disabled is not started unless told so.
+/// The batches after it in its chain follow. Joins with batches of other chains follow only with `--downstream`. batchd prints on stderr
+/// which batches will follow and which will not. A batch that is busy or disabled is not started; see `--queue` and `--force`.
+///
+/// With `--wait` or `-f`, Ctrl-C ends the waiting. The run goes on.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   batchd start report
-  batchd start report --wait            exit as the script does; `batchd help exit-codes`
-  batchd start load --only -- --full    nothing follows; --full goes to the script
-  batchd start transform --input extract.42
-  id=$(batchd start report)
-
-Ctrl-C ends the waiting, not the run.")]
+  batchd start report --wait                   exit with the script's exit code
+  batchd start report -f                       print the log as it is written
+  batchd start load --only -- --full           pass --full to the script; nothing follows
+  batchd start transform --input extract.42    read the stdout of another run
+  zcat orders.gz | batchd start load --input -
+  id=$(batchd start report)")]
 pub struct StartArgs {
-    /// The batch
-    pub batch: BatchName,
-    /// Nothing follows
+    /// Batch to start
+    #[arg(value_name = "BATCH")]
+    pub batch: Target,
+    /// Don't start the batches that follow
     #[arg(long, conflicts_with = "downstream")]
     pub only: bool,
-    /// Joins with batches of other chains may follow too
+    /// Also start joins with batches of other chains
     #[arg(long)]
     pub downstream: bool,
-    /// Take the stdout of a run, or a file, as input; a file that is named like a run is written ./report.42
-    #[arg(long, value_name = "RUN|FILE")]
+    /// Input of the script: the stdout of a run, a file, or `-` for stdin (at most 64 MiB). Write ./report.42 for a file with
+    /// the name of a run
+    #[arg(long, value_name = "RUN|FILE|-")]
     pub input: Option<String>,
-    /// Set a variable for this run; may be given several times
+    /// Set an environment variable for this run (repeatable)
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     pub env: Vec<(String, String)>,
-    /// If the batch is busy, wait for it; at most 100 runs of a batch do, and the next is skipped
+    /// If the batch is busy, start the run after those that wait already (at most 100)
     #[arg(long)]
     pub queue: bool,
-    /// Even if the batch is disabled
+    /// Start the batch even if it is disabled
     #[arg(long)]
     pub force: bool,
-    /// Follow it to the end of its last attempt and exit as it does
+    /// Wait for the last attempt and exit with its exit code
     #[arg(long)]
     pub wait: bool,
+    /// Print the log as it is written, then exit as with `--wait`
+    #[arg(short, long, conflicts_with = "json")]
+    pub follow: bool,
     #[command(flatten)]
     pub json: Json,
-    /// Arguments for the script, behind those of its definition
+    /// Arguments for the script, after those in `batch.toml`
     #[arg(last = true, value_name = "ARGS")]
     pub args: Vec<String>,
 }
@@ -66,11 +76,45 @@ pub(super) fn run(args: StartArgs, context: &mut Context) -> Result<Exit> {
         (false, true) => Follow::Everything,
         (false, false) => Follow::Chain,
     };
-    let input = args.input.as_deref().map(input).transpose()?;
+    let batch = match args.batch {
+        Target::Batch(batch) => batch,
+        Target::Run(run) => return Err(not_a_batch(&run)),
+    };
+    let mut daemon = Daemon::connect(context)?;
+    let input = match args.input.as_deref() {
+        Some("-") => {
+            let bytes = read_stdin()?;
+            // The daemon closes connections on which nothing comes.
+            daemon = Daemon::connect(context)?;
+            Some(Input::Stored(daemon.store_input(bytes)?))
+        }
+        named => named.map(input).transpose()?,
+    };
     let env: BTreeMap<String, String> = args.env.into_iter().collect();
     let given = Given { args: args.args, env, input };
-    let (batch, queue, force) = (args.batch, args.queue, args.force);
-    operate::make_run(context, args.json, &Request::Start { batch, follow, given, queue, force }, args.wait)
+    let request = Request::Start { batch, follow, given, queue: args.queue, force: args.force };
+    operate::make_run(context, daemon, &request, Then { wait: args.wait, follow: args.follow, json: args.json })
+}
+
+fn not_a_batch(run: &RunId) -> anyhow::Error {
+    let hint =
+        format!("to start a new run: `batchd start {}`; to repeat {run} in its chain: `batchd rerun {run}`", run.batch);
+    Complaint::usage(format!("`{run}` is a run; `start` needs a batch"), hint)
+}
+
+/// All of stdin.
+fn read_stdin() -> Result<Vec<u8>> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        screen::aside("reading the input from the terminal; press Ctrl-D on an empty line to end it\n")?;
+    }
+    let mut bytes = Vec::new();
+    stdin.lock().take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes).context("can't read stdin")?;
+    if bytes.len() as u64 > INPUT_BYTES_MAX {
+        let what = format!("the input on stdin is larger than {} MiB", INPUT_BYTES_MAX / (1024 * 1024));
+        return Err(Complaint::usage(what, "write the input to a file, and name the file: `--input FILE`"));
+    }
+    Ok(bytes)
 }
 
 /// A run if it is written like one, else a file that exists.
@@ -78,14 +122,14 @@ fn input(text: &str) -> Result<Input> {
     if let Ok(run) = text.parse::<RunId>() {
         return Ok(Input::Run(run));
     }
-    let hint = "give a run's id such as `extract.42`, or a file that the daemon can read";
+    let hint = "use the id of a run such as `extract.42`, a file that the daemon can read, or `-` for stdin";
     let path = std::path::absolute(Path::new(text))?;
     if !path.is_file() {
-        return Err(Complaint::usage(format!("--input: `{text}` is neither a run's id nor a file"), hint));
+        return Err(Complaint::usage(format!("--input: there is no run and no file `{text}`"), hint));
     }
     let path = path.into_os_string().into_string();
     path.map(Input::File)
-        .map_err(|_| Complaint::usage(format!("--input: the path of `{text}` is not UTF-8"), "rename it"))
+        .map_err(|_| Complaint::usage(format!("--input: the path of `{text}` is not UTF-8"), "rename the file"))
 }
 
 /// Reads `NAME=VALUE`.
@@ -116,6 +160,6 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
         assert_eq!(input(path).unwrap(), Input::File(path.to_owned()));
-        assert!(input("/nowhere/at.all").unwrap_err().to_string().contains("neither a run's id nor a file"));
+        assert!(input("/nowhere/at.all").unwrap_err().to_string().contains("there is no run and no file"));
     }
 }

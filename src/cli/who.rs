@@ -1,11 +1,11 @@
-//! Who did something. The journal has what the kernel told, `uid 1000`; people know a user by the name.
+//! Names of users. The journal has the number that the kernel gives, `uid 1000`; people know a user by the name.
 
 use crate::store::users;
 
-/// What stands before a user's number where the daemon writes one.
+/// The text before a user's number in the journal.
 const UID: &str = "uid ";
 
-/// The text with the users' names in place of their numbers, where there are names.
+/// Replaces the numbers of users with their names, where they have one.
 pub(super) fn named(text: &str) -> String {
     with_names(text, |uid| users::user_name(uid).ok().flatten())
 }

@@ -447,7 +447,8 @@ impl Daemon {
     fn open_socket(&self, acts: mpsc::Sender<crate::api::Act>, group: Option<u32>) -> Result<()> {
         let listener = socket::listen(&self.paths.state, group)?;
         let runs = Arc::new(JournalRuns { path: self.paths.journal() });
-        tokio::spawn(server::serve(listener, ApiHandle { acts, changes: self.changes.subscribe(), runs }));
+        let (changes, state) = (self.changes.subscribe(), self.paths.state.clone());
+        tokio::spawn(server::serve(listener, ApiHandle { acts, changes, runs, state }));
         Ok(())
     }
 }

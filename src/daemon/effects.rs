@@ -82,7 +82,7 @@ impl Daemon {
             .collect::<Result<_, _>>()?;
         let given_input = match &run.given.input {
             Some(Input::Run(id)) => self.reader.upstream_end(id)?,
-            Some(Input::File(_)) | None => None,
+            Some(Input::File(_) | Input::Stored(_)) | None => None,
         };
         let token = Token { journal: self.journal.clone(), run: run.id.clone(), queued_at: run.queued_at };
         let due_at_local = self.local(definition.as_deref(), run.due_at);

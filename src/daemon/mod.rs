@@ -8,6 +8,7 @@ mod begin;
 mod effects;
 mod greeting;
 mod inlets;
+mod inputs;
 mod log;
 mod manager;
 mod memory;
@@ -213,6 +214,7 @@ impl Daemon {
     async fn act(&mut self, act: Act) -> Result<()> {
         match act {
             Act::Operate { request, by, reply } => self.request(&by, request, reply).await?,
+            Act::TidyInputs { unused } => self.tidy_inputs(unused.as_ref()),
             Act::Reload { by, reply } => {
                 info!(by, "reload");
                 self.ask_for_reload(reply);
@@ -240,6 +242,10 @@ impl Daemon {
                 Vec::new()
             }
         };
+        if let Some(refused) = self.lacks_input(&request, &history) {
+            let _ = reply.send(refused);
+            return Ok(());
+        }
         info!(by, "asked: {request}");
         self.request_last += 1;
         let id = self.request_last;
@@ -346,7 +352,9 @@ impl Daemon {
         let mut all = std::mem::take(&mut self.held);
         all.append(&mut records);
         if !all.is_empty() {
+            let ended = inputs::of_ended(&all);
             self.writer.commit(all).await?;
+            self.release_inputs(&ended);
             self.changes.send_modify(|count| *count += 1);
         }
         Ok(())

@@ -179,7 +179,7 @@ fn downstreams(chain: &Chain<'_>, row: &Row, around: &Around<'_>) -> Vec<Violati
             "{}: it ended, but its downstream {name} has no row in chain {} (pass {})",
             run.id, run.chain, run.pass
         );
-        let hint = format!("`batchd rerun --only-downstream {}` lets the chain go on from there", run.id);
+        let hint = format!("`batchd rerun --mark-succeeded {}` lets the chain go on from there", run.id);
         Violation::new("downstream-missing", what, hint).of(&run.id).row(format!("period {name}"))
     };
     missing.map(violation).collect()

@@ -2,6 +2,7 @@
 
 use super::Violation;
 use crate::model::id::BatchName;
+use crate::model::input::InputId;
 
 /// What is at a path below the state folder.
 #[derive(Clone, Debug)]
@@ -40,6 +41,7 @@ const KNOWN: &[(&str, Kind, &[u32])] = &[
     ("daemon.lock", Kind::File, &[0o600]),
     ("reserve", Kind::File, &[0o600]),
     ("definitions", Kind::Folder, &[0o700]),
+    ("inputs", Kind::Folder, &[0o700]),
     ("modes", Kind::Folder, &[0o700]),
     ("socket", Kind::Folder, &[0o700, 0o750]),
     // Whoever comes through its folder may use it.
@@ -60,6 +62,7 @@ pub fn check(entry: &Entry, owner: u32, moving: bool) -> Vec<Violation> {
     let expected: Option<(Kind, &[u32])> = match (known, below) {
         (Some((_, kind, modes)), _) => Some((*kind, modes)),
         (None, Some(("definitions", name))) if is_hash(name) => Some((Kind::Folder, &[])),
+        (None, Some(("inputs", name))) if name.parse::<InputId>().is_ok() => Some((Kind::File, &[0o600])),
         // What is left of a definition without a file that must not be kept.
         (None, Some(("definitions", name))) if name.strip_suffix(".json").is_some_and(is_hash) => {
             Some((Kind::File, &[]))

@@ -217,7 +217,7 @@ impl Reader {
 
     /// How `run` ended, and whose folder has its output; none while it has not ended, or if there is no such run.
     ///
-    /// A rerun that counts as succeeded without having run (`rerun --only-downstream`) stands for the run before it.
+    /// A rerun that counts as succeeded without having run (`rerun --mark-succeeded`) stands for the run before it.
     pub fn upstream_end(&self, run: &RunId) -> std::result::Result<Option<UpstreamEnd>, QueryError> {
         self.ask(|connection| upstream_end(connection, run))
     }

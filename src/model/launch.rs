@@ -45,7 +45,7 @@ pub struct Alert {
 pub struct UpstreamEnd {
     /// It.
     pub run: RunId,
-    /// The run whose folder has its output: itself, or the one that it counts for (`rerun --only-downstream`).
+    /// The run whose folder has its output: itself, or the one that it counts for (`rerun --mark-succeeded`).
     pub output_of: RunId,
     /// How it ended.
     pub outcome: Outcome,

@@ -9,6 +9,7 @@ pub mod diagnostic;
 pub mod files;
 pub mod graph;
 pub mod id;
+pub mod input;
 pub mod launch;
 pub mod record;
 pub mod request;

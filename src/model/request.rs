@@ -93,8 +93,9 @@ pub enum RerunMode {
     Only,
     /// Everything after it, also what had succeeded, and joins across chains.
     Downstream,
-    /// The batch counts as succeeded without running; then as [`RerunMode::Unsucceeded`].
-    OnlyDownstream,
+    /// The run is marked as succeeded without running the script; then as [`RerunMode::Unsucceeded`].
+    #[serde(alias = "only_downstream")]
+    MarkSucceeded,
 }
 
 /// What a daemon answers.
@@ -182,4 +183,18 @@ pub enum Refusal {
     State,
     /// The request itself does not make sense, such as an input that is missing.
     Invalid,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs that were written for earlier versions say `only_downstream`.
+    #[test]
+    fn the_old_name_of_a_mode_is_understood() {
+        for name in ["mark_succeeded", "only_downstream"] {
+            assert_eq!(serde_json::from_str::<RerunMode>(&format!("\"{name}\"")).unwrap(), RerunMode::MarkSucceeded);
+        }
+        assert_eq!(serde_json::to_string(&RerunMode::MarkSucceeded).unwrap(), "\"mark_succeeded\"");
+    }
 }

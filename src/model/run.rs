@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::id::{DefinitionHash, RunId};
+use super::input::InputId;
 use super::time::Instant;
 
 /// One row of the journal: everything that the scheduler knows of a run.
@@ -146,13 +147,13 @@ pub enum Trigger {
     Upstream,
     /// A run of a batch that names it in `on_error` failed.
     Error,
-    /// Somebody said `start`.
+    /// Started by an operator (`batchd start`).
     Manual,
     /// An attempt before it failed.
     Retry,
-    /// Somebody said `rerun`.
+    /// Repeated by an operator (`batchd rerun`).
     Rerun,
-    /// Somebody asked for past occurrences.
+    /// Started for a past occurrence, on request.
     Backfill,
 }
 
@@ -225,6 +226,8 @@ pub enum Input {
     Run(RunId),
     /// This file, by its absolute path.
     File(String),
+    /// An input that was sent along with the `start`.
+    Stored(InputId),
 }
 
 /// Many occurrences in one record.
@@ -275,6 +278,24 @@ impl Run {
     }
 }
 
+/// So many letters at the beginning make two words alike, whatever their ends: `success` for `succeeded`.
+const SAME_BEGINNING: usize = 4;
+
+/// The one of `words` that `text` is probably meant to be: it begins alike, or at most a third of its letters are wrong.
+fn similar<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
+    let text = text.to_lowercase();
+    let beginning = |word: &str| text.chars().zip(word.chars()).take_while(|(one, other)| one == other).count();
+    let begins_alike = |word: &&&str| beginning(word) >= SAME_BEGINNING.min(text.len().max(SAME_BEGINNING - 1));
+    if let Some(word) = words.iter().filter(begins_alike).max_by_key(|word| beginning(word)) {
+        return Some(word);
+    }
+    // No word is that long, and the distance takes the product of both lengths.
+    let longest = words.iter().map(|word| word.len()).max()?;
+    let near = words.iter().filter(|_| text.len() <= 2 * longest);
+    let (distance, word) = near.map(|word| (strsim::damerau_levenshtein(&text, word), word)).min()?;
+    (distance <= (word.len() / 3).max(1)).then_some(word)
+}
+
 /// The word of each variant, as the journal and JSON have it; and back.
 macro_rules! words {
     ($name:ident { $($variant:ident => $word:literal),* $(,)? }) => {
@@ -300,7 +321,8 @@ macro_rules! words {
             fn from_str(text: &str) -> Result<Self, String> {
                 Self::ALL.iter().copied().find(|one| one.word() == text).ok_or_else(|| {
                     let all: Vec<&str> = Self::ALL.iter().map(|one| one.word()).collect();
-                    format!("`{text}` is none of {}", all.join(", "))
+                    let near = similar(text, &all).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+                    format!("{near}Use one of {}", all.join(", "))
                 })
             }
         }
@@ -338,5 +360,26 @@ mod tests {
             assert_eq!(serde_json::to_string(follow).unwrap(), format!("\"{follow}\""));
         }
         assert!("done".parse::<Outcome>().unwrap_err().contains("succeeded, failed"));
+    }
+
+    #[test]
+    fn words_that_are_nearly_right() {
+        let check = |text: &str, expected: Option<&str>| {
+            let outcomes: Vec<&str> = Outcome::ALL.iter().map(|outcome| outcome.word()).collect();
+            assert_eq!(similar(text, &outcomes), expected, "{text}");
+        };
+        check("fail", Some("failed"));
+        check("FAILED", Some("failed"));
+        check("failure", Some("failed"));
+        check("success", Some("succeeded"));
+        check("timeout", Some("timed_out"));
+        check("canceled", Some("cancelled"));
+        check("skip", Some("skipped"));
+        check("miss", Some("missed"));
+        check("los", Some("lost"));
+        check("ok", None);
+        check("running", None);
+        check(&"x".repeat(100_000), None);
+        assert!("fail".parse::<Outcome>().unwrap_err().starts_with("did you mean `failed`?"));
     }
 }

@@ -80,7 +80,7 @@ impl Scheduler {
         let name = &node.definition().name;
         let across = node.join == Join::AcrossChains;
         if across && asked.follow != Follow::Everything {
-            let why = "it joins several chains: what is started by hand counts for it only with --downstream";
+            let why = "it joins several chains; use --downstream to make this run count for it";
             return Prospect::Absent(why.to_owned());
         }
         let succeeded = asked.chain.and_then(|chain| self.latest_end(chain, name)).filter(|run| run.succeeded());
@@ -94,10 +94,10 @@ impl Scheduler {
                 Some(Prospect::Once(others)) => once.extend(others.iter().cloned()),
                 Some(Prospect::Absent(_)) if across => once.push(upstream.clone()),
                 Some(Prospect::Absent(_)) if node.join == Join::None => {
-                    return Prospect::Absent(format!("{upstream}, before it, does not follow"));
+                    return Prospect::Absent(format!("its upstream {upstream} will not follow"));
                 }
                 Some(Prospect::Ends(_) | Prospect::Absent(_)) => {
-                    unsuccessful.get_or_insert_with(|| format!("its upstream {upstream} does not run"));
+                    unsuccessful.get_or_insert_with(|| format!("its upstream {upstream} will not run"));
                 }
                 None if across => match self.unused_end(name, upstream) {
                     Some((_, true)) => {}

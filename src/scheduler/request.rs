@@ -40,22 +40,22 @@ impl Scheduler {
         let node = self.in_force(name)?.clone();
         let definition = node.definition();
         if let Some(reason) = self.says_no(now, name, &node).filter(|_| !by.force) {
-            let hint = format!("{}, or `batchd start --force {name}` for this once", to_enable(name, &node));
+            let hint = format!("{}, or start it anyway: `batchd start {name} --force`", to_enable(name, &node));
             return Err(refused(Refusal::Disabled, format!("{name} is {reason}"), Some(hint)));
         }
         if definition.use_previous_output && given.input.is_none() {
-            let hint = format!("`batchd start {name} --input RUN` takes the stdout of a run, `--input FILE` a file");
+            let hint = format!("name a run or a file: `batchd start {name} --input RUN|FILE`");
             return Err(refused(
                 Refusal::Invalid,
-                format!("{name} takes its upstream's output, and has none here"),
+                format!("{name} needs an input, because it reads the output of its upstreams (`use_previous_output`)"),
                 Some(hint),
             ));
         }
         let met = self.met_by(name).map(|other| (other.id.clone(), other.is_under_way()));
         let waits_for_it = matches!(definition.overlap, Overlap::Skip | Overlap::Queue);
         if let Some((other, under_way)) = met.clone().filter(|_| waits_for_it && !by.queue) {
-            let what = if under_way { "is running" } else { "waits to run" };
-            let hint = format!("`batchd start --queue {name}` waits for it; `batchd stop {other}` ends it");
+            let what = if under_way { "is running" } else { "is waiting" };
+            let hint = format!("start it after {other}: `batchd start {name} --queue`");
             return Err(refused(Refusal::Busy, format!("{name} is busy: {other} {what}"), Some(hint)));
         }
         let started_by = Some(by.by.to_owned());
@@ -80,8 +80,8 @@ impl Scheduler {
             let Some(outcome) = history.iter().find(|run| run.id == *id).and_then(Run::outcome) else {
                 return Err(no_run(id));
             };
-            let hint = format!("`batchd show {id}` says how it ended; `batchd runs --run-state running` what runs");
-            return Err(refused(Refusal::State, format!("{id} has ended: {outcome}"), Some(hint)));
+            let hint = format!("show how it ended: `batchd show {id}`");
+            return Err(refused(Refusal::State, format!("{id} has ended already: {outcome}"), Some(hint)));
         };
         self.stop_run(now, run, stop);
         Ok(Reply::Stopping { runs: vec![id.clone()] })
@@ -116,7 +116,7 @@ impl Scheduler {
         let upstreams = self.inputs_again(&node, &old)?;
         let follow = match again.mode {
             RerunMode::Only => Follow::Nothing,
-            RerunMode::Unsucceeded | RerunMode::OnlyDownstream => Follow::Unsucceeded,
+            RerunMode::Unsucceeded | RerunMode::MarkSucceeded => Follow::Unsucceeded,
             RerunMode::Downstream => Follow::Everything,
         };
         let met = self.met_by(&id.batch).is_some();
@@ -132,9 +132,9 @@ impl Scheduler {
             ..self.first_run(now, &node, Trigger::Rerun, follow)
         };
         let new = run.id.clone();
-        if again.mode == RerunMode::OnlyDownstream {
+        if again.mode == RerunMode::MarkSucceeded {
             let reason =
-                format!("counts as succeeded without running: {old} was repaired by hand, says {by}", old = old.id);
+                format!("marked as succeeded by {by} without running the script; it stands for {old}", old = old.id);
             self.end(run, End { outcome: Outcome::Succeeded, reason: Some(reason), at: now, exit: None }, Counts::Yes);
         } else {
             self.admit_patiently(now, run);
@@ -146,17 +146,19 @@ impl Scheduler {
     fn may_rerun(&self, now: Instant, node: &Node, old: &Run, force: bool) -> Result<(), Reply> {
         let id = &old.id;
         if let Some(reason) = self.says_no(now, &id.batch, node).filter(|_| !force) {
-            let hint = format!("{}, or `batchd rerun --force {id}` for this once", to_enable(&id.batch, node));
+            let hint = format!("{}, or repeat the run anyway: `batchd rerun {id} --force`", to_enable(&id.batch, node));
             return Err(refused(Refusal::Disabled, format!("{} is {reason}", id.batch), Some(hint)));
         }
         if old.range.is_some() {
-            let hint = format!("`batchd start {}` begins a new chain", id.batch);
-            return Err(refused(Refusal::Invalid, format!("{id} stands for many occurrences"), Some(hint)));
+            let hint = format!("start a new chain: `batchd start {}`", id.batch);
+            let what = format!("{id} can't be repeated, because it stands for many occurrences");
+            return Err(refused(Refusal::Invalid, what, Some(hint)));
         }
         let mut again = self.book.chain(&old.chain).filter(|run| run.id.batch == id.batch);
         if let Some(live) = again.find(|run| run.end().is_none()) {
-            let hint = format!("`batchd stop {}` ends it", live.id);
-            return Err(refused(Refusal::State, format!("{} of the same chain has not ended", live.id), Some(hint)));
+            let hint = format!("wait for its end, or stop it: `batchd stop {}`", live.id);
+            let what = format!("{} of the same chain has not ended yet", live.id);
+            return Err(refused(Refusal::State, what, Some(hint)));
         }
         Ok(())
     }
@@ -174,15 +176,15 @@ impl Scheduler {
         let was_aborted = old.outcome() == Some(Outcome::Aborted);
         for upstream in &node.upstreams {
             let what = match of(upstream) {
-                Some(id) if has_failed(id) => format!("{id}, before {}, has not succeeded", old.id),
-                None if was_aborted => format!("{upstream}, before {}, has not run", old.id),
+                Some(id) if has_failed(id) => format!("{id}, an upstream of {}, did not succeed", old.id),
+                None if was_aborted => format!("{upstream}, an upstream of {}, did not run", old.id),
                 Some(_) | None => continue,
             };
             let hint = match of(upstream) {
                 Some(id) => format!(
-                    "`batchd rerun {id}` repeats it, and what follows goes on; `batchd rerun {id} --only-downstream` says that it was repaired by hand"
+                    "repeat the upstream first: `batchd rerun {id}`; if you did its work by hand: `batchd rerun {id} --mark-succeeded`"
                 ),
-                None => format!("`batchd start {}` begins a new chain", node.definition().name),
+                None => format!("start a new chain: `batchd start {}`", node.definition().name),
             };
             return Err(refused(Refusal::Invalid, what, Some(hint)));
         }
@@ -213,8 +215,8 @@ impl Scheduler {
     fn in_force(&self, name: &BatchName) -> Result<&Node, Reply> {
         let node = self.known(name)?;
         if node.entry.held {
-            let what = format!("{name} is held: its definition does not fit the others");
-            return Err(refused(Refusal::Held, what, Some("`batchd check` says why".to_owned())));
+            let what = format!("{name} is held, because its definition does not fit the other batches");
+            return Err(refused(Refusal::Held, what, Some("find out why: `batchd check`".to_owned())));
         }
         Ok(node)
     }
@@ -222,7 +224,7 @@ impl Scheduler {
     /// The batch, if it is in force.
     fn known(&self, name: &BatchName) -> Result<&Node, Reply> {
         self.graph.get(name).ok_or_else(|| {
-            let hint = "`batchd list` shows what is in force, `batchd check` what is wrong with the rest".to_owned();
+            let hint = "list all batches: `batchd list`; find errors in the others: `batchd check`".to_owned();
             refused(Refusal::Unknown, format!("there is no batch {name}"), Some(hint))
         })
     }
@@ -246,12 +248,12 @@ fn to_enable(name: &BatchName, node: &Node) -> String {
     if node.definition().enabled {
         format!("`batchd enable {name}`")
     } else {
-        format!("take the line `enabled = false` out of {name}/batch.toml")
+        format!("remove the line `enabled = false` from {name}/batch.toml")
     }
 }
 
 fn no_run(id: &RunId) -> Reply {
-    let hint = format!("`batchd runs {}` lists the runs of {}", id.batch, id.batch);
+    let hint = format!("list the runs of {}: `batchd runs {}`", id.batch, id.batch);
     refused(Refusal::Unknown, format!("there is no run {id}"), Some(hint))
 }
 
@@ -260,21 +262,21 @@ fn no_run(id: &RunId) -> Reply {
 fn check_given(given: &Given) -> Result<(), Reply> {
     let invalid = |what: String, hint: &str| Err(refused(Refusal::Invalid, what, Some(hint.to_owned())));
     if given.env.len() > GIVEN_VARIABLES_MAX {
-        let what = format!("{} variables are given, and at most {GIVEN_VARIABLES_MAX} are possible", given.env.len());
-        return invalid(what, "put them into a file that the batch reads: `env_file`");
+        let what = format!("{} variables are too many; a start can set at most {GIVEN_VARIABLES_MAX}", given.env.len());
+        return invalid(what, "put them into a file, and name the file in `env_file` of the batch");
     }
     if let Some(error) = given.env.keys().find_map(|name| check_variable_name(name).err()) {
         return invalid(error.to_string(), error.hint());
     }
     if given.args.iter().chain(given.env.values()).any(|text| text.contains('\0')) {
-        return invalid("an argument or a variable has a NUL byte in it".to_owned(), "no program can be given one");
+        return invalid("an argument or a variable contains a NUL byte".to_owned(), "remove the NUL byte");
     }
     match &given.input {
         Some(Input::File(path)) if !path.starts_with('/') => {
-            let what = format!("the input `{}` is no absolute path", path.escape_debug());
-            invalid(what, "the daemon's folder is not yours: name the file from the root on")
+            let what = format!("the input `{}` is not an absolute path", path.escape_debug());
+            invalid(what, "write the whole path, beginning with `/`")
         }
-        Some(Input::File(_) | Input::Run(_)) | None => Ok(()),
+        Some(Input::File(_) | Input::Run(_) | Input::Stored(_)) | None => Ok(()),
     }
 }
 

@@ -474,7 +474,7 @@ fn what_no_script_can_be_given_is_refused() {
     check(&format!(r#"{{"env": {{"{}": "x"}}}}"#, "N".repeat(129)), Some("more than the 128 allowed"));
     check(r#"{"env": {"A": "\u0000"}}"#, Some("NUL"));
     check(r#"{"args": ["\u0000"]}"#, Some("NUL"));
-    check(r#"{"input": {"file": "x"}}"#, Some("no absolute path"));
+    check(r#"{"input": {"file": "x"}}"#, Some("not an absolute path"));
     let many: Vec<String> = (0..1001).map(|n| format!("\"N{n}\": \"\"")).collect();
     check(&format!(r#"{{"env": {{{}}}}}"#, many.join(", ")), Some("1001 variables"));
 }

@@ -81,6 +81,7 @@ pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Resu
     let stdin = match (&run.given.input, &launch.given_input) {
         (_, Some(end)) => Stdin::Run(end.clone()),
         (Some(Input::File(path)), None) => Stdin::File(PathBuf::from(path)),
+        (Some(Input::Stored(id)), None) => Stdin::File(id.path(&around.state)),
         (Some(Input::Run(_)) | None, None) if definition.use_previous_output && !launch.upstreams.is_empty() => {
             Stdin::Upstreams
         }

@@ -45,13 +45,13 @@ fn names_that_are_not_known() {
         complains(&world, arguments, 2, &["no run nightly.7", "`batchd runs nightly`"]);
     }
     complains(&world, &["stop", "nigthly"], 2, &["did you mean `nightly`?"]);
-    complains(&world, &["stop", "nightly"], 2, &["`nightly` is a batch", "no run of nightly waits or is running"]);
+    complains(&world, &["stop", "nightly"], 2, &["`nightly` is a batch", "no run of nightly is waiting or running"]);
     world.batchd(&["start", "nightly"]).expect(0);
     up.hear();
-    complains(&world, &["stop", "nightly"], 2, &["`batchd stop nightly.1`", "of nightly there are nightly.1 ("]);
+    complains(&world, &["stop", "nightly"], 2, &["`batchd stop nightly.1`", "the active runs are nightly.1 ("]);
     go.tell();
     world.end("nightly.1");
-    complains(&world, &["stop", "nightly.1"], 1, &["nightly.1 has ended: succeeded", "batchd show nightly.1"]);
+    complains(&world, &["stop", "nightly.1"], 1, &["nightly.1 has ended already: succeeded", "batchd show nightly.1"]);
 }
 
 #[test]
@@ -59,11 +59,10 @@ fn what_its_own_file_turns_off() {
     let mut world = World::new();
     world.batch("off", "enabled = false", "echo ran\n");
     world.start();
-    let hint =
-        complains(&world, &["start", "off"], 1, &["`enabled = false` out of off/batch.toml", "start --force off"]);
+    let hint = complains(&world, &["start", "off"], 1, &["`enabled = false` from off/batch.toml", "start off --force"]);
     assert!(!hint.contains("batchd enable"), "{hint}");
     world.batchd(&["start", "off", "--force", "--wait"]).expect(0);
-    let hint = complains(&world, &["rerun", "off.1"], 1, &["out of off/batch.toml", "rerun --force off.1"]);
+    let hint = complains(&world, &["rerun", "off.1"], 1, &["from off/batch.toml", "rerun off.1 --force"]);
     assert!(!hint.contains("batchd enable"), "{hint}");
     world.batchd(&["rerun", "off.1", "--force", "--wait"]).expect(0);
     assert_eq!(world.stdout("off.2"), "ran\n");
@@ -100,16 +99,16 @@ fn what_will_follow_and_what_will_not() {
     world.batch("other", "", "true\n");
     world.batch("both", "after = ['load', 'other']", "true\n");
     world.start();
-    let not = ["report will not follow: it is disabled", "mail will not follow: its upstream report does not run"];
+    let not = ["report will not follow: it is disabled", "mail will not follow: its upstream report will not run"];
     let start = world.batchd(&["start", "load", "--wait"]).expect(0).err;
-    says(&start, &["this follows: sums\n", "both will not follow", "--downstream"]);
+    says(&start, &["will follow if load.1 succeeds: sums\n", "both will not follow", "--downstream"]);
     says(&start, &not);
     world.rest();
     let start = world.batchd(&["start", "load", "--downstream", "--wait"]).expect(0).err;
-    says(&start, &["this follows: sums\n", "both follows once there is a new end of other, too"]);
+    says(&start, &["will follow if load.2 succeeds: sums\n", "both will follow after the next end of other"]);
     world.rest();
     let start = world.batchd(&["start", "other", "--downstream", "--wait"]).expect(0).err;
-    says(&start, &["this follows: both\n"]);
+    says(&start, &["will follow if other.1 succeeds: both\n"]);
     world.rest();
     assert_eq!(world.run("both.1")["outcome"], "succeeded");
     let rerun = world.batchd(&["rerun", "load.1", "--wait"]).expect(0).err;
@@ -125,7 +124,7 @@ fn a_wait_never_exits_with_0_unless_it_succeeded() {
     world.batchd(&["start", "picky", "--wait", "--", "0"]).expect(125);
     world.batchd(&["start", "picky", "--wait", "--", "3"]).expect(3);
     world.batchd(&["start", "picky", "--wait", "--", "4"]).expect(4);
-    world.batchd(&["rerun", "picky.1", "--only-downstream", "--wait"]).expect(0);
+    world.batchd(&["rerun", "picky.1", "--mark-succeeded", "--wait"]).expect(0);
 }
 
 #[test]
@@ -200,9 +199,9 @@ fn readers_say_that_no_daemon_lives_and_acts_that_its_socket_is_gone() {
     assert_eq!(world.batchd(&["list"]).expect(0).err, "");
     assert_eq!(world.json(&["list"])["daemon"], true);
     world.bash("rm state/socket/batchd.sock");
-    complains(&world, &["start", "ok"], 1, &["a daemon lives", "restart the daemon"]);
+    complains(&world, &["start", "ok"], 1, &["is running, but its socket is missing", "restart the daemon"]);
     world.end_daemon(Signal::TERM);
-    complains(&world, &["start", "ok"], 3, &["no daemon runs"]);
+    complains(&world, &["start", "ok"], 3, &["no daemon is running on"]);
     for arguments in [&["list"][..], &["runs"], &["show", "slow"]] {
         says(&world.batchd(arguments).expect(0).err, &["no daemon runs on", "may have ended", "`batchd daemon`"]);
     }

@@ -69,7 +69,7 @@ fn a_backup_is_made_beside_a_daemon_and_without_one() {
     world.start();
     world.batchd(&["start", "one", "--wait"]).expect(0);
     let said = world.batchd(&["backup", "beside.db"]).expect(0);
-    assert!(said.line().starts_with("beside.db: 1 runs of journal "), "{said:?}");
+    assert!(said.line().starts_with("beside.db: 1 run of journal "), "{said:?}");
     // It goes on.
     world.batchd(&["start", "one", "--wait"]).expect(0);
     assert_eq!(world.end_daemon(Signal::TERM), 0);

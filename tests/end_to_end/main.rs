@@ -19,3 +19,4 @@ mod outputs;
 mod privacy;
 mod reload;
 mod shutdown;
+mod start;

@@ -70,7 +70,12 @@ fn i8_a_stranger_can_do_nothing_and_a_member_of_the_group_brings_no_code() {
     world.batchd(&["start", "report", "--wait"]).expect(0);
     for arguments in ACTS {
         let refused = as_nobody(&world, arguments).expect(1);
-        assert!(refused.err.contains("may not operate the daemon"), "{arguments:?}: {refused:?}");
+        let command = format!("`sudo -u root batchd {}", arguments[0]);
+        assert!(refused.err.contains(&command), "{arguments:?}: {refused:?}");
+        assert!(
+            refused.err.contains("permission denied: only root, the daemon's user and members of `socket_group`"),
+            "{arguments:?}: {refused:?}"
+        );
     }
     assert_eq!(world.runs().len(), 1);
     world.end_daemon(Signal::TERM);
@@ -81,12 +86,14 @@ fn i8_a_stranger_can_do_nothing_and_a_member_of_the_group_brings_no_code() {
     world.end(run.line());
     for (option, value) in [("--env", "BASH_ENV=/tmp/evil"), ("--input", "/etc/passwd")] {
         let refused = as_nobody(&world, &["start", "report", option, value]).expect(1);
-        assert!(refused.err.contains("only root and the daemon's user"), "{refused:?}");
+        assert!(refused.err.contains("only root and the daemon's user can"), "{refused:?}");
     }
+    // An input that is sent names no path.
+    as_nobody(&world, &["start", "report", "--input", "-", "--wait"]).expect(0);
     as_nobody(&world, &["disable", "report"]).expect(0);
     let row = world.json(&["list"])["batches"][0]["disabled"]["by"].clone();
     assert_eq!(row, format!("uid {NOBODY}"));
-    assert_eq!(world.runs().len(), 2);
+    assert_eq!(world.runs().len(), 3);
 }
 
 /// Between bind(2) and the last chmod(2) stands only a folder that nobody else can pass.

@@ -192,7 +192,7 @@ impl World {
             let at = words.iter().position(|word| *word == name);
             at.map(|at| words.remove(at)).is_some()
         };
-        let (only, downstream, only_downstream) = (flag("--only"), flag("--downstream"), flag("--only-downstream"));
+        let (only, downstream, mark_succeeded) = (flag("--only"), flag("--downstream"), flag("--mark-succeeded"));
         let (queue, force, input) = (flag("--queue"), flag("--force"), flag("--input"));
         let run = |text: &str| text.parse::<RunId>().map_err(|_| format!("`{text}` is no run"));
         let request = match words[..] {
@@ -208,10 +208,10 @@ impl World {
             ["stop", "all"] => Request::StopAll { reason: None },
             ["stop", id] => Request::Stop { run: run(id)?, reason: None },
             ["rerun", id] => {
-                let mode = match (only, downstream, only_downstream) {
+                let mode = match (only, downstream, mark_succeeded) {
                     (true, ..) => RerunMode::Only,
                     (_, true, _) => RerunMode::Downstream,
-                    (.., true) => RerunMode::OnlyDownstream,
+                    (.., true) => RerunMode::MarkSucceeded,
                     _ => RerunMode::Unsucceeded,
                 };
                 Request::Rerun { run: run(id)?, mode, force }

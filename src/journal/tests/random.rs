@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::model::definition::{CatchUp, Definition, Execution, Overlap, RetryPolicy};
 use crate::model::id::{BatchName, DefinitionHash, RunId};
+use crate::model::input::InputId;
 use crate::model::record::{BatchFacts, Disabled, EdgeFacts, InForce, Record, UnusedEnd};
 use crate::model::run::{End, Exit, Follow, Given, Input, Outcome, Range, Run, State, StopRequest, Trigger};
 use crate::model::time::Instant;
@@ -222,9 +223,11 @@ impl Random {
             given: Given {
                 args: self.texts(),
                 env: (0..self.below(2)).map(|_| (self.text(), self.text())).collect(),
-                input: self.maybe(
-                    |random| if random.chance(2) { Input::Run(random.id()) } else { Input::File(random.text()) },
-                ),
+                input: self.maybe(|random| match random.below(3) {
+                    0 => Input::Run(random.id()),
+                    1 => Input::Stored(InputId::of_random(random.next().into())),
+                    _ => Input::File(random.text()),
+                }),
             },
             range: self.maybe(|random| Range {
                 from: random.instant(),

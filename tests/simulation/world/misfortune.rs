@@ -89,7 +89,7 @@ impl World {
         let runs: Vec<RunId> = self.journal.runs.from(&batch, 0).map(|run| run.id.clone()).collect();
         let live: Vec<RunId> = self.scheduler().live().map(|run| run.id.clone()).collect();
         let follow = *self.rng.pick(&[Follow::Nothing, Follow::Chain, Follow::Everything]);
-        let modes = [RerunMode::Unsucceeded, RerunMode::Only, RerunMode::Downstream, RerunMode::OnlyDownstream];
+        let modes = [RerunMode::Unsucceeded, RerunMode::Only, RerunMode::Downstream, RerunMode::MarkSucceeded];
         let request = match self.rng.below(7) {
             0 | 1 => {
                 let (queue, force) = (self.rng.chance(50), self.rng.chance(30));
