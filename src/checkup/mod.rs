@@ -71,8 +71,7 @@ pub fn examine(places: &Places<'_>, zones: &Zones, now: Instant) -> Result<Repor
     let audit = match Audit::open(places.journal) {
         Ok(audit) => audit,
         Err(error @ (OpenError::Damaged { .. } | OpenError::NotAJournal { .. })) => {
-            let hint =
-                "`batchd doctor --rebuild FILE` writes a new journal from the run folders (see docs/operating.md)";
+            let hint = "`batchd doctor --rebuild FILE` writes a new journal from the run folders (see docs/backup.md)";
             let violation = Violation::new("journal-sound", error.to_string(), hint);
             report.violations.push(violation.file(places.journal.display().to_string()));
             return Ok(report);
@@ -98,7 +97,7 @@ pub fn examine(places: &Places<'_>, zones: &Zones, now: Instant) -> Result<Repor
 fn soundness(audit: &Audit, places: &Places<'_>, report: &mut Report) -> Result<()> {
     let (said, missing) = audit.soundness()?;
     let file = places.journal.display().to_string();
-    let restore = "restore the journal from a backup, or rebuild it (see docs/operating.md)";
+    let restore = "restore the journal from a backup, or rebuild it (see docs/backup.md)";
     report.violations.extend(said.into_iter().map(|what| Violation::new("journal-sound", what, restore).file(&file)));
     let guard = |name: String| {
         let what = format!("{name} is missing from the journal: rows may have been changed unnoticed");

@@ -61,7 +61,12 @@ Options that all commands share
 Write them before or after the command. An option overrides its environment
 variable. The variable overrides the settings file, which has keys `batches`,
 `runs` and `state`. The settings file overrides the default. Scripts that batchd
-runs find all four in their environment, so `batchd` works inside them.";
+runs find all four in their environment, so `batchd` works inside them.
+
+If the current folder has none of batchd's files and no path is given, all
+commands but `daemon` use the nearest folder above that has a `batchd.toml` or
+a `state/journal.db` of yours or of root, and say so. They look no further than
+the file system of the current folder. /etc/batchd/batchd.toml comes after that.";
 
 /// For help that is not about a command.
 const ONLY_TEXT: &str = "{about}\n";
@@ -104,7 +109,7 @@ pub enum Verb {
 pub enum Target {
     /// This run.
     Run(RunId),
-    /// This batch's latest run that was begun.
+    /// A run of this batch; the command says which.
     Batch(BatchName),
 }
 

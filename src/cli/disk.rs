@@ -1,4 +1,4 @@
-//! What is on the disk, checked as a daemon would, without one.
+//! The definitions on the disk, checked as a daemon would, without one.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -21,8 +21,8 @@ use crate::store::trust::Trust;
 /// How often folders that change while they are read are read again.
 const TRIES: usize = 20;
 
-/// Reads and checks the definitions in `folder`, against those of `previous` as the last good ones. All that is wrong is in
-/// the result, the settings' part and what is no batch included.
+/// Reads and checks the definitions in `folder`, with those of `previous` as the last good ones. The result has all errors,
+/// also those of the settings and of what is no batch.
 pub(super) fn fit(
     context: &Context,
     folder: &Path,
@@ -54,7 +54,7 @@ pub(super) fn fit(
         }
         tries += 1;
         if tries == TRIES {
-            bail!("{} changes while it is read; try again when it is at rest", folder.display());
+            bail!("{} changes while it is read; try again", folder.display());
         }
     };
     for (batch, file) in open {

@@ -1,4 +1,4 @@
-//! `batchd doctor`: whether journal, run folders and state agree; and a new journal from the folders when the old one is gone.
+//! `batchd doctor`: checks that journal, run folders and state agree, and rebuilds a journal from run folders.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -7,26 +7,25 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::Context;
 use super::args::Json;
 use super::exit::Exit;
+use super::{Context, facts};
 use crate::checkup::{self, Places, Report};
 use crate::doctor::Violation;
 
 /// Check that the journal and the files of batchd agree
 ///
-/// Works beside a living daemon, and without one. Counts again what was due, looks whether anything ran twice, too early or
-/// beside what it must not, whether chains are complete, and whether what is on the disk is what was recorded. Each
-/// violation names the run, the rows, the files and what to do. Beside a living daemon it can't see everything: what is
-/// under way is passed over. Exits 0 only if all holds, and 1 if anything does not.
+/// Counts all occurrences again, and checks that nothing ran twice or too early, that chains are complete, and that the files are those
+/// that were recorded. Changes nothing, and works while the daemon is running; runs that are under way are then not checked. Each violation
+/// comes with its runs, rows and files, and a remedy. The exit code is 0 if there is no violation, else 1.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   batchd doctor
   batchd doctor --json
-  batchd doctor --rebuild /tmp/journal.db    a new journal from the run folders; docs/operating.md says what then")]
+  batchd doctor --rebuild /tmp/journal.db    write a new journal, see docs/backup.md")]
 pub struct DoctorArgs {
-    /// Write a new journal at FILE from the run folders, for when there is no copy of it to restore; FILE must not be there
+    /// Write a new journal to FILE from the run folders, if there is no backup to restore; FILE must not exist
     #[arg(long, value_name = "FILE")]
     rebuild: Option<PathBuf>,
     #[command(flatten)]
@@ -55,6 +54,9 @@ pub(super) fn run(args: &DoctorArgs, context: &mut Context) -> Result<Exit> {
         let rebuilt = checkup::rebuild::rebuild(&places, file, context.now)?;
         writeln!(context.screen, "{rebuilt}")?;
         return Ok(Exit::Success);
+    }
+    if !journal.exists() && facts::is_there(&context.paths.state).is_ok() {
+        return Err(facts::no_journal(context));
     }
     let report = checkup::examine(&places, &context.zones, context.now)?;
     let holds = report.violations.is_empty();
@@ -96,30 +98,27 @@ fn summary(report: &Report) -> String {
     let Report { violations, daemon, rows, rows_unproven, folders, folders_gone, periods_proven, periods_unproven } =
         report;
     let found = match violations.len() {
-        0 => "all holds".to_owned(),
+        0 => "no violations".to_owned(),
         1 => "1 violation".to_owned(),
         more => format!("{more} violations"),
     };
-    let live = if *daemon {
-        "; a daemon is at work, so what is under way was passed over: a check without it sees more"
-    } else {
-        ""
-    };
+    let live = if *daemon { "; the daemon is running, so runs under way were not checked" } else { "" };
     let old = match rows_unproven {
         0 => String::new(),
-        count => format!(" ({count} of a journal that did not yet say what led to what)"),
+        count => format!(" ({count} of an older version can't be proven)"),
     };
     let gone = match folders_gone {
         0 => String::new(),
-        count => format!(" ({count} more are gone: removed by somebody, or lost)"),
+        1 => " (1 more was removed)".to_owned(),
+        count => format!(" ({count} more were removed)"),
     };
     let unproven = match periods_unproven {
         0 => String::new(),
-        count => format!(", {count} not, as their time-zone data has changed since"),
+        count => format!(", not in {count}, because time-zone data has changed"),
     };
     let (rows, folders) = (counted(*rows, "row"), counted(*folders, "run folder"));
     let periods = counted(*periods_proven, "period");
-    format!("{found}: {rows}{old}, {folders}{gone}; occurrences counted again in {periods}{unproven}{live}")
+    format!("{found}: {rows}{old}, {folders}{gone}; occurrences checked in {periods}{unproven}{live}")
 }
 
 fn counted(count: u64, noun: &str) -> String {
@@ -133,9 +132,9 @@ mod tests {
     #[test]
     fn the_last_line_counts() {
         let report = |rows, folders, periods_proven| Report { rows, folders, periods_proven, ..Report::default() };
-        let one = "all holds: 1 row, 1 run folder; occurrences counted again in 1 period";
+        let one = "no violations: 1 row, 1 run folder; occurrences checked in 1 period";
         assert_eq!(summary(&report(1, 1, 1)), one);
-        let more = "all holds: 2 rows, 0 run folders; occurrences counted again in 3 periods";
+        let more = "no violations: 2 rows, 0 run folders; occurrences checked in 3 periods";
         assert_eq!(summary(&report(2, 0, 3)), more);
     }
 }

@@ -49,7 +49,7 @@ Exit codes
            with 0 and `success_exit_codes` does not contain 0
 
 A run that did not succeed never exits with 0. Ctrl-C ends the waiting with SIGINT
-(130 in a shell); the run goes on.
+(130 in a shell); the run continues.
 
 Closing the pipe early (`batchd runs | head`) is not an error.";
 

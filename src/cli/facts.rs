@@ -1,5 +1,5 @@
-//! The one place from which reading verbs get their facts: the journal, which says what is in force, and the definitions on
-//! the disk where there is no journal yet. No daemon is asked.
+//! Where commands that read get their facts: the journal, which says what is in force, and the definitions on the disk as
+//! long as no daemon has run there. No daemon is asked.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -11,11 +11,11 @@ use anyhow::{Context as _, Result};
 use super::Context;
 use super::args::Target;
 use super::exit::Complaint;
-use super::{disk, waits};
+use super::{disk, show, waits};
 use crate::api::RunView;
 use crate::checkup;
 use crate::journal::OpenError;
-use crate::journal::query::{Filter, Reader};
+use crate::journal::query::{Filter, QueryError, Reader};
 use crate::load;
 use crate::model::cron::Expression;
 use crate::model::definition::Definition;
@@ -23,9 +23,10 @@ use crate::model::graph::{Entry, Graph};
 use crate::model::id::{BatchName, RunId, Token};
 use crate::model::record::{BatchFacts, Disabled};
 use crate::model::request::Request;
-use crate::model::run::Run;
+use crate::model::run::{Outcome, Run};
 use crate::model::schedule::Schedule;
 use crate::model::settings::Limits;
+use crate::model::text::counted;
 use crate::model::zone::Zone;
 use crate::rundir::{Owner, RunDir};
 use crate::zones::Zones;
@@ -34,6 +35,8 @@ use crate::zones::Zones;
 pub(super) struct Facts {
     /// None where no daemon has ever run.
     journal: Option<Reader>,
+    /// The zone of batches without a `timezone`.
+    pub zone: Arc<Zone>,
     /// Every batch in force, by name.
     pub batches: BTreeMap<BatchName, BatchFact>,
 }
@@ -45,14 +48,18 @@ pub(super) struct BatchFact {
     pub definition: Arc<Definition>,
     /// It does not fit the graph, and starts nothing.
     pub held: bool,
-    /// What the journal knows beside it; none where there is no journal.
+    /// The journal's other facts; none where there is no journal.
     pub facts: Option<BatchFacts>,
     /// Its newest run.
     pub latest: Option<Run>,
+    /// Its last run that was begun and has ended.
+    pub last_ended: Option<Run>,
+    /// How many occurrences ended without beginning since the last run that was begun, by outcome.
+    pub since: BTreeMap<Outcome, u64>,
 }
 
 impl BatchFact {
-    /// The operator's no, whether it still holds or not.
+    /// The last `disable`, whether it still holds or not.
     pub(super) fn disabled(&self) -> Option<&Disabled> {
         self.facts.as_ref()?.disabled.as_ref()
     }
@@ -68,15 +75,25 @@ pub(super) struct Times {
 }
 
 impl Facts {
-    /// What the journal says; without one, what is on the disk, as it would come into force.
+    /// What the journal says. Where no daemon has ever run, what is on the disk, as it would come into force; an error if
+    /// there is nothing of that either, or if the journal has gone.
     pub(super) fn read(context: &Context) -> Result<Self> {
-        let Some(journal) = open_journal(context)? else {
+        let journal = journal_so_far(context)?;
+        let zone = daemon_zone(journal.as_ref(), &context.zones)?;
+        let Some(journal) = journal else {
             let fitted = disk::fit(context, &context.paths.batches, &BTreeMap::new(), false)?;
             let on_disk = fitted.graph.iter().map(|(name, node)| {
-                let definition = node.definition().clone();
-                (name.clone(), BatchFact { definition, held: node.entry.held, facts: None, latest: None })
+                let fact = BatchFact {
+                    definition: node.definition().clone(),
+                    held: node.entry.held,
+                    facts: None,
+                    latest: None,
+                    last_ended: None,
+                    since: BTreeMap::new(),
+                };
+                (name.clone(), fact)
             });
-            return Ok(Self { journal: None, batches: on_disk.collect() });
+            return Ok(Self { journal: None, zone, batches: on_disk.collect() });
         };
         let rows = journal.batches()?.into_iter().filter_map(|row| {
             let in_force = row.in_force?;
@@ -85,14 +102,16 @@ impl Facts {
                 held: in_force.held,
                 facts: Some(row.facts),
                 latest: row.latest,
+                last_ended: row.last_ended,
+                since: row.since,
             };
             Some((in_force.batch, fact))
         });
         let batches = rows.collect();
-        Ok(Self { journal: Some(journal), batches })
+        Ok(Self { journal: Some(journal), zone, batches })
     }
 
-    /// The journal; where there is none, that is an answer too.
+    /// The journal; none where no daemon has ever run.
     pub(super) fn journal(&self) -> Option<&Reader> {
         self.journal.as_ref()
     }
@@ -102,7 +121,7 @@ impl Facts {
         self.batches.get(name).ok_or_else(|| no_batch(name, self.batches.keys()))
     }
 
-    /// An error if there neither is nor was a batch of this name.
+    /// An error if there is no batch of this name and never was.
     pub(super) fn known(&self, name: &BatchName) -> Result<()> {
         if self.has_or_had(name) { Ok(()) } else { Err(no_batch(name, self.batches.keys())) }
     }
@@ -117,15 +136,39 @@ impl Facts {
     /// The graph in force.
     pub(super) fn graph(&self, zones: &Zones) -> Result<Graph> {
         let entry = |fact: &BatchFact| {
-            let times = times_of(&fact.definition, zones)?;
+            let times = self.times_of(&fact.definition, zones)?;
             let definition = fact.definition.clone();
             Ok(Entry { definition, schedule: times.schedule, reboot: times.reboot, held: fact.held })
         };
         let entries = self.batches.values().map(entry).collect::<Result<Vec<_>>>()?;
         Graph::new(entries, Limits::default()).map_err(|_| {
-            let hint = "look at the daemon's log; `batchd check` says what is wrong on the disk";
-            Complaint::failure("the definitions in the journal do not fit together", hint)
+            let hint = "see the daemon's log; `batchd check` shows the errors in the files";
+            Complaint::failure("the definitions in the journal don't fit together", hint)
         })
+    }
+
+    /// When a definition is due, with the zone files as they are now.
+    pub(super) fn times_of(&self, definition: &Definition, zones: &Zones) -> Result<Times> {
+        let mut times = Vec::new();
+        let mut reboot = false;
+        for text in &definition.cron {
+            let expression = Expression::parse(text)
+                .map_err(|error| anyhow::anyhow!("`cron` of {}: {}", definition.name, error.what))?;
+            match expression {
+                Expression::Reboot => reboot = true,
+                Expression::Times(cron) => times.push(cron),
+            }
+        }
+        let schedule = match times.is_empty() {
+            true => None,
+            false => Some(Arc::new(Schedule::new(times, self.zone_of(definition, zones)?))),
+        };
+        Ok(Times { schedule, reboot })
+    }
+
+    /// The zone of a definition's schedule.
+    pub(super) fn zone_of(&self, definition: &Definition, zones: &Zones) -> Result<Arc<Zone>> {
+        Ok(own_zone(definition, zones)?.unwrap_or_else(|| self.zone.clone()))
     }
 
     /// The definitions in force, as a reload starts from them.
@@ -134,7 +177,7 @@ impl Facts {
     }
 }
 
-/// The journal, for verbs that need nothing else; none where no daemon has ever run.
+/// The journal; none where there is none.
 pub(super) fn open_journal(context: &Context) -> Result<Option<Reader>> {
     match Reader::open(&context.paths.journal()) {
         Ok(reader) => Ok(Some(reader)),
@@ -143,104 +186,182 @@ pub(super) fn open_journal(context: &Context) -> Result<Option<Reader>> {
     }
 }
 
-/// The run of this id.
-pub(super) fn run(context: &Context, id: &RunId) -> Result<Run> {
-    let journal = open_journal(context)?;
-    let run = journal.map(|journal| journal.run(id)).transpose()?.flatten();
-    run.ok_or_else(|| no_run(context, id))
+/// The journal, for commands that have nothing to say without one.
+pub(super) fn journal(context: &Context) -> Result<Reader> {
+    open_journal(context)?.ok_or_else(|| no_journal(context))
 }
 
-/// The run that is meant.
-pub(super) fn target(context: &Context, target: &Target) -> Result<Run> {
+/// The journal; none where there are definitions and no daemon has ever run. An error if the journal has gone, or if there
+/// is nothing of batchd at all.
+pub(super) fn journal_so_far(context: &Context) -> Result<Option<Reader>> {
+    let journal = open_journal(context)?;
+    let is_new = || traces(context).is_none() && context.paths.batches.is_dir();
+    if journal.is_none() && !is_new() { Err(no_journal(context)) } else { Ok(journal) }
+}
+
+/// What shows that there was a journal, if anything does.
+fn traces(context: &Context) -> Option<String> {
+    let entries = std::fs::read_dir(&context.paths.runs).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.parse::<RunId>().is_ok()));
+    match folders.count() {
+        0 if context.paths.state.join("definitions").is_dir() => {
+            Some(format!("{} has definitions that were in force", context.paths.state.display()))
+        }
+        0 => None,
+        count => Some(format!("{} has {}", context.paths.runs.display(), counted(count as u64, "run folder"))),
+    }
+}
+
+/// There is no journal: what is missing, where it was looked for, and what to do.
+pub(super) fn no_journal(context: &Context) -> anyhow::Error {
+    let journal = context.paths.journal().display().to_string();
+    if let Some(traces) = traces(context) {
+        let what = format!("the journal {journal} is missing, but {traces}");
+        let hint = "put the journal back, restore a backup with `batchd restore FILE`, \
+            or rebuild it with `batchd doctor --rebuild FILE` (see docs/backup.md)";
+        return Complaint::failure(what, hint);
+    }
+    let above = match &context.searched_above {
+        Some(folder) => format!(", and no folder above {} has one or a batchd.toml", folder.display()),
+        None => String::new(),
+    };
+    let what = format!("there is no journal at {journal}{above}");
+    let hint = "run the command in the daemon's folder, or name the state folder with `--state DIR` or BATCHD_STATE; \
+        the first `batchd daemon` creates the journal";
+    Complaint::failure(what, hint)
+}
+
+/// The zone of batches without a `timezone`: the daemon's, whoever asks. Before a daemon has run it is the reader's.
+fn daemon_zone(journal: Option<&Reader>, zones: &Zones) -> Result<Arc<Zone>> {
+    match journal.map(Reader::daemon_zone).transpose()?.flatten().as_deref() {
+        None => Ok(zones.system().zone.clone()),
+        // A copy of a zone file without a known name: the host's zone, but not that of the reader's `TZ`.
+        Some(ZONE_WITHOUT_NAME) => {
+            Ok(Zones::new(std::env::var_os("TZDIR").map(Into::into), None).system().zone.clone())
+        }
+        Some(name) => zones.get(name).context("can't load the daemon's time zone"),
+    }
+}
+
+/// How the journal names the zone of a host whose zone file is a copy without a known name.
+const ZONE_WITHOUT_NAME: &str = "localtime";
+
+/// The run of this id.
+pub(super) fn run(context: &Context, id: &RunId) -> Result<Run> {
+    journal(context)?.run(id)?.ok_or_else(|| no_run(context, id))
+}
+
+/// A run by its id, or the newest of a batch, whatever became of it.
+pub(super) fn newest(context: &Context, target: &Target) -> Result<Run> {
+    target_by(context, target, Reader::latest, "has run yet")
+}
+
+/// A run by its id, or the latest of a batch that was begun.
+pub(super) fn begun(context: &Context, target: &Target) -> Result<Run> {
+    target_by(context, target, Reader::latest_begun, "has started yet")
+}
+
+/// A run by its id, or the latest of a batch that has logs.
+pub(super) fn with_logs(context: &Context, target: &Target) -> Result<Run> {
+    target_by(context, target, Reader::latest_with_logs, "has logs yet, because no script ran")
+}
+
+/// The run that `find` finds for a batch; `verb` says what no run of it has done.
+fn target_by(
+    context: &Context,
+    target: &Target,
+    find: impl Fn(&Reader, &BatchName) -> Result<Option<Run>, QueryError>,
+    verb: &str,
+) -> Result<Run> {
     let batch = match target {
         Target::Run(id) => return run(context, id),
         Target::Batch(batch) => batch,
     };
-    let journal = open_journal(context)?;
-    if let Some(run) = journal.map(|journal| journal.latest_begun(batch)).transpose()?.flatten() {
+    let journal = journal(context)?;
+    if let Some(run) = find(&journal, batch)? {
         return Ok(run);
     }
-    Facts::read(context)?.batch(batch)?;
-    let hint = format!("`batchd runs {batch}` shows its rows; `batchd next {batch}` when it is due");
-    Err(Complaint::failure(format!("no run of {batch} has started yet"), hint))
+    Facts::read(context)?.known(batch)?;
+    let newest = journal.latest(batch)?.map(|run| show::ending(&RunView::from(&run)));
+    let newest = newest.map(|newest| format!("; the newest run: {newest}")).unwrap_or_default();
+    let hint = format!("`batchd runs {batch}` lists its runs, `batchd next {batch}` shows when it is due");
+    Err(Complaint::failure(format!("no run of {batch} {verb}{newest}"), hint))
 }
 
-/// The folder of a run, there or not. An error if one of another journal stands in its place: a `runs` that was kept when `state`
-/// was not, perhaps.
+/// The batch that is meant by an argument that has to be one.
+pub(super) fn batch_of(target: &Target, command: &str) -> Result<BatchName> {
+    match target {
+        Target::Batch(batch) => Ok(batch.clone()),
+        Target::Run(run) => {
+            let what = format!("`batchd {command}` takes the name of a batch, and {run} is a run");
+            let hint = format!("`batchd {command} {}`, or `batchd show {run}` for this run", run.batch);
+            Err(Complaint::usage(what, hint))
+        }
+    }
+}
+
+/// The folder of a run, whether it exists or not. An error if the folder belongs to a run of another journal, as when `runs`
+/// was kept and `state` was not.
 pub(super) fn folder(context: &Context, run: &Run) -> Result<PathBuf> {
     let path = context.paths.runs.join(run.id.to_string());
     let Some(journal) = open_journal(context)? else { return Ok(path) };
     let token = Token { journal: journal.journal_id()?, run: run.id.clone(), queued_at: run.queued_at };
     let owner = RunDir::open(&path).and_then(|folder| folder.owner(&token));
     if owner.is_ok_and(|owner| owner == Owner::Foreign) {
-        let what = format!("{} is the folder of another run of that id, from another state folder", path.display());
-        return Err(Complaint::failure(what, "`--state` and `--runs` belong together; its files can be read by hand"));
+        let what = format!("{} belongs to a run of another journal", path.display());
+        let hint = "use the `--runs` that belongs to this `--state`; the files can be read with other programs";
+        return Err(Complaint::failure(what, hint));
     }
     Ok(path)
 }
 
-/// Whether a folder of the daemon's is there. An error if this user may not know: that is not the same as absent.
+/// Whether a folder of the daemon exists. An error if this user may not know.
 pub(super) fn is_there(folder: &Path) -> Result<bool> {
     match std::fs::metadata(folder) {
         Ok(metadata) => Ok(metadata.is_dir()),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            let what = format!("you may not look into {}", folder.parent().unwrap_or(folder).display());
-            Err(Complaint::failure(what, "read as the daemon's user, or have it give you the right to"))
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(unreadable(folder)),
         Err(_) => Ok(false),
     }
 }
 
+/// Something exists, or may exist, that this user may not read.
+pub(super) fn unreadable(path: &Path) -> anyhow::Error {
+    let hint = "run the command as root or as the daemon's user; members of `socket_group` can read logs, \
+        but not workspaces";
+    Complaint::failure(format!("{} is not readable for you", path.display()), hint)
+}
+
 /// All runs of the chain that a run belongs to, oldest first, with what they wait for.
 pub(super) fn chain(context: &Context, id: &RunId) -> Result<Vec<RunView>> {
-    let Some(journal) = open_journal(context)? else { return Ok(Vec::new()) };
+    let journal = journal(context)?;
     waits::views(&journal, &journal.chain(id)?, context.now)
 }
 
-/// The zone of a run's batch, if that is still in force and its zone is known.
+/// The `timezone` of a run's batch, if the batch is in force and has one that is known.
 pub(super) fn zone_of_run(context: &Context, run: &Run) -> Option<Arc<Zone>> {
     let in_force = open_journal(context).ok()??.in_force(&run.id.batch).ok()??;
-    zone_of(in_force.definition.as_deref()?, &context.zones).ok()
+    own_zone(in_force.definition.as_deref()?, &context.zones).ok()?
 }
 
-/// When a definition is due, with the zone files as they are now.
-pub(super) fn times_of(definition: &Definition, zones: &Zones) -> Result<Times> {
-    let mut times = Vec::new();
-    let mut reboot = false;
-    for text in &definition.cron {
-        let expression = Expression::parse(text)
-            .map_err(|error| anyhow::anyhow!("`cron` of {}: {}", definition.name, error.what))?;
-        match expression {
-            Expression::Reboot => reboot = true,
-            Expression::Times(cron) => times.push(cron),
-        }
-    }
-    let schedule = match times.is_empty() {
-        true => None,
-        false => Some(Arc::new(Schedule::new(times, zone_of(definition, zones)?))),
-    };
-    Ok(Times { schedule, reboot })
+/// The zone that a definition names, if it does.
+fn own_zone(definition: &Definition, zones: &Zones) -> Result<Option<Arc<Zone>>> {
+    let zone =
+        |name: &String| zones.get(name).with_context(|| format!("can't load the time zone of {}", definition.name));
+    definition.timezone.as_ref().map(zone).transpose()
 }
 
-/// The zone in which a definition's times are meant.
-pub(super) fn zone_of(definition: &Definition, zones: &Zones) -> Result<Arc<Zone>> {
-    match &definition.timezone {
-        Some(name) => zones.get(name).with_context(|| format!("the zone of {}", definition.name)),
-        None => Ok(zones.system().zone.clone()),
-    }
-}
-
-/// Says on stderr if no daemon runs: what the journal has under way, or waiting, is then as the last one saw it.
+/// Says on stderr if no daemon is running: what the journal shows as running or waiting is then what the last daemon saw.
 pub(super) fn tell_of_daemon(context: &Context, shows_live: bool) -> Result<()> {
     let state = &context.paths.state;
     if !checkup::daemon_lives(state) {
-        let live = if shows_live { "what is shown as running may have ended; " } else { "" };
-        writeln!(std::io::stderr(), "no daemon runs on {}; {live}start one with `batchd daemon`", state.display())?;
+        let live = if shows_live { "; runs shown as running may have ended" } else { "" };
+        let state = state.display();
+        writeln!(std::io::stderr(), "the daemon is not running on {state}{live}; start it with `batchd daemon`")?;
     }
     Ok(())
 }
 
-/// What the daemon does not know, as reading verbs say it; none if it is known here, or nothing can be read.
+/// The error for a name that the daemon does not know; none if the journal knows the name, or can't be read.
 pub(super) fn unknown(context: &Context, request: &Request) -> Option<anyhow::Error> {
     match request {
         Request::Start { batch, .. } | Request::Enable { batch } | Request::Disable { batch, .. } => {
@@ -263,12 +384,16 @@ fn no_run(context: &Context, id: &RunId) -> anyhow::Error {
             let near = load::nearest(id.batch.as_str(), names).map(|near| format!("did you mean `{near}`?"));
             format!("there is no batch `{}`; {}", id.batch, near.as_deref().unwrap_or(LIST_SHOWS))
         }
-        Ok(_) | Err(_) => lists,
+        Ok(facts) => match facts.journal().and_then(|journal| journal.latest(&id.batch).ok().flatten()) {
+            Some(latest) => format!("the latest run is {}; {lists}", latest.id),
+            None => lists,
+        },
+        Err(_) => lists,
     };
     Complaint::usage(format!("there is no run {id}"), hint)
 }
 
-/// Where all names stand.
+/// The command that shows all names.
 const LIST_SHOWS: &str = "`batchd list` shows all batches";
 
 /// There is no such batch; perhaps one of `known` is meant.

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::Context;
-use super::args::Json;
+use super::args::{Json, Target};
 use super::exit::Exit;
 use super::facts::{self, Facts};
 use crate::model::graph::{Graph, Join, Node};
@@ -18,8 +18,8 @@ use crate::model::id::BatchName;
 
 /// Show the dependency graph
 ///
-/// In the tree, `└─ x` follows when the batch above it has succeeded, `└✗ x` when it has failed. A join stands below the first of its
-/// upstreams with the others named; where it comes again it is marked `↑`, and what follows it is not repeated.
+/// In the tree, `└─ x` starts when the batch above has succeeded, and `└✗ x` when it has failed. A join is below its first upstream, with the
+/// names of all of them; below the others it is marked `↑`, without what follows it.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -27,9 +27,10 @@ Examples:
   batchd graph report
   batchd graph --format mermaid > chains.mmd")]
 pub struct GraphArgs {
-    /// Only what is connected with this batch
-    pub batch: Option<BatchName>,
-    /// The form
+    /// Only the batches in chains with this one, and the `on_error` batches of these
+    #[arg(value_name = "BATCH")]
+    pub batch: Option<Target>,
+    /// Output format
     #[arg(long, value_name = "FORM", default_value = "tree")]
     pub format: GraphFormat,
     #[command(flatten)]
@@ -43,7 +44,7 @@ pub enum GraphFormat {
     Tree,
     /// A flowchart for Mermaid.
     Mermaid,
-    /// For programs; the same as `--json`.
+    /// JSON, as with `--json`.
     Json,
 }
 
@@ -68,7 +69,8 @@ struct BatchEdges<'b> {
 pub(super) fn run(args: &GraphArgs, context: &mut Context) -> Result<Exit> {
     let facts = Facts::read(context)?;
     let graph = facts.graph(&context.zones)?;
-    let shown: BTreeSet<&BatchName> = match &args.batch {
+    let batch = args.batch.as_ref().map(|target| facts::batch_of(target, "graph")).transpose()?;
+    let shown: BTreeSet<&BatchName> = match &batch {
         Some(name) if graph.get(name).is_none() => return Err(facts::no_batch(name, facts.batches.keys())),
         Some(name) => connected(&graph, name),
         None => graph.iter().map(|(name, _)| name).collect(),
@@ -89,21 +91,37 @@ pub(super) fn run(args: &GraphArgs, context: &mut Context) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// All that can be reached from a batch along edges, in whatever direction.
+/// The batches in chains with this one, what starts when one of them fails, and what this one is the `on_error` batch of.
+///
+/// Many batches may share an `on_error` batch, if only by default: that alone connects them with each other no more than
+/// with the rest.
 fn connected<'g>(graph: &'g Graph, from: &BatchName) -> BTreeSet<&'g BatchName> {
-    // `on_error` knows only one direction.
-    let failing = |target: &'g BatchName| {
-        graph.iter().filter(move |(_, node)| node.on_error.contains(target)).map(|(name, _)| name)
-    };
+    let Some((from, node)) = graph.iter().find(|(name, _)| *name == from) else { return BTreeSet::new() };
     let mut found = BTreeSet::new();
-    let mut open: Vec<&BatchName> = graph.iter().map(|(name, _)| name).filter(|name| *name == from).collect();
-    while let Some(name) = open.pop() {
-        if let Some(node) = graph.get(name).filter(|_| found.insert(name)) {
-            open.extend(node.upstreams.iter().chain(&node.downstreams).chain(&node.on_error));
-            open.extend(failing(name));
-        }
+    reach(graph, &mut found, vec![from], |node| node.upstreams.iter().chain(&node.downstreams));
+    let failing: Vec<&BatchName> =
+        found.iter().flat_map(|name| graph.get(name)).flat_map(|node| &node.on_error).collect();
+    reach(graph, &mut found, failing, |node| node.downstreams.iter().chain(&node.on_error));
+    // A batch that follows others in a chain is started by these, and only through them by failures.
+    let starts_on_error = |node: &Node| node.on_error.contains(from);
+    if node.upstreams.is_empty() {
+        found.extend(graph.iter().filter(|(_, node)| starts_on_error(node)).map(|(name, _)| name));
     }
     found
+}
+
+/// Adds all that can be reached along these edges.
+fn reach<'g, E: Iterator<Item = &'g BatchName>>(
+    graph: &'g Graph,
+    found: &mut BTreeSet<&'g BatchName>,
+    mut open: Vec<&'g BatchName>,
+    edges: impl Fn(&'g Node) -> E,
+) {
+    while let Some(name) = open.pop() {
+        if let Some(node) = graph.get(name).filter(|_| found.insert(name)) {
+            open.extend(edges(node));
+        }
+    }
 }
 
 fn edges<'b>(batch: &'b BatchName, node: &'b Node) -> BatchEdges<'b> {
@@ -123,5 +141,33 @@ fn edges<'b>(batch: &'b BatchName, node: &'b Node) -> BatchEdges<'b> {
         independent: definition.independent,
         enabled: definition.enabled,
         held: node.entry.held,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::draw::tests::graph;
+    use super::*;
+
+    #[test]
+    fn b_a_shared_on_error_batch_connects_nothing() {
+        let graph = graph(&[
+            ("alert", "", &[], &[]),
+            ("extract", "@daily", &[], &["alert"]),
+            ("load", "", &["extract"], &["alert"]),
+            ("other", "@daily", &[], &["alert"]),
+            ("page", "", &["alert"], &[]),
+        ]);
+        let check = |from: &str, expected: &[&str]| {
+            let found = connected(&graph, &BatchName::new(from).unwrap());
+            assert_eq!(found.iter().map(|name| name.as_str()).collect::<Vec<_>>(), expected, "{from}");
+        };
+        check("load", &["alert", "extract", "load", "page"]);
+        check("other", &["alert", "other", "page"]);
+        check("alert", &["alert", "extract", "load", "other", "page"]);
+        check("page", &["alert", "page"]);
+        // What is above a batch and not shown does not hide it.
+        let shown = connected(&graph, &BatchName::new("alert").unwrap());
+        assert!(draw::tree(&graph, &shown).contains("└✗ alert"));
     }
 }

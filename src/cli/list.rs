@@ -10,29 +10,35 @@ use serde::Serialize;
 use super::args::Json;
 use super::exit::Exit;
 use super::facts::{self, BatchFact, Facts};
-use super::table::{Cell, Style, Table};
+use super::moment::Form;
+use super::table::{Cell, Column, Style, Table};
+use super::waits::Waiting;
 use super::{Context, check, disk, moment, runs, waits, who};
 use crate::api::RunView;
 use crate::checkup;
+use crate::journal::query::COUNTED_MAX;
 use crate::load::Fitted;
 use crate::model::diagnostic::{Diagnostic, errors};
 use crate::model::id::BatchName;
 use crate::model::record::Disabled;
-use crate::model::run::StateWord;
+use crate::model::run::{Outcome, StateWord};
 use crate::model::schedule::jitter_offset;
 use crate::model::time::Instant;
-use crate::model::zone::Zone;
 
 /// List batches with their state, last run and next start
 ///
-/// A batch with a run that has not begun says what that waits for; `batchd show` has more. Times are shown in your zone. Needs no
-/// daemon, and says so if none runs: the journal says what is in force.
+/// LAST RUN is the last run that started and has ended. ZONE is the time zone of a schedule, if it is not yours; the times are shown in your
+/// zone, without the date if it is today. Works without a daemon. Errors in definitions are listed below the table.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   batchd list
+  batchd list --failed
   batchd list --json | jq -r '.batches[] | select(.held) | .batch'")]
 pub struct ListArgs {
+    /// Only batches whose last run failed, timed out or was lost
+    #[arg(long)]
+    pub failed: bool,
     #[command(flatten)]
     pub json: Json,
 }
@@ -45,21 +51,29 @@ struct Row<'r> {
     tags: &'r [String],
     cron: &'r [String],
     timezone: Option<&'r str>,
+    /// The zone of its schedule.
+    zone: Option<String>,
     after: &'r [BatchName],
     on_error: &'r [BatchName],
-    /// Whether its folder says so.
+    /// Whether its `batch.toml` enables it.
     enabled: bool,
-    /// The operator's no, if it holds.
+    /// The `disable` that holds.
     disabled: Option<&'r Disabled>,
     /// It does not fit the others and starts nothing.
     held: bool,
-    definition: String,
+    /// It is not in force any more, and still has a run.
+    removed: bool,
+    definition: Option<String>,
     /// How the disk differs from what is in force.
     on_disk: Option<&'static str>,
     /// Its runs that have not ended, oldest first.
     live: Vec<RunView>,
     /// Its newest run.
     latest: Option<RunView>,
+    /// The last run that started and has ended.
+    last_ended: Option<RunView>,
+    /// How many occurrences did not start since the last run that did, by outcome.
+    since: BTreeMap<Outcome, u64>,
     next_due_at: Option<Instant>,
 }
 
@@ -78,30 +92,44 @@ pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
     };
     let mut live: BTreeMap<BatchName, Vec<RunView>> = BTreeMap::new();
     if let Some(journal) = facts.journal() {
-        for run in waits::views(journal, &journal.live()?, context.now)? {
-            live.entry(run.batch.clone()).or_default().push(run);
+        let waiting = Waiting::read(journal, context.now)?;
+        for run in journal.live()? {
+            live.entry(run.id.batch.clone()).or_default().push(waiting.view(&run));
         }
     }
+    let removed: Vec<BatchName> = live.keys().filter(|name| !facts.batches.contains_key(*name)).cloned().collect();
     let mut live_of = |name: &BatchName| live.remove(name).unwrap_or_default();
-    let row = |(name, fact)| row(name, fact, live_of(name), fitted.as_ref(), context);
-    let rows: Vec<Row<'_>> = facts.batches.iter().map(row).collect();
+    let in_force =
+        facts.batches.iter().map(|(name, fact)| row(name, fact, live_of(name), &facts, fitted.as_ref(), context));
+    let mut rows: Vec<Row<'_>> = in_force.collect();
+    rows.extend(removed.iter().map(|name| removed_row(name, live_of(name))));
+    rows.sort_by_key(|row| row.batch);
+    if args.failed {
+        rows.retain(has_failed);
+    }
     if args.json.json {
         let daemon = checkup::daemon_lives(&context.paths.state);
         context.screen.json(&serde_json::json!({ "batches": rows, "diagnostics": diagnostics, "daemon": daemon }))?;
         return Ok(Exit::Success);
     }
-    let shows_live = rows.iter().any(|row| !row.live.is_empty());
-    let local = context.zones.system().zone.clone();
-    let if_empty = format!("no batch is in force; definitions go to {}", context.paths.batches.display());
-    let table = table(&rows, context.now, &local);
+    let if_empty = match args.failed {
+        true => "no batch failed in its last run".to_owned(),
+        false => format!("no batch is in force; definitions go to {}", context.paths.batches.display()),
+    };
+    let zone = context.zones.system().zone.clone();
+    let table = table(&rows, &context.screen.form(context.now, &zone));
     context.screen.table(&table, &if_empty)?;
+    context.screen.flush()?;
+    if let Some(footer) = footer(&rows) {
+        writeln!(std::io::stderr(), "{footer}")?;
+    }
     if !diagnostics.is_empty() {
         let heading = if errors(&diagnostics) > 0 { "Errors in definitions:" } else { "Remarks on definitions:" };
         writeln!(context.screen, "\n{heading}\n")?;
         check::show(context, &diagnostics)?;
     }
     context.screen.flush()?;
-    facts::tell_of_daemon(context, shows_live)?;
+    facts::tell_of_daemon(context, rows.iter().any(|row| !row.live.is_empty()))?;
     Ok(Exit::Success)
 }
 
@@ -109,82 +137,156 @@ fn row<'r>(
     batch: &'r BatchName,
     fact: &'r BatchFact,
     live: Vec<RunView>,
+    facts: &Facts,
     fitted: Option<&Fitted>,
     context: &Context,
 ) -> Row<'r> {
     let definition = &fact.definition;
-    // A zone that the host no longer knows is a diagnostic already, and takes nothing but the time from this row.
+    let disabled = fact.disabled().filter(|disabled| disabled.holds_at(context.now));
     let is_newest = |run: &&RunView| fact.latest.as_ref().is_some_and(|latest| latest.id == run.id);
     let newest_live = live.last().filter(is_newest).cloned();
-    let schedule = facts::times_of(definition, &context.zones).ok().and_then(|times| times.schedule);
+    // A zone that the host no longer knows is a diagnostic already, and takes nothing but the time from this row.
+    let schedule = facts.times_of(definition, &context.zones).ok().and_then(|times| times.schedule);
+    let zone = schedule.as_ref().map(|schedule| schedule.zone().name.clone());
+    // The first start at which nothing stands in the way.
+    let from = match (fact.held || !definition.enabled, disabled) {
+        (true, _) | (false, Some(Disabled { until: None, .. })) => None,
+        (false, Some(Disabled { until: Some(until), .. })) => Some(context.now.max(*until)),
+        (false, None) => Some(context.now),
+    };
     let offset = jitter_offset(batch, definition.jitter);
-    let next_due_at = schedule.filter(|_| !fact.held).and_then(|schedule| schedule.next_after(context.now));
+    let next_due_at = schedule.zip(from).and_then(|(schedule, from)| schedule.next_after(from));
     Row {
         batch,
         description: &definition.description,
         tags: &definition.tags,
         cron: &definition.cron,
         timezone: definition.timezone.as_deref(),
+        zone,
         after: &definition.after,
         on_error: &definition.on_error,
         enabled: definition.enabled,
-        disabled: fact.disabled().filter(|disabled| disabled.holds_at(context.now)),
+        disabled,
         held: fact.held,
-        definition: definition.hash.to_string(),
+        removed: false,
+        definition: Some(definition.hash.to_string()),
         on_disk: fitted.and_then(|fitted| on_disk(batch, fact, fitted)),
         latest: newest_live.or_else(|| fact.latest.as_ref().map(RunView::from)),
+        last_ended: fact.last_ended.as_ref().map(RunView::from),
+        since: fact.since.clone(),
         live,
         next_due_at: next_due_at.map(|due_at| due_at + offset),
+    }
+}
+
+/// A batch that was removed, until its last run has ended.
+fn removed_row(batch: &BatchName, live: Vec<RunView>) -> Row<'_> {
+    Row {
+        batch,
+        description: "",
+        tags: &[],
+        cron: &[],
+        timezone: None,
+        zone: None,
+        after: &[],
+        on_error: &[],
+        enabled: false,
+        disabled: None,
+        held: false,
+        removed: true,
+        definition: None,
+        on_disk: None,
+        latest: live.last().cloned(),
+        last_ended: None,
+        since: BTreeMap::new(),
+        live,
+        next_due_at: None,
     }
 }
 
 /// How the disk differs from what is in force.
 fn on_disk(batch: &BatchName, fact: &BatchFact, fitted: &Fitted) -> Option<&'static str> {
     match fitted.graph.get(batch) {
-        None => Some("gone from the disk"),
-        Some(_) if fitted.stale.contains(batch) => Some("what is on the disk is not good"),
+        None => Some("removed from the disk"),
+        Some(_) if fitted.stale.contains(batch) => Some("the definition on the disk has errors"),
         Some(node) if node.definition().hash != fact.definition.hash => Some("changed on the disk, not in force yet"),
         Some(_) => None,
     }
 }
 
-fn table(rows: &[Row<'_>], now: Instant, zone: &Zone) -> Table {
-    let mut table = Table::new(["BATCH", "STATE", "LAST RUN", "WHEN", "NEXT", "STARTS", "REMARK"]);
+fn has_failed(row: &Row<'_>) -> bool {
+    let outcome = row.last_ended.as_ref().and_then(|run| run.outcome);
+    matches!(outcome, Some(Outcome::Failed | Outcome::TimedOut | Outcome::Lost))
+}
+
+fn is_disabled(row: &Row<'_>) -> bool {
+    !row.removed && (row.disabled.is_some() || !row.enabled)
+}
+
+/// What an operator looks for first: `3 failed, 1 held, 2 disabled`.
+fn footer(rows: &[Row<'_>]) -> Option<String> {
+    let count = |is_it: fn(&Row<'_>) -> bool| rows.iter().filter(|row| is_it(row)).count();
+    let counts = [(count(has_failed), "failed"), (count(|row| row.held), "held"), (count(is_disabled), "disabled")];
+    let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}"));
+    Some(counts.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
+}
+
+fn table(rows: &[Row<'_>], form: &Form<'_>) -> Table {
+    let mut table = Table::new([
+        Column::Whole("BATCH"),
+        Column::Whole("STATE"),
+        Column::Whole("LAST RUN"),
+        Column::Spare("WHEN"),
+        Column::Whole("NEXT"),
+        Column::Cut("STARTS"),
+        Column::Spare("ZONE"),
+        Column::Note("REMARK"),
+    ]);
     for row in rows {
-        let ended = row.latest.as_ref().filter(|run| run.state == StateWord::Ended);
-        let age = ended.and_then(|run| run.ended_at).map(|at| format!("{} ago", moment::span(now.since(at))));
+        let age = row.last_ended.as_ref().and_then(|run| run.ended_at);
+        let age = age.map(|at| format!("{} ago", moment::span(form.now.since(at))));
+        let zone = row.zone.as_deref().filter(|zone| *zone != form.zone.name);
         table.row([
             Cell::plain(row.batch.as_str()),
             state(row),
-            ended.map(runs::how).unwrap_or_default(),
+            row.last_ended.as_ref().map(runs::how).unwrap_or_default(),
             Cell::plain(age.unwrap_or_default()),
-            Cell::plain(row.next_due_at.map(|at| moment::civil(at, zone)).unwrap_or_default()),
+            Cell::plain(row.next_due_at.map(|at| form.text(at)).unwrap_or_default()),
             Cell::plain(starts(row)),
-            Cell::styled(remark(row, now, zone), Style::Warning),
+            Cell::plain(zone.unwrap_or_default()),
+            Cell::styled(remark(row, form), Style::Warning),
         ]);
     }
     table
 }
 
-/// How a batch is: what keeps it from starting, else its runs under way.
+/// The state of a batch: what keeps it from starting, else its runs under way.
 fn state(row: &Row<'_>) -> Cell {
-    let word = |words: &str| {
-        let count = row.live.len();
-        if count > 1 { format!("{words} ({count})") } else { words.to_owned() }
-    };
     if row.held {
         return Cell::styled("held", Style::Bad);
     }
-    if let Some(first) = row.live.iter().find(|run| run.state != StateWord::Queued) {
-        return Cell::styled(word(first.state.word()), Style::Active);
+    let mut counts: Vec<(Cell, usize)> = Vec::new();
+    // The newest first: `running, 1 queued` has what is under way in front.
+    for state in [StateWord::Running, StateWord::Starting, StateWord::Queued] {
+        for run in row.live.iter().filter(|run| run.state == state) {
+            let word = runs::how(run);
+            match counts.iter_mut().find(|(known, _)| *known == word) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((word, 1)),
+            }
+        }
     }
-    if !row.live.is_empty() {
-        return Cell::plain(word("queued"));
+    match counts.len() {
+        0 if is_disabled(row) => Cell::styled("disabled", Style::Dim),
+        0 => Cell::plain("idle"),
+        1 if counts[0].1 == 1 => counts.remove(0).0,
+        _ => {
+            let words = counts.iter().map(|(word, count)| word.clone().with_text(|text| format!("{count} {text}")));
+            let words: Vec<Cell> = words.collect();
+            let text = words.iter().map(Cell::text).collect::<Vec<_>>().join(", ");
+            words.into_iter().next().unwrap_or_default().with_text(|_| text)
+        }
     }
-    if row.disabled.is_some() || !row.enabled {
-        return Cell::styled("disabled", Style::Dim);
-    }
-    Cell::plain("idle")
 }
 
 /// What starts it.
@@ -196,22 +298,43 @@ fn starts(row: &Row<'_>) -> String {
     row.cron.join(" | ")
 }
 
-fn remark(row: &Row<'_>, now: Instant, zone: &Zone) -> String {
+fn remark(row: &Row<'_>, form: &Form<'_>) -> String {
     let mut remarks: Vec<String> = row.on_disk.map(str::to_owned).into_iter().collect();
-    if !row.enabled {
-        remarks.push("its batch.toml says enabled = false".to_owned());
+    if row.removed {
+        remarks.push("removed; its run continues".to_owned());
+    } else if !row.enabled {
+        remarks.push("`enabled = false` in its batch.toml".to_owned());
     }
     if let Some(disabled) = row.disabled {
-        let until = disabled.until.map(|until| format!(" until {}", moment::civil(until, zone)));
-        let why = disabled.reason.as_ref().map(|reason| format!(": {reason}"));
-        remarks.push(format!(
-            "disabled by {}{}{}",
-            who::named(&disabled.by),
-            until.unwrap_or_default(),
-            why.unwrap_or_default()
-        ));
+        let until = disabled.until.map(|until| format!(" until {}", form.text(until))).unwrap_or_default();
+        let why = disabled.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        remarks.push(format!("disabled by {}{until}{why}", who::named(&disabled.by)));
+    }
+    let running = row.live.iter().find_map(|run| Some((run, run.started_at?)));
+    if let Some((run, at)) = running {
+        let stop = run.stop.as_ref().map(|stop| format!(", stopped by {}", who::named(&stop.by))).unwrap_or_default();
+        remarks.push(format!("{} since {}{stop}", run.id, form.text(at)));
     }
     let waiting = row.live.iter().find_map(|run| Some((&run.id, run.waits_for.as_ref()?)));
-    remarks.extend(waiting.map(|(id, it)| waits::sentence(id, it, now, zone)));
+    remarks.extend(waiting.map(|(id, it)| waits::sentence(id, it, form.now, form.zone)));
+    remarks.extend(not_started(row, running.is_some()));
+    // What a run under way has to say comes with its end.
+    let said = row.last_ended.iter().filter(|_| running.is_none()).flat_map(|run| run.exit.iter());
+    remarks.extend(said.flat_map(|exit| exit.remarks.iter().cloned()));
     remarks.join("; ")
+}
+
+/// What did not start since the last run that did: `12 skipped since`, `12 skipped, 3 missed meanwhile`.
+fn not_started(row: &Row<'_>, is_running: bool) -> Option<String> {
+    let count = |(outcome, count): (&Outcome, &u64)| {
+        let least = if *count >= u64::from(COUNTED_MAX) { "at least " } else { "" };
+        format!("{least}{count} {outcome}")
+    };
+    let counts = row.since.iter().map(count).collect::<Vec<_>>().join(", ");
+    let when = match (is_running, &row.last_ended) {
+        (true, _) => " meanwhile",
+        (false, Some(_)) => " since",
+        (false, None) => "",
+    };
+    (!counts.is_empty()).then(|| counts + when)
 }

@@ -15,6 +15,7 @@ pub mod escape;
 mod exit;
 mod facts;
 mod graph;
+mod interrupt;
 mod list;
 mod logs;
 mod mistakes;
@@ -36,6 +37,7 @@ mod waits;
 mod who;
 
 use std::io::Write as _;
+use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -45,13 +47,15 @@ pub use self::exit::{Exit, conclude};
 pub use self::mistakes::parse;
 use self::screen::Screen;
 use crate::model::time::Instant;
-use crate::paths::Paths;
+use crate::paths::{Located, Paths};
 use crate::zones::Zones;
 
 /// What every command needs.
 struct Context {
     /// Where everything is.
     paths: Paths,
+    /// The folder above which batchd's files were searched in vain, if they were.
+    searched_above: Option<PathBuf>,
     /// When the command was given.
     now: Instant,
     /// The zones of this host.
@@ -62,13 +66,21 @@ struct Context {
 
 /// Carries out a command at `now`. `daemon` starts the daemon.
 pub fn run(cli: Cli, now: Instant, daemon: impl FnOnce(DaemonArgs, Paths) -> Result<()>) -> Result<Exit> {
-    let paths = Paths::resolve(&cli.paths)?;
-    let verb = match cli.verb {
-        Verb::Daemon(args) => return daemon(args, paths).map(|()| Exit::Success),
-        verb => verb,
+    let (verb, located) = match cli.verb {
+        Verb::Daemon(args) => return daemon(args, Paths::resolve(&cli.paths)?).map(|()| Exit::Success),
+        // The daemon that is to use what this writes does not look in the folders above.
+        verb @ Verb::Restore(_) => {
+            let paths = Paths::resolve(&cli.paths)?;
+            (verb, Located { paths, above: None, searched_above: None })
+        }
+        verb => (verb, Paths::locate(&cli.paths)?),
     };
+    let Located { paths, above, searched_above } = located;
+    if let Some(above) = above {
+        writeln!(std::io::stderr(), "using {}", above.display())?;
+    }
     let zones = Zones::new(std::env::var_os("TZDIR").map(Into::into), std::env::var("TZ").ok());
-    let mut context = Context { paths, now, zones, screen: Screen::of_process() };
+    let mut context = Context { paths, searched_above, now, zones, screen: Screen::of_process() };
     let context = &mut context;
     let exit = match verb {
         Verb::Check(args) => check::run(&args, context),

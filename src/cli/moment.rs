@@ -10,11 +10,11 @@ use crate::model::zone::{Meaning, Zone};
 /// How people write a civil time, the shortest last.
 const CIVIL_FORMS: [&str; 4] = ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"];
 
-/// What [`parse`] understands, for `--help` and for messages.
+/// What [`parse`] accepts, for `--help` and for messages.
 pub(super) const FORMS: &str = "`2h` (ago), `today`, `yesterday`, `2026-11-24` (its midnight), `2026-11-24 03:00`, or RFC 3339 such as `2026-11-24T03:00:00Z`";
 
-/// Reads an instant of the past or a civil time, which is meant in `zone`: of a time that clocks show twice the first, of one
-/// that they skip the end of the gap. The error says what is understood.
+/// Reads an instant of the past or a civil time in `zone`. If clocks show the time twice, the first is meant; if they skip
+/// it, the end of the gap. The error lists the accepted forms.
 pub(super) fn parse(text: &str, now: Instant, zone: &Zone) -> Result<Instant, String> {
     let text = text.trim();
     let today = zone.civil(now).date();
@@ -36,7 +36,7 @@ pub(super) fn parse(text: &str, now: Instant, zone: &Zone) -> Result<Instant, St
         return Ok(instant_of(civil, zone));
     }
     let ago = text.strip_suffix(" ago").unwrap_or(text);
-    parse_duration(ago).map(|ago| now - ago).map_err(|_| format!("`{text}` is not an instant; write {FORMS}"))
+    parse_duration(ago).map(|ago| now - ago).map_err(|_| format!("`{text}` is not a time; write {FORMS}"))
 }
 
 fn instant_of(civil: NaiveDateTime, zone: &Zone) -> Instant {
@@ -56,6 +56,41 @@ pub(super) fn full(at: Instant, zone: &Zone) -> String {
     let sign = if minutes < 0 { '-' } else { '+' };
     let civil = zone.civil(at).format("%a %Y-%m-%d %H:%M:%S");
     format!("{civil} {sign}{:02}:{:02}", minutes.abs() / 60, minutes.abs() % 60)
+}
+
+/// How a screen shows instants.
+#[derive(Clone, Copy)]
+pub(super) struct Form<'z> {
+    /// When the command was given.
+    pub now: Instant,
+    /// The reader's zone.
+    pub zone: &'z Zone,
+    /// The date of today is left out: on a terminal people know it, in a file nobody does.
+    pub omits_today: bool,
+}
+
+impl Form<'_> {
+    /// `03:00:00` today, `2026-11-23 03:00:00` on any other day.
+    pub(super) fn text(&self, at: Instant) -> String {
+        format!("{}{}", self.date(at), self.zone.civil(at).format("%H:%M:%S"))
+    }
+
+    /// From one instant to another: `20:11–20:22`, with date and seconds where they matter.
+    pub(super) fn range(&self, from: Instant, to: Instant) -> String {
+        let second = |at: Instant| at.as_s().rem_euclid(60);
+        let form = if second(from) == 0 && second(to) == 0 { "%H:%M" } else { "%H:%M:%S" };
+        let (from_civil, to_civil) = (self.zone.civil(from), self.zone.civil(to));
+        let same_day = from_civil.date() == to_civil.date();
+        // Behind another day, today has to be named, too.
+        let to_date = if same_day { String::new() } else { to_civil.format("%Y-%m-%d ").to_string() };
+        format!("{}{}–{to_date}{}", self.date(from), from_civil.format(form), to_civil.format(form))
+    }
+
+    fn date(&self, at: Instant) -> String {
+        let day = self.zone.civil(at).date();
+        let is_known = self.omits_today && day == self.zone.civil(self.now).date();
+        if is_known { String::new() } else { day.format("%Y-%m-%d ").to_string() }
+    }
 }
 
 /// A length of time, no more exact than people want it: `850ms`, `12s`, `3m20s`, `2h5m`, `3d4h`.
@@ -109,6 +144,25 @@ mod tests {
         assert_eq!(full(at, &zone()), "Wed 2026-07-01 03:02:03 +02:00");
         let west = Zone::new("W", -12600, [], None);
         assert_eq!(full(at, &west), "Tue 2026-06-30 21:32:03 -03:30");
+    }
+
+    #[test]
+    fn b_the_date_is_shown_of_other_days_only() {
+        let (zone, at) = (zone(), |text: &str| Instant::parse(text).unwrap());
+        let now = at("2026-11-24T12:00:00Z");
+        let form = |omits_today| Form { now, zone: &zone, omits_today };
+        // The day is that of the reader's clocks.
+        assert_eq!(form(true).text(at("2026-11-23T23:00:07Z")), "00:00:07");
+        assert_eq!(form(true).text(at("2026-11-23T22:59:59Z")), "2026-11-23 23:59:59");
+        assert_eq!(form(false).text(now), "2026-11-24 13:00:00");
+        let range = |omits, from, to| form(omits).range(at(from), at(to));
+        assert_eq!(range(true, "2026-11-24T08:11:00Z", "2026-11-24T08:22:00Z"), "09:11–09:22");
+        assert_eq!(range(true, "2026-11-24T08:11:00Z", "2026-11-24T08:22:01Z"), "09:11:00–09:22:01");
+        assert_eq!(range(true, "2026-11-22T08:11:00Z", "2026-11-22T08:22:00Z"), "2026-11-22 09:11–09:22");
+        let days = "2026-11-22 09:11–2026-11-24 09:22";
+        for omits in [false, true] {
+            assert_eq!(range(omits, "2026-11-22T08:11:00Z", "2026-11-24T08:22:00Z"), days);
+        }
     }
 
     #[test]

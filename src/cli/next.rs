@@ -10,10 +10,10 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::args::Json;
+use super::args::{Json, Target};
 use super::exit::{Complaint, Exit};
 use super::facts::{self, BatchFact, Facts, Times};
-use super::table::{Cell, Style, Table};
+use super::table::{Cell, Column, Style, Table};
 use super::{Context, moment};
 use crate::model::cron::Expression;
 use crate::model::id::BatchName;
@@ -23,8 +23,9 @@ use crate::model::zone::Zone;
 
 /// Show upcoming starts
 ///
-/// Without a batch, all of them together. Of a batch without a schedule it says what it starts after, and when the chain
-/// begins that leads to it. With `--cron`, an expression is tried out without any batch.
+/// Without a batch, the next start of each batch; with `-n`, the next starts of all batches together. Schedules are computed in the time zone
+/// of the batch, or of the daemon if the batch has none, whatever your own zone is. For a batch without a schedule, the batches that start it
+/// are shown, and when its chain begins. `--cron` tries out an expression without a batch.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -33,26 +34,29 @@ Examples:
   batchd next --cron '30 2 * * *' --timezone Europe/Berlin --from 2026-03-28 -n 3")]
 pub struct NextArgs {
     /// Only this batch
-    #[arg(conflicts_with = "cron")]
-    pub batch: Option<BatchName>,
-    /// An expression: 5 fields as in crontab(5), 6 with seconds first, or @daily and its like
+    #[arg(value_name = "BATCH", conflicts_with = "cron")]
+    pub batch: Option<Target>,
+    /// Try out an expression: 5 fields as in crontab(5), 6 with seconds first, or `@daily` and the like
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     pub cron: Option<String>,
-    /// The zone in which EXPR is meant, such as Europe/Berlin; else the system's
+    /// Time zone of EXPR, such as Europe/Berlin [default: yours]
     #[arg(long, value_name = "ZONE", requires = "cron")]
     pub timezone: Option<String>,
-    /// From when on, if not from now: a date or a time in the zone of the batch or of EXPR, or RFC 3339
-    #[arg(long, value_name = "INSTANT")]
+    /// Only starts at this time or later: a date or a time in the zone of the batch or of EXPR, or RFC 3339 [default: now]
+    #[arg(long, value_name = "TIME")]
     pub from: Option<String>,
-    /// How many
-    #[arg(short = 'n', long = "number", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=NUMBER_MAX))]
-    pub number: u32,
+    /// Number of starts [default: 10, without a batch 1 of each]
+    #[arg(short = 'n', long = "number", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=NUMBER_MAX))]
+    pub number: Option<u32>,
     #[command(flatten)]
     pub json: Json,
 }
 
-/// The most that can be asked for: a year of every hour, and no mistyped number runs for minutes.
+/// The most starts: a year of every hour, and no mistyped number runs for minutes.
 const NUMBER_MAX: i64 = 10_000;
+
+/// How many starts of one batch or expression are shown.
+const NUMBER_DEFAULT: u32 = 10;
 
 /// One start to come.
 #[derive(Debug, Serialize)]
@@ -67,9 +71,9 @@ struct Start {
     start_at_local: String,
     /// The zone's name.
     timezone: String,
-    /// What a change of the clocks does to it.
+    /// How a change of the clocks moves it.
     moved: Option<String>,
-    /// It will be skipped: the batch is disabled then.
+    /// It will be skipped, because the batch is disabled then.
     disabled: bool,
     #[serde(skip)]
     zone: Arc<Zone>,
@@ -86,11 +90,12 @@ struct Source<'s> {
 
 /// Carries it out.
 pub(super) fn run(args: &NextArgs, context: &mut Context) -> Result<Exit> {
-    let starts = match (&args.cron, &args.batch) {
-        (Some(text), _) => of_expression(text, args, context)?,
-        (None, batch) => {
+    let batch = args.batch.as_ref().map(|target| facts::batch_of(target, "next")).transpose()?;
+    let starts = match &args.cron {
+        Some(text) => of_expression(text, args, context)?,
+        None => {
             let facts = Facts::read(context)?;
-            if let Some(name) = batch
+            if let Some(name) = &batch
                 && let Some(origin) = Origin::of(name, &facts, args, context)?
             {
                 return show_origin(name, &origin, args.json, context);
@@ -102,20 +107,27 @@ pub(super) fn run(args: &NextArgs, context: &mut Context) -> Result<Exit> {
         context.screen.json(&serde_json::json!({ "starts": starts }))?;
         return Ok(Exit::Success);
     }
-    let mut table = Table::new(["STARTS", "IN", "BATCH", "REMARK"]);
+    let mut table = Table::new([
+        Column::Whole("STARTS"),
+        Column::Spare("IN"),
+        Column::Whole("BATCH"),
+        Column::Spare("ZONE"),
+        Column::Note("REMARK"),
+    ]);
     for start in &starts {
         let ahead = start.start_at.since(context.now);
         let ahead = if ahead.is_zero() { String::new() } else { moment::span(ahead) };
         let batch = start.batch.as_ref().map_or("", BatchName::as_str);
         let style = if start.disabled { Style::Dim } else { Style::Plain };
-        let cells = [moment::full(start.start_at, &start.zone), ahead, batch.to_owned(), remark(start)];
+        let zone = start.timezone.clone();
+        let cells = [moment::full(start.start_at, &start.zone), ahead, batch.to_owned(), zone, remark(start)];
         table.row(cells.map(|text| Cell::styled(text, style)));
     }
-    context.screen.table(&table, "nothing will start by itself")?;
+    context.screen.table(&table, "no batch has a start ahead")?;
     Ok(Exit::Success)
 }
 
-/// The instant after which starts are shown. A `--from` counts itself, and is meant in `zone`, in which the answer is given.
+/// The instant after which starts are shown. `--from` is inclusive, and a time in `zone`.
 fn after(args: &NextArgs, context: &Context, zone: &Zone) -> Result<Instant> {
     let Some(text) = &args.from else { return Ok(context.now) };
     let from =
@@ -133,8 +145,7 @@ fn of_expression(text: &str, args: &NextArgs, context: &Context) -> Result<Vec<S
     let cron = match Expression::parse(text) {
         Ok(Expression::Times(cron)) => cron,
         Ok(Expression::Reboot) => {
-            let hint = "it starts a batch once after each boot of the host";
-            return Err(Complaint::usage("`@reboot` has no times to show", hint));
+            return Err(Complaint::usage("`@reboot` has no times to show", "it starts a batch once after each boot"));
         }
         Err(error) => {
             let before: String = text.chars().take(text[..error.span.start].chars().count()).map(|_| ' ').collect();
@@ -152,7 +163,7 @@ fn of_expression(text: &str, args: &NextArgs, context: &Context) -> Result<Vec<S
         is_off: Box::new(|_| false),
         occurrences: Box::new(schedule.upcoming(after)),
     };
-    Ok(merge(vec![source], args.number as usize))
+    Ok(merge(vec![source], args.number.unwrap_or(NUMBER_DEFAULT) as usize))
 }
 
 fn of_batches(facts: &Facts, batch: Option<&BatchName>, args: &NextArgs, context: &Context) -> Result<Vec<Start>> {
@@ -161,14 +172,20 @@ fn of_batches(facts: &Facts, batch: Option<&BatchName>, args: &NextArgs, context
     }
     let mut schedules = Vec::new();
     for (name, fact) in facts.batches.iter().filter(|(name, fact)| batch.is_none_or(|one| one == *name) && !fact.held) {
-        if let Some(schedule) = facts::times_of(&fact.definition, &context.zones)?.schedule {
-            // Several batches are seen from one instant, a single one from its own zone.
+        if let Some(schedule) = facts.times_of(&fact.definition, &context.zones)?.schedule {
+            // `--from` is one instant for several batches, and a time in the zone of a single one.
             let zone = if batch.is_some() { schedule.zone().clone() } else { context.zones.system().zone.clone() };
             schedules.push((name, fact, after(args, context, &zone)?, schedule));
         }
     }
     let sources = schedules.iter().map(|(name, fact, after, schedule)| source(name, fact, schedule, *after));
-    Ok(merge(sources.collect(), args.number as usize))
+    if let (None, None) = (batch, args.number) {
+        let mut starts: Vec<Start> = sources.flat_map(|source| merge(vec![source], 1)).collect();
+        // Stable: at the same instant in the order of their names.
+        starts.sort_by_key(|start| start.start_at);
+        return Ok(starts);
+    }
+    Ok(merge(sources.collect(), args.number.unwrap_or(NUMBER_DEFAULT) as usize))
 }
 
 fn source<'s>(name: &'s BatchName, fact: &'s BatchFact, schedule: &'s Schedule, after: Instant) -> Source<'s> {
@@ -187,9 +204,9 @@ fn source<'s>(name: &'s BatchName, fact: &'s BatchFact, schedule: &'s Schedule, 
 fn explain(name: &BatchName, fact: &BatchFact) -> Result<()> {
     let mut err = std::io::stderr();
     if fact.held {
-        writeln!(err, "{name} is held: its definition does not fit the others; `batchd list` says why")?;
+        writeln!(err, "{name} is held because of an error in its definition; see `batchd check`")?;
     } else if fact.definition.cron.iter().any(|text| text == "@reboot") {
-        writeln!(err, "{name} starts after each boot of the host")?;
+        writeln!(err, "{name} starts after each boot")?;
     }
     Ok(())
 }
@@ -224,7 +241,7 @@ impl Origin {
         }
         let beginning = |name: BatchName| {
             let fact = facts.batch(&name)?;
-            let Times { schedule, reboot } = facts::times_of(&fact.definition, &context.zones)?;
+            let Times { schedule, reboot } = facts.times_of(&fact.definition, &context.zones)?;
             let next = match schedule {
                 Some(schedule) => {
                     let after = after(args, context, schedule.zone())?;
@@ -275,23 +292,24 @@ fn show_origin(name: &BatchName, origin: &Origin, json: Json, context: &mut Cont
     }
     let list = |names: &[BatchName], word: &str| names.iter().map(BatchName::as_str).collect::<Vec<_>>().join(word);
     match (origin.after.as_slice(), origin.on_error_of.as_slice()) {
-        ([], []) => writeln!(out, "{name} has no schedule: `batchd start {name}` starts it")?,
+        ([], []) => writeln!(out, "{name} has no schedule; to start it: `batchd start {name}`")?,
         ([], failing) => writeln!(out, "{name} starts when {} has failed", list(failing, " or "))?,
         (after, _) => writeln!(out, "{name} starts after {}", list(after, ", "))?,
     }
     for Beginning { batch, next, reboot } in &origin.begins_with {
         match next {
             Some(start) => {
-                let at = moment::full(start.start_at, &start.zone);
+                let at = format!("{} {}", moment::full(start.start_at, &start.zone), start.timezone);
                 let ahead = moment::span(start.start_at.since(context.now));
                 let remark = remark(start);
                 let remark = if remark.is_empty() { remark } else { format!("; {remark}") };
                 writeln!(out, "its chain begins with {batch}, next at {at} (in {ahead}){remark}")?;
             }
-            None if *reboot => writeln!(out, "its chain begins with {batch}, after each boot of the host")?,
-            None => {
-                writeln!(out, "its chain begins with {batch}, which has no times: `batchd start {batch}` starts it")?
-            }
+            None if *reboot => writeln!(out, "its chain begins with {batch}, after each boot")?,
+            None => writeln!(
+                out,
+                "its chain begins with {batch}, which has no schedule; to start it: `batchd start {batch}`"
+            )?,
         }
     }
     Ok(Exit::Success)
@@ -351,13 +369,13 @@ fn head(sources: &mut [Source<'_>], index: usize) -> Option<Reverse<Head>> {
 
 fn describe(moved: Moved) -> String {
     match moved {
-        Moved::Skipped(civil) => format!("moved: clocks skip {}", civil.format("%H:%M")),
-        Moved::FirstPassOnly => "clocks show this time twice: the first one".to_owned(),
+        Moved::Skipped(civil) => format!("moved, because clocks skip {}", civil.format("%H:%M")),
+        Moved::FirstPassOnly => "clocks show this time twice; this is the first".to_owned(),
     }
 }
 
 fn remark(start: &Start) -> String {
-    let disabled = start.disabled.then(|| "disabled: will be skipped".to_owned());
+    let disabled = start.disabled.then(|| "disabled, will be skipped".to_owned());
     start.moved.iter().cloned().chain(disabled).collect::<Vec<_>>().join("; ")
 }
 
@@ -393,8 +411,8 @@ mod tests {
             .map(|start| format!("{} {} {}", start.batch.as_ref().unwrap(), start.start_at_local, remark(start)))
             .collect();
         let expected = [
-            "a 2026-03-29T01:01:00+01:00 disabled: will be skipped",
-            "b 2026-03-29T03:00:00+02:00 moved: clocks skip 02:30",
+            "a 2026-03-29T01:01:00+01:00 disabled, will be skipped",
+            "b 2026-03-29T03:00:00+02:00 moved, because clocks skip 02:30",
             "a 2026-03-29T03:01:00+02:00 ",
             "a 2026-03-29T04:01:00+02:00 ",
         ];

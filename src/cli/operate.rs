@@ -135,7 +135,7 @@ fn disabling(
     }
     match goes_on {
         [] => {}
-        [run] => text += &format!("\n{run} goes on; to stop it: `batchd stop {run}`"),
+        [run] => text += &format!("\n{run} continues; to stop it: `batchd stop {run}`"),
         runs => text += &format!("\n{} go on; to stop one: `batchd stop {}`", list(runs), runs[0]),
     }
     text
@@ -313,7 +313,7 @@ join will not follow: its upstream b is not in this chain
         check(
             Some(hour),
             &runs[..1],
-            "load is disabled until Thu 1970-01-01 01:00:00 +00:00\nload.3 goes on; to stop it: `batchd stop load.3`",
+            "load is disabled until Thu 1970-01-01 01:00:00 +00:00\nload.3 continues; to stop it: `batchd stop load.3`",
         );
         check(None, &runs, "load is disabled\nload.3, load.4 go on; to stop one: `batchd stop load.3`");
         let check = |enabled, was: Option<Disabled>, expected: &str| {

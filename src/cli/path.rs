@@ -23,13 +23,13 @@ Examples:
   ls \"$(batchd path --workspace report)\"
   diff -r \"$(batchd path --definition report)\" batches.d/report")]
 pub struct PathArgs {
-    /// A run, or a batch for its latest run that was begun
+    /// A run, or a batch for its latest run that started
     #[arg(value_name = "RUN|BATCH", required_unless_present_any = ["workspace", "definition"])]
     pub target: Option<Target>,
-    /// Where the batch's script runs and may leave files
+    /// The workspace of this batch, in which its script runs
     #[arg(long, value_name = "BATCH", conflicts_with_all = ["target", "definition"])]
     pub workspace: Option<BatchName>,
-    /// The copy of the batch's folder that is in force
+    /// The stored definition of this batch that is in force
     #[arg(long, value_name = "BATCH", conflicts_with = "target")]
     pub definition: Option<BatchName>,
     #[command(flatten)]
@@ -40,19 +40,22 @@ pub struct PathArgs {
 pub(super) fn run(args: &PathArgs, context: &mut Context) -> Result<Exit> {
     let (path, if_absent) = match (&args.target, &args.workspace, &args.definition) {
         (Some(target), _, _) => {
-            let run = facts::target(context, target)?;
+            let run = facts::begun(context, target)?;
             let never = run.started_at.is_none();
-            let why = if never { "its script has not been started" } else { "somebody removed it" };
+            let why = if never { "the script of this run has not started" } else { "the folder was removed" };
             (facts::folder(context, &run)?, why.to_owned())
         }
         (None, Some(batch), _) => (workspace(context, batch)?, format!("{batch} has not run yet")),
-        (None, None, Some(batch)) => (definition(context, batch)?, "no daemon has accepted it yet".to_owned()),
+        (None, None, Some(batch)) => (definition(context, batch)?, format!("no daemon has put {batch} in force yet")),
         (None, None, None) => {
-            return Err(Complaint::usage("the path of what?", "give a run's id, --workspace or --definition"));
+            return Err(Complaint::usage(
+                "no run or batch was named",
+                "name a run, or use --workspace BATCH or --definition BATCH",
+            ));
         }
     };
     if !facts::is_there(&path)? {
-        return Err(Complaint::failure(format!("there is no folder {}", path.display()), if_absent));
+        return Err(Complaint::failure(format!("{} does not exist", path.display()), if_absent));
     }
     if args.json.json {
         context.screen.json(&serde_json::json!({ "path": path }))?;

@@ -5,18 +5,21 @@ use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
 use serde::Serialize;
 
 use super::escape;
+use super::moment::Form;
 use super::table::{Look, Table};
+use crate::model::time::Instant;
+use crate::model::zone::Zone;
 
 /// The width where a terminal does not tell its own.
 const WIDTH_DEFAULT: u16 = 80;
 
-/// Writes to stderr what is to be known beside the facts, harmless if a terminal shows it.
+/// Writes a message to stderr, harmless if a terminal shows it.
 pub(super) fn aside(text: &str) -> io::Result<()> {
     let mut err = io::stderr();
     if err.is_terminal() { err.write_all(escape::text(text).as_bytes()) } else { err.write_all(text.as_bytes()) }
 }
 
-/// stdout, and what is known of whoever reads it.
+/// stdout, and what is known of its reader.
 pub(super) struct Screen {
     out: BufWriter<StdoutLock<'static>>,
     look: Look,
@@ -41,6 +44,11 @@ impl Screen {
         self.look
     }
 
+    /// How instants are shown here.
+    pub(super) fn form<'z>(&self, now: Instant, zone: &'z Zone) -> Form<'z> {
+        Form { now, zone, omits_today: self.is_terminal() }
+    }
+
     /// Whether a terminal reads it, which must not get control characters.
     pub(super) fn is_terminal(&self) -> bool {
         self.look.width.is_some()
@@ -55,7 +63,7 @@ impl Screen {
         self.out.write_all(text.as_bytes())
     }
 
-    /// Shows text of several lines, which may hold what somebody wrote to hurt.
+    /// Shows text of several lines, which may contain hostile characters.
     pub(super) fn text(&mut self, text: &str) -> io::Result<()> {
         if self.is_terminal() {
             self.out.write_all(escape::text(text).as_bytes())

@@ -22,7 +22,7 @@ use crate::model::run::{Follow, Given, Input};
 /// The batches after it in its chain follow. Joins with batches of other chains follow only with `--downstream`. batchd prints on stderr
 /// which batches will follow and which will not. A batch that is busy or disabled is not started; see `--queue` and `--force`.
 ///
-/// With `--wait` or `-f`, Ctrl-C ends the waiting. The run goes on.
+/// With `--wait` or `-f`, Ctrl-C ends the command. The run continues.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:

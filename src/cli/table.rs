@@ -1,6 +1,7 @@
 //! Tables and their colours, for people: [`Table`].
 //!
-//! On a terminal a table is cut to its width and coloured; elsewhere nothing is cut, so that `grep` and `awk` see it all.
+//! On a terminal a table is fitted into its width and coloured; elsewhere nothing is cut, so that `grep` and `awk` see it
+//! all. Ids and times are never cut.
 
 use std::fmt::Write as _;
 
@@ -11,6 +12,14 @@ use crate::model::run::Outcome;
 const GAP: &str = "  ";
 /// No column is cut to less.
 const COLUMN_WIDTH_MIN: usize = 8;
+/// No column is cut to less while another one can be left out: a schedule of 5 fields or the name of an upstream fits.
+const COLUMN_WIDTH_SPARE: usize = 16;
+/// If less is left for notes, all of them are shown below their rows: a column of single words can't be read.
+const NOTE_WIDTH_MIN: usize = 12;
+/// What stands before a note, or before the rest of a row, on a line of its own.
+const INDENT: &str = "    ";
+/// A longer note is cut: it may be a whole message of some program. `batchd show` has all of it.
+const NOTE_LINES_MAX: usize = 3;
 
 /// How a cell looks where there are colours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,11 +48,37 @@ pub(super) struct Cell {
     style: Style,
 }
 
+/// A column's heading, and what may be done to the column where the width is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Column {
+    /// It is never cut: ids, times, single words.
+    Whole(&'static str),
+    /// It is never cut, but left out if there is no other way.
+    Spare(&'static str),
+    /// Its texts are cut.
+    Cut(&'static str),
+    /// Sentences, in the last column only. One that does not fit is shown below its row.
+    Note(&'static str),
+}
+
 /// Rows under headings.
 #[derive(Debug)]
 pub(super) struct Table {
-    headings: Vec<&'static str>,
+    columns: Vec<Column>,
     rows: Vec<Vec<Cell>>,
+}
+
+/// How the columns share the width of the terminal.
+#[derive(Debug)]
+struct Layout {
+    /// The columns that are shown, by their index, with their widths.
+    columns: Vec<(usize, usize)>,
+    /// The column with a line of its own above the others, where the terminal is too narrow for one line.
+    above: Option<usize>,
+    /// The column whose texts are shown below their rows if they don't fit.
+    note: Option<usize>,
+    /// Of the terminal.
+    width: Option<usize>,
 }
 
 /// Where a text is shown.
@@ -64,6 +99,16 @@ impl Cell {
     /// A cell with a style.
     pub(super) fn styled(text: impl AsRef<str>, style: Style) -> Self {
         Self { text: escape::line(text.as_ref()).into_owned(), style }
+    }
+
+    /// The text, harmless.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The same with another text.
+    pub(super) fn with_text(self, text: impl FnOnce(&str) -> String) -> Self {
+        Self::styled(text(&self.text), self.style)
     }
 
     /// The text, harmless, with its colour around it.
@@ -105,68 +150,177 @@ impl Style {
     }
 }
 
+impl Column {
+    fn heading(self) -> &'static str {
+        match self {
+            Self::Whole(text) | Self::Spare(text) | Self::Cut(text) | Self::Note(text) => text,
+        }
+    }
+}
+
 impl Table {
     /// A table without rows.
-    pub(super) fn new(headings: impl Into<Vec<&'static str>>) -> Self {
-        Self { headings: headings.into(), rows: Vec::new() }
+    pub(super) fn new(columns: impl Into<Vec<Column>>) -> Self {
+        Self { columns: columns.into(), rows: Vec::new() }
     }
 
-    /// Adds a row of as many cells as there are headings.
+    /// Adds a row of as many cells as there are columns.
     pub(super) fn row(&mut self, cells: impl Into<Vec<Cell>>) {
         let cells = cells.into();
-        debug_assert_eq!(cells.len(), self.headings.len());
+        debug_assert_eq!(cells.len(), self.columns.len());
         self.rows.push(cells);
     }
 
     /// The table as text, a line end behind every line; nothing at all if it has no rows.
     ///
-    /// A column in which no row has a text is left out. Where the width is short, the widest columns are cut first.
+    /// A column in which no row has a text is left out.
     pub(super) fn show(&self, look: Look) -> String {
         if self.rows.is_empty() {
             return String::new();
         }
-        let shown: Vec<usize> = (0..self.headings.len())
-            .filter(|column| self.rows.iter().any(|row| !row[*column].text.is_empty()))
-            .collect();
-        let headings: Vec<Cell> = self.headings.iter().map(|text| Cell::styled(text, Style::Heading)).collect();
-        let lines = || std::iter::once(&headings).chain(&self.rows);
-        let widths = shown.iter().map(|column| lines().map(|cells| width(&cells[*column].text)).max().unwrap_or(0));
-        let mut widths: Vec<usize> = widths.collect();
-        if let Some(width) = look.width {
-            fit(&mut widths, width.saturating_sub(GAP.len() * shown.len().saturating_sub(1)));
-        }
+        let layout = self.layout(look.width);
+        let headings: Vec<Cell> =
+            self.columns.iter().map(|column| Cell::styled(column.heading(), Style::Heading)).collect();
         let mut text = String::new();
-        for cells in lines() {
-            for (at, (column, width)) in shown.iter().zip(&widths).enumerate() {
-                let is_last = at + 1 == shown.len();
-                push_cell(&mut text, &cells[*column], *width, is_last, look);
+        for cells in std::iter::once(&headings).chain(&self.rows) {
+            layout.push_line(&mut text, cells, look);
+            if !std::ptr::eq(cells, &headings) {
+                layout.push_note(&mut text, cells, look);
             }
-            text.truncate(text.trim_end_matches(' ').len());
-            text.push('\n');
         }
         text
     }
+
+    /// The widest text of a column, with its heading.
+    fn width(&self, column: usize) -> usize {
+        let texts = self.rows.iter().map(|row| width(&row[column].text));
+        texts.max().unwrap_or(0).max(width(self.columns[column].heading()))
+    }
+
+    fn layout(&self, width: Option<usize>) -> Layout {
+        let is_empty = |column: &usize| self.rows.iter().all(|row| row[*column].text.is_empty());
+        let shown = (0..self.columns.len()).filter(|column| !is_empty(column));
+        let columns: Vec<(usize, usize)> = shown.map(|column| (column, self.width(column))).collect();
+        let mut layout = Layout { columns, above: None, note: None, width };
+        let Some(width) = width else { return layout };
+        let last = layout.columns.last().copied();
+        let note = last.filter(|(column, _)| matches!(self.columns[*column], Column::Note(_)));
+        if let Some((column, natural)) = note.filter(|_| total(&layout.columns) > width) {
+            layout.columns.pop();
+            layout.note = Some(column);
+            let room = width.saturating_sub(total(&layout.columns) + GAP.len());
+            let fitting = self.rows.iter().map(|row| crate::cli::table::width(&row[column].text));
+            let fitting = fitting.filter(|text| *text <= room.min(natural)).max().unwrap_or(0);
+            if room >= NOTE_WIDTH_MIN && fitting > 0 {
+                layout.columns.push((column, fitting.max(self.columns[column].heading().len())));
+            }
+        }
+        if let Some(columns) = self.fit(layout.columns.clone(), width) {
+            layout.columns = columns;
+        } else {
+            layout.above = Some(layout.columns.remove(0).0);
+            let width = width.saturating_sub(INDENT.len());
+            layout.columns = self.fit(layout.columns.clone(), width).unwrap_or(layout.columns);
+        }
+        layout
+    }
+
+    /// Leaves out columns that can be spared, from the right, and cuts those that may be cut, the widest first. None if the
+    /// others are too wide.
+    fn fit(&self, mut columns: Vec<(usize, usize)>, width_max: usize) -> Option<Vec<(usize, usize)>> {
+        loop {
+            let is_spare = |(column, _): &(usize, usize)| matches!(self.columns[*column], Column::Spare(_));
+            let spare = columns.iter().rposition(is_spare);
+            let least = if spare.is_some() { COLUMN_WIDTH_SPARE } else { COLUMN_WIDTH_MIN };
+            let fitted = self.narrowed(columns.clone(), width_max, least);
+            if total(&fitted) <= width_max {
+                return Some(fitted);
+            }
+            columns.remove(spare?);
+        }
+    }
+
+    /// Cuts columns to `least` or more until all fit, if that is enough.
+    fn narrowed(&self, mut columns: Vec<(usize, usize)>, width_max: usize, least: usize) -> Vec<(usize, usize)> {
+        while total(&columns) > width_max {
+            let cut = columns.iter_mut().filter(|(column, _)| matches!(self.columns[*column], Column::Cut(_)));
+            let Some((_, width)) = cut.max_by_key(|(_, width)| *width).filter(|(_, width)| *width > least) else {
+                break;
+            };
+            *width -= 1;
+        }
+        columns
+    }
+}
+
+/// The width of a line of these columns.
+fn total(columns: &[(usize, usize)]) -> usize {
+    columns.iter().map(|(_, width)| width).sum::<usize>() + GAP.len() * columns.len().saturating_sub(1)
+}
+
+impl Layout {
+    /// The cells of a row, each in its width. A note that doesn't fit is left to [`Self::push_note`].
+    fn push_line(&self, text: &mut String, cells: &[Cell], look: Look) {
+        let shows = |(column, _): &(usize, usize)| !cells[*column].text.is_empty();
+        if let Some(column) = self.above {
+            push_cell(text, &cells[column], usize::MAX, true, look);
+            text.push('\n');
+            if !self.columns.iter().any(shows) {
+                return;
+            }
+            text.push_str(INDENT);
+        }
+        for (at, (column, width_max)) in self.columns.iter().enumerate() {
+            let goes_below = self.note == Some(*column) && width(&cells[*column].text) > *width_max;
+            let cell = if goes_below { &Cell::default() } else { &cells[*column] };
+            push_cell(text, cell, *width_max, at + 1 == self.columns.len(), look);
+        }
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
+    }
+
+    fn push_note(&self, text: &mut String, cells: &[Cell], look: Look) {
+        let (Some(column), Some(line)) = (self.note, self.width) else { return };
+        let cell = &cells[column];
+        let in_row = self.columns.iter().find(|(shown, _)| *shown == column).map_or(0, |(_, width)| *width);
+        if width(&cell.text) <= in_row {
+            return;
+        }
+        for words in wrap(&cell.text, line.saturating_sub(INDENT.len()).max(COLUMN_WIDTH_MIN)) {
+            // Writing to a String never fails.
+            let _ = writeln!(text, "{INDENT}{}", Cell { text: words, style: cell.style }.paint(look));
+        }
+    }
+}
+
+/// The text in lines of at most `width_max` columns, broken between words where that is possible.
+fn wrap(text: &str, width_max: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if width(line) + 1 + width(word) <= width_max => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) | None => lines.push(word.to_owned()),
+        }
+    }
+    let is_cut = lines.len() > NOTE_LINES_MAX;
+    lines.truncate(NOTE_LINES_MAX);
+    if let Some(last) = lines.last_mut().filter(|_| is_cut) {
+        last.push_str(" …");
+    }
+    lines.iter().map(|line| cut(line, width_max)).collect()
 }
 
 /// One cell, cut to its width, and the space up to the next column.
 fn push_cell(text: &mut String, cell: &Cell, width_max: usize, is_last: bool, look: Look) {
     let cut = Cell { text: cut(&cell.text, width_max), style: cell.style };
-    let missing = width_max - width(&cut.text);
     // Writing to a String never fails.
     let _ = write!(text, "{}", cut.paint(look));
     if !is_last {
-        text.extend(std::iter::repeat_n(' ', missing));
+        text.extend(std::iter::repeat_n(' ', width_max - width(&cut.text)));
         text.push_str(GAP);
-    }
-}
-
-/// Makes the widest columns narrower until all fit, none below the least width.
-fn fit(widths: &mut [usize], available: usize) {
-    let mut over = widths.iter().sum::<usize>().saturating_sub(available);
-    while over > 0 {
-        let Some(widest) = widths.iter_mut().max().filter(|width| **width > COLUMN_WIDTH_MIN) else { return };
-        *widest -= 1;
-        over -= 1;
     }
 }
 
@@ -210,30 +364,63 @@ mod tests {
 
     const PIPE: Look = Look { width: None, colour: false };
 
-    fn table(rows: &[[&str; 3]]) -> Table {
-        let mut table = Table::new(["BATCH", "OUTCOME", "WHY"]);
+    fn table(rows: &[[&str; 4]]) -> Table {
+        let mut table =
+            Table::new([Column::Whole("BATCH"), Column::Cut("STARTS"), Column::Spare("TOOK"), Column::Note("WHY")]);
         rows.iter().for_each(|row| table.row(row.map(Cell::plain)));
         table
     }
 
+    #[track_caller]
+    fn check(rows: &[[&str; 4]], width: Option<usize>, expected: &str) {
+        assert_eq!(table(rows).show(Look { width, ..PIPE }), expected, "{rows:?} {width:?}");
+    }
+
     #[test]
     fn tables() {
-        let check = |rows: &[[&str; 3]], width: Option<usize>, expected: &str| {
-            assert_eq!(table(rows).show(Look { width, ..PIPE }), expected, "{rows:?} {width:?}");
-        };
         check(&[], None, "");
-        check(&[["a", "lost", ""], ["load", "", ""]], None, "BATCH  OUTCOME\na      lost\nload\n");
+        check(&[["a", "lost", "", ""], ["load", "", "", ""]], None, "BATCH  STARTS\na      lost\nload\n");
         let long = "exit code 3 of the script";
-        check(&[["a", "failed", long]], None, "BATCH  OUTCOME  WHY\na      failed   exit code 3 of the script\n");
-        check(&[["a", "failed", long]], Some(28), "BATCH  OUTCOME  WHY\na      failed   exit code 3…\n");
-        check(&[["a", "failed", "漢字漢字漢字漢字"]], Some(28), "BATCH  OUTCOME  WHY\na      failed   漢字漢字漢…\n");
-        check(&[["a", "x\x1b[0m\n", ""]], None, "BATCH  OUTCOME\na      x\\x1b[0m\\n\n");
-        check(&[["a", "failed", long]], Some(3), "BATCH  OUTCOME  WHY\na      failed   exit co…\n");
+        check(&[["a", "now", "", long]], None, "BATCH  STARTS  WHY\na      now     exit code 3 of the script\n");
+        check(&[["a", "x\x1b[0m\n", "", ""]], None, "BATCH  STARTS\na      x\\x1b[0m\\n\n");
+    }
+
+    #[test]
+    fn what_is_too_long_goes_below_and_ids_are_whole() {
+        let long = "exit code 3 of the script";
+        let rows = [["a", "now", "3s", long], ["b", "now", "", "gone"]];
+        let expected = "\
+BATCH  STARTS  TOOK  WHY
+a      now     3s
+    exit code 3 of the script
+b      now           gone
+";
+        check(&rows, Some(34), expected);
+        // Not even one word has its place beside the row.
+        check(&rows[..1], Some(28), "BATCH  STARTS  TOOK\na      now     3s\n    exit code 3 of the\n    script\n");
+        let id = ["a-long-batch-name.1234", "0 2 * * 1-5 and more", "3s", ""];
+        let expected = "BATCH                   STARTS            TOOK\na-long-batch-name.1234  0 2 * * 1-5 and…  3s\n";
+        check(&[id], Some(46), expected);
+        // What can be spared goes before a text is cut to a stump.
+        check(&[id], Some(45), "BATCH                   STARTS\na-long-batch-name.1234  0 2 * * 1-5 and more\n");
+        check(&[id], Some(34), "BATCH                   STARTS\na-long-batch-name.1234  0 2 * * 1…\n");
+        // Then the first cell gets a line of its own.
+        check(
+            &[id],
+            Some(30),
+            "BATCH\n    STARTS                TOOK\na-long-batch-name.1234\n    0 2 * * 1-5 and more  3s\n",
+        );
+        check(&[["a-long-batch-name", "", "", ""]; 2], Some(8), "BATCH\na-long-batch-name\na-long-batch-name\n");
+        let endless = ["a", "", "", &"word ".repeat(40)];
+        let shown = table(&[endless]).show(Look { width: Some(24), ..PIPE });
+        assert_eq!(shown.lines().count(), 2 + NOTE_LINES_MAX, "{shown}");
+        assert!(shown.lines().all(|line| width(line) <= 24) && shown.contains('…'), "{shown}");
+        check(&[["a", "", "", "漢字漢字漢字漢字"]], Some(16), "BATCH\na\n    漢字漢字漢…\n");
     }
 
     #[test]
     fn colours_take_no_room() {
-        let mut table = Table::new(["A", "B"]);
+        let mut table = Table::new([Column::Whole("A"), Column::Whole("B")]);
         table.row([Cell::styled("ok", Style::Good), Cell::plain("x")]);
         let look = Look { width: Some(80), colour: true };
         assert_eq!(table.show(look), "\x1b[1mA\x1b[0m   \x1b[1mB\x1b[0m\n\x1b[32mok\x1b[0m  x\n");

@@ -6,11 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use signal_hook::consts::SIGINT;
-use signal_hook::iterator::Signals;
 
 use super::operate::Daemon;
-use super::{Context, facts, logs, screen, show, waits};
+use super::{Context, facts, interrupt, logs, screen, show, waits};
 use crate::api::RunView;
 use crate::checkup;
 use crate::model::id::RunId;
@@ -37,7 +35,7 @@ pub(super) enum Manner {
 
 /// Waits for the end of the last attempt that begins with `run`.
 pub(super) fn for_end(daemon: &mut Daemon, run: &RunId, manner: Manner, context: &mut Context) -> Result<RunView> {
-    tell_of_interrupt(run);
+    interrupt::announce(run);
     // The logs of a run that never starts can't be followed; then its end says all.
     let followed = if manner == Manner::Follow { logs::follow_run(run, context) } else { Ok(()) };
     let mut said = Said::default();
@@ -59,30 +57,6 @@ pub(super) fn for_end(daemon: &mut Daemon, run: &RunId, manner: Manner, context:
         screen::aside(&last_lines(&context.paths.runs.join(end.id.to_string()), &end.id))?;
     }
     Ok(end)
-}
-
-/// Whoever presses Ctrl-C is told that only the waiting ends. The process then ends as it would have without this.
-fn tell_of_interrupt(run: &RunId) {
-    let text = format!("\n{run} goes on. To see its log: `batchd logs -f {run}`; to stop it: `batchd stop {run}`\n");
-    // A shell lets the commands that it runs in the background ignore Ctrl-C, and they have to go on ignoring it.
-    if ignores_interrupt() {
-        return;
-    }
-    let Ok(mut signals) = Signals::new([SIGINT]) else { return };
-    std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            // Nobody can be told that nobody reads stderr.
-            let _ = screen::aside(&text);
-            let _ = signal_hook::low_level::emulate_default_handler(SIGINT);
-        }
-    });
-}
-
-fn ignores_interrupt() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    ignored & (1 << (SIGINT - 1)) != 0
 }
 
 /// What somebody who waits has been told already: each thing is said once.

@@ -1,5 +1,7 @@
-//! What runs that have not begun wait for. A scheduler is made of the journal, as a daemon makes its own, and asked: so there
-//! is one place that knows the rules, and no daemon is needed.
+//! What runs that have not begun wait for. This asks a scheduler that is made of the journal, as a daemon makes its own: the
+//! rules are written once, and no daemon is needed.
+
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 
@@ -14,22 +16,43 @@ use crate::model::wait::{Slots, WaitsFor};
 use crate::model::zone::Zone;
 use crate::scheduler::Scheduler;
 
-/// Runs of a list that holds who has slots, before it is cut short.
+/// How many holders of slots are named.
 const HOLDERS_SHOWN_MAX: usize = 5;
+
+/// What all runs of the journal wait for that have not begun.
+pub(super) struct Waiting(BTreeMap<RunId, WaitsFor>);
+
+impl Waiting {
+    /// Asks once for all runs.
+    pub(super) fn read(journal: &Reader, now: Instant) -> Result<Self> {
+        Self::of(journal, &journal.live()?, now)
+    }
+
+    /// Asks, if one of these runs may wait.
+    fn of(journal: &Reader, runs: &[Run], now: Instant) -> Result<Self> {
+        let may_wait = |run: &Run| match run.state {
+            State::Queued | State::Starting => true,
+            State::Running => run.remark.is_some(),
+            State::Ended(_) => false,
+        };
+        let scheduler = if runs.iter().any(may_wait) { scheduler(journal)? } else { None };
+        let waiting = scheduler.map(|scheduler| scheduler.waiting(now)).unwrap_or_default();
+        Ok(Self(waiting.into_iter().collect()))
+    }
+
+    /// A run as programs and people see it.
+    pub(super) fn view(&self, run: &Run) -> RunView {
+        RunView { waits_for: self.0.get(&run.id).cloned(), ..RunView::from(run) }
+    }
+}
 
 /// Runs of the journal as programs and people see them, with what those that have not begun wait for.
 pub(super) fn views(journal: &Reader, runs: &[Run], now: Instant) -> Result<Vec<RunView>> {
-    let may_wait = |run: &Run| match run.state {
-        State::Queued | State::Starting => true,
-        State::Running => run.remark.is_some(),
-        State::Ended(_) => false,
-    };
-    let scheduler = if runs.iter().any(may_wait) { scheduler(journal)? } else { None };
-    let mut waiting = scheduler.map(|scheduler| scheduler.waiting(now)).unwrap_or_default();
-    Ok(runs.iter().map(|run| RunView { waits_for: waiting.remove(&run.id), ..RunView::from(run) }).collect())
+    let waiting = Waiting::of(journal, runs, now)?;
+    Ok(runs.iter().map(|run| waiting.view(run)).collect())
 }
 
-/// What a daemon would have in memory; none if what the journal has in force makes no graph for this batchd.
+/// What a daemon would have in memory; none if the definitions in the journal make no graph for this batchd.
 fn scheduler(journal: &Reader) -> Result<Option<Scheduler>> {
     let recovered = journal.recovered()?;
     // Times make no difference to a run that is there.
@@ -55,21 +78,19 @@ pub(super) fn text(waits_for: &WaitsFor, now: Instant, zone: &Zone) -> String {
         }
         WaitsFor::Upstreams { batches, runs } => {
             let goes_on = if runs.is_empty() { String::new() } else { format!(": {} not ended", have(runs)) };
-            format!("its upstreams {}{goes_on}", names(batches))
+            format!("its {} {}{goes_on}", if batches.len() == 1 { "upstream" } else { "upstreams" }, names(batches))
         }
         WaitsFor::Batch { run } => format!("its batch, which is busy with {run}"),
         WaitsFor::Held => {
-            "its batch, which is held: its definition does not fit the others; `batchd check` says why".to_owned()
+            "its batch, which is held because of an error in its definition (see `batchd check`)".to_owned()
         }
-        WaitsFor::Removed => "its batch, which is not in force any more".to_owned(),
+        WaitsFor::Removed => "its batch, which was removed".to_owned(),
         WaitsFor::Pool { pool, slots } => taken(&format!("a slot of pool {pool}, which has {}", slots.limit), slots),
-        WaitsFor::CatchUp(slots) => {
-            taken(&format!("a slot for what is caught up, of which there are {}", slots.limit), slots)
-        }
+        WaitsFor::CatchUp(slots) => taken(&format!("one of the {} slots for late runs", slots.limit), slots),
         WaitsFor::MaxRunning(slots) => taken(&format!("a slot: max_running is {}", slots.limit), slots),
-        WaitsFor::Start { reason } => format!("its start, which is tried again: {reason}"),
+        WaitsFor::Start { reason } => format!("its start, which failed and will be retried: {reason}"),
         WaitsFor::End { reason } => reason.clone(),
-        WaitsFor::Daemon => "a daemon: nothing else keeps it from starting".to_owned(),
+        WaitsFor::Daemon => "a daemon to start it".to_owned(),
     }
 }
 
@@ -82,8 +103,8 @@ fn taken(what: &str, slots: &Slots) -> String {
     let holders = if slots.runs.is_empty() { "nobody".to_owned() } else { holders };
     let ahead = match slots.ahead {
         0 => String::new(),
-        1 => "; 1 run goes before it".to_owned(),
-        count => format!("; {count} runs go before it"),
+        1 => "; 1 run is ahead".to_owned(),
+        count => format!("; {count} runs are ahead"),
     };
     format!("{what}, taken by {holders}{ahead}")
 }
@@ -119,7 +140,7 @@ mod tests {
         );
         check(
             WaitsFor::Upstreams { batches: batches[..1].to_vec(), runs: runs(&["top.3"]) },
-            "its upstreams left: top.3 has not ended",
+            "its upstream left: top.3 has not ended",
         );
         check(WaitsFor::Batch { run: "load.4".parse().unwrap() }, "its batch, which is busy with load.4");
         check(
@@ -128,13 +149,16 @@ mod tests {
         );
         check(
             WaitsFor::MaxRunning(slots(&["a.1", "b.2"], 1)),
-            "a slot: max_running is 2, taken by a.1, b.2; 1 run goes before it",
+            "a slot: max_running is 2, taken by a.1, b.2; 1 run is ahead",
         );
         check(
             WaitsFor::CatchUp(slots(&["a.1", "a.2", "a.3", "a.4", "a.5", "a.6"], 12)),
-            "a slot for what is caught up, of which there are 2, taken by a.1, a.2, a.3, a.4, a.5 and 1 more; 12 runs go before it",
+            "one of the 2 slots for late runs, taken by a.1, a.2, a.3, a.4, a.5 and 1 more; 12 runs are ahead",
         );
-        check(WaitsFor::Start { reason: "no space".to_owned() }, "its start, which is tried again: no space");
-        check(WaitsFor::Daemon, "a daemon: nothing else keeps it from starting");
+        check(
+            WaitsFor::Start { reason: "no space".to_owned() },
+            "its start, which failed and will be retried: no space",
+        );
+        check(WaitsFor::Daemon, "a daemon to start it");
     }
 }

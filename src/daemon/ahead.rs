@@ -19,7 +19,7 @@ use crate::store::definitions;
 /// What to do about both.
 const REMEDY: &str = "the daemon does not start, because runs could be repeated: put the newest `journal.db` and its `-wal` file \
     back, or restore a backup with `batchd restore FILE`, or rebuild the journal from the run folders with \
-    `batchd doctor --rebuild FILE` (see docs/operating.md)";
+    `batchd doctor --rebuild FILE` (see docs/backup.md)";
 
 /// Refuses to begin a new journal where there was one.
 pub(super) fn refuse_without_journal(paths: &Paths) -> Result<()> {

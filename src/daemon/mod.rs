@@ -246,7 +246,7 @@ impl Daemon {
             let _ = reply.send(refused);
             return Ok(());
         }
-        info!(by, "asked: {request}");
+        info!(by, "request: {request}");
         self.request_last += 1;
         let id = self.request_last;
         self.replies.insert(id, reply);

@@ -74,7 +74,7 @@ pub enum OpenError {
     },
     /// It is a journal, but what is in it can't be right.
     #[error(
-        "{path} is damaged ({what}): restore a backup with `batchd restore FILE`, or rebuild the journal from the run folders with `batchd doctor --rebuild FILE` (see docs/operating.md)"
+        "{path} is damaged ({what}): restore a backup with `batchd restore FILE`, or rebuild the journal from the run folders with `batchd doctor --rebuild FILE` (see docs/backup.md)"
     )]
     Damaged {
         /// The file.
@@ -245,7 +245,7 @@ impl CommitError {
 /// Why the journal could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{path} can't be read ({source}): if it is damaged, restore it, with its `-wal` file, from a backup, or write a new one from the run folders with `batchd doctor --rebuild` (docs/operating.md says how)"
+    "{path} can't be read ({source}): if it is damaged, restore it, with its `-wal` file, from a backup, or write a new one from the run folders with `batchd doctor --rebuild` (docs/backup.md says how)"
 )]
 pub struct QueryError {
     path: PathBuf,

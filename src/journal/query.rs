@@ -3,17 +3,18 @@
 //! Every query goes by an index, and none holds a transaction longer than itself, so that the writer's WAL can be
 //! written back. Knows nothing of what is on its way to the journal: it sees what has been committed.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+mod page;
 
-use rusqlite::types::ToSql;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Result, params, params_from_iter};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Result, params};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 
-use super::error::{OpenError, QueryError};
+pub use self::page::{Filter, Page, PageMark};
+use super::error::OpenError;
+pub use super::error::QueryError;
 use super::open::{DAEMON_ZONE, beside, read_meta, set_up_any, version_of};
 use super::recover;
 use super::row::{COLUMNS, run_from_row};
@@ -21,11 +22,17 @@ use super::schema::VERSION;
 use crate::model::id::{BatchName, JournalId, RunId};
 use crate::model::launch::UpstreamEnd;
 use crate::model::record::{BatchFacts, DecidedAhead, InForce, Recovered};
-use crate::model::run::{Outcome, Run, StateWord, Trigger};
+use crate::model::run::{Outcome, Run, Trigger};
 use crate::model::time::Instant;
 
 /// The most runs on one page, and the most events at once: what a person or a program asks for in one go.
 pub const PAGE_SIZE_MAX: u32 = 1000;
+
+/// A run that was begun: its script ran, or could not be run.
+const BEGUN: &str = "AND (starting_at IS NOT NULL OR started_at IS NOT NULL)";
+
+/// The most rows that are counted since a batch's last run: more than that is "at least".
+pub const COUNTED_MAX: u32 = 10_000;
 
 /// By batch, since the index begins with it: one look into it for each, whatever the past holds.
 const DECIDED_AFTER: &str = "SELECT name, due_at, coalesce(range_from, due_at) FROM batch CROSS JOIN run INDEXED BY run_occurrence \
@@ -41,41 +48,6 @@ pub struct Reader {
     immutable: bool,
 }
 
-/// Which runs are asked for; what is none lets everything through.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Runs of this batch.
-    pub batch: Option<BatchName>,
-    /// Runs of this chain.
-    pub chain: Option<RunId>,
-    /// Runs that ended so.
-    pub outcome: Option<Outcome>,
-    /// Runs that exist for this reason.
-    pub trigger: Option<Trigger>,
-    /// Runs that have come this far.
-    pub state: Option<StateWord>,
-    /// Runs whose row was made at this instant or later.
-    pub since: Option<Instant>,
-    /// Runs whose row was made before this instant.
-    pub until: Option<Instant>,
-}
-
-/// Some runs, newest first: by `queued_at`, and those of the same instant by when their rows were made.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Page {
-    /// They.
-    pub runs: Vec<Run>,
-    /// Where the next page begins; none: this is the last.
-    pub next: Option<PageMark>,
-}
-
-/// Where a page begins. What is in its text is nobody's business but this module's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PageMark {
-    queued_at: Instant,
-    seq: i64,
-}
-
 /// What the journal knows of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchRow {
@@ -85,6 +57,11 @@ pub struct BatchRow {
     pub in_force: Option<InForce>,
     /// The run with the highest number.
     pub latest: Option<Run>,
+    /// The last run that was begun and has ended.
+    pub last_ended: Option<Run>,
+    /// How many occurrences have ended since the last run that was begun without beginning, by outcome. Of at most
+    /// [`COUNTED_MAX`] rows.
+    pub since: BTreeMap<Outcome, u64>,
 }
 
 /// Something that happened beside the runs.
@@ -159,7 +136,7 @@ impl Reader {
     /// A page of the runs that `filter` lets through: the first, or the one that begins at `from`, of at most `size` runs
     /// (and at most [`PAGE_SIZE_MAX`]).
     pub fn runs(&self, filter: &Filter, from: Option<&PageMark>, size: u32) -> std::result::Result<Page, QueryError> {
-        self.ask(|connection| page(connection, filter, from, size.clamp(1, PAGE_SIZE_MAX)))
+        self.ask(|connection| page::page(connection, filter, from, size.clamp(1, PAGE_SIZE_MAX)))
     }
 
     /// All runs of the chain that `run` belongs to, oldest first; none if there is no such run.
@@ -167,9 +144,25 @@ impl Reader {
         self.ask(|connection| chain(connection, run))
     }
 
+    /// The run of a batch with the highest number.
+    pub fn latest(&self, batch: &BatchName) -> std::result::Result<Option<Run>, QueryError> {
+        self.ask(|connection| latest(connection, batch, ""))
+    }
+
     /// The run of a batch with the highest number that was begun: its script runs or ran, or could not be run.
     pub fn latest_begun(&self, batch: &BatchName) -> std::result::Result<Option<Run>, QueryError> {
-        self.ask(|connection| latest(connection, batch, "AND (starting_at IS NOT NULL OR started_at IS NOT NULL)"))
+        self.ask(|connection| latest(connection, batch, BEGUN))
+    }
+
+    /// The run of a batch with the highest number that has logs, or will have them in a moment.
+    pub fn latest_with_logs(&self, batch: &BatchName) -> std::result::Result<Option<Run>, QueryError> {
+        self.ask(|connection| latest(connection, batch, "AND (started_at IS NOT NULL OR state = 'starting')"))
+    }
+
+    /// The newest runs of a batch with numbers above `number`, newest first, at most `most`.
+    pub fn runs_after(&self, batch: &BatchName, number: u64, most: u32) -> std::result::Result<Vec<Run>, QueryError> {
+        let sql = format!("SELECT {} FROM run WHERE batch = ? AND number > ? ORDER BY number DESC LIMIT ?", *COLUMNS);
+        self.ask(|connection| select(connection, &sql, params![batch, number, most]))
     }
 
     /// Every batch that the journal knows, removed ones too, by name.
@@ -338,136 +331,36 @@ fn batches(connection: &Connection) -> Result<Vec<BatchRow>> {
         facts.insert(name, new);
     }
     let row = |(name, facts): (BatchName, BatchFacts)| {
-        Ok(BatchRow { facts, in_force: in_force.remove(&name), latest: latest(connection, &name, "")? })
+        let begun = latest(connection, &name, BEGUN)?;
+        let has_ended = begun.as_ref().is_none_or(|run| run.end().is_some());
+        let last_ended = match has_ended {
+            true => begun.clone(),
+            false => latest(connection, &name, &format!("{BEGUN} AND state = 'ended'"))?,
+        };
+        Ok(BatchRow {
+            facts,
+            in_force: in_force.remove(&name),
+            latest: latest(connection, &name, "")?,
+            last_ended,
+            since: since(connection, &name, begun.map_or(0, |run| run.id.number))?,
+        })
     };
     facts.into_iter().map(row).collect()
 }
 
-fn page(connection: &Connection, filter: &Filter, from: Option<&PageMark>, size: u32) -> Result<Page> {
-    let mut conditions = Conditions::new(filter, from);
-    let mut statement = connection.prepare(&conditions.page_sql())?;
-    // One more than fits tells whether there is a next page, and where it begins.
-    conditions.values.push(Box::new(size + 1));
-    let seq_column = statement.column_count() - 1;
-    let row = |row: &rusqlite::Row<'_>| Ok((run_from_row(row)?, row.get(seq_column)?));
-    let mut rows: Vec<(Run, i64)> =
-        statement.query_map(params_from_iter(conditions.values), row)?.collect::<Result<_>>()?;
-    let beyond = if rows.len() > size as usize { rows.pop() } else { None };
-    let next = beyond.map(|(run, seq)| PageMark { queued_at: run.queued_at, seq });
-    Ok(Page { runs: rows.into_iter().map(|(run, _)| run).collect(), next })
-}
-
-/// What stands behind WHERE, with its values.
-struct Conditions {
-    text: String,
-    values: Vec<Box<dyn ToSql>>,
-}
-
-impl Conditions {
-    /// Where an index holds only some rows, its own condition is said too: SQLite does not infer it from a value.
-    fn new(filter: &Filter, from: Option<&PageMark>) -> Self {
-        let mut all = Self { text: "TRUE".to_owned(), values: Vec::new() };
-        all.and("batch = ?", filter.batch.clone());
-        all.and("chain = ?", filter.chain.clone());
-        match filter.outcome {
-            None | Some(Outcome::Succeeded) => all.and("outcome = ?", filter.outcome),
-            Some(_) => all.and("outcome <> 'succeeded' AND outcome = ?", filter.outcome),
-        }
-        match filter.trigger {
-            None | Some(Trigger::Schedule | Trigger::Upstream) => all.and("trigger = ?", filter.trigger),
-            Some(_) => all.and("trigger NOT IN ('schedule', 'upstream') AND trigger = ?", filter.trigger),
-        }
-        match filter.state {
-            None | Some(StateWord::Ended) => all.and("state = ?", filter.state),
-            Some(_) => all.and("state <> 'ended' AND state = ?", filter.state),
-        }
-        all.and("queued_at >= ?", filter.since);
-        all.and("queued_at < ?", filter.until);
-        // An index knows the first part; the second decides within its last instant.
-        all.and("queued_at <= ?", from.map(|from| from.queued_at));
-        if let Some(from) = from {
-            all.text.push_str(" AND (queued_at < ? OR seq <= ?)");
-            all.values.extend([Box::new(from.queued_at) as Box<dyn ToSql>, Box::new(from.seq)]);
-        }
-        all
-    }
-
-    /// The statement for a page; its last value is how many rows it gives at most.
-    fn page_sql(&self) -> String {
-        format!("SELECT {}, seq FROM run WHERE {} ORDER BY queued_at DESC, seq DESC LIMIT ?", *COLUMNS, self.text)
-    }
-
-    /// One more condition, if there is a value for it.
-    fn and<T: ToSql + 'static>(&mut self, condition: &str, value: Option<T>) {
-        if let Some(value) = value {
-            self.text.push_str(" AND ");
-            self.text.push_str(condition);
-            self.values.push(Box::new(value));
-        }
-    }
-}
-
-impl fmt::Display for PageMark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.queued_at.as_ms(), self.seq)
-    }
-}
-
-impl FromStr for PageMark {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let parts = text.rsplit_once('-').and_then(|(ms, seq)| Some((ms.parse().ok()?, seq.parse().ok()?)));
-        let (ms, seq) =
-            parts.ok_or_else(|| format!("`{text}` is not the mark of a page: take it from the page before"))?;
-        Ok(Self { queued_at: Instant::from_ms(ms), seq })
-    }
+/// What ended without beginning, of the runs of a batch with numbers above `number`.
+fn since(connection: &Connection, batch: &BatchName, number: u64) -> Result<BTreeMap<Outcome, u64>> {
+    let sql = "SELECT outcome, sum(coalesce(range_count, 1)) FROM \
+        (SELECT outcome, range_count FROM run WHERE batch = ? AND number > ? AND state = 'ended' LIMIT ?) \
+        GROUP BY outcome";
+    let count = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    connection.prepare_cached(sql)?.query_map(params![batch, number, COUNTED_MAX], count)?.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::journal::Journal;
-
-    /// How SQLite carries out the statement for a page.
-    fn plan(connection: &Connection, filter: &Filter, from: Option<&PageMark>) -> String {
-        let sql = format!("EXPLAIN QUERY PLAN {}", Conditions::new(filter, from).page_sql());
-        let mut statement = connection.prepare(&sql).unwrap();
-        let values = vec![1; statement.parameter_count()];
-        let lines = statement.query_map(params_from_iter(values), |row| row.get::<_, String>(3)).unwrap();
-        lines.map(Result::unwrap).collect::<Vec<_>>().join("; ")
-    }
-
-    #[test]
-    fn pages_come_by_an_index() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal.db");
-        let _journal = Journal::open(&path).unwrap();
-        let reader = Reader::open(&path).unwrap();
-        let check = |filter: Filter, index: &str| {
-            for from in [None, Some("5-5".parse().unwrap())] {
-                let plan = plan(&reader.connection, &filter, from.as_ref());
-                assert!(plan.contains(&format!("INDEX {index} ")) || plan.ends_with(index), "{filter:?}: {plan}");
-                // Only what is few is sorted.
-                assert!(
-                    !plan.contains("TEMP B-TREE") || ["run_chain", "run_live"].contains(&index),
-                    "{filter:?}: {plan}"
-                );
-            }
-        };
-        let all = Filter::default;
-        let batch = Some(BatchName::new("a").unwrap());
-        check(all(), "run_queued");
-        check(Filter { since: Some(Instant::MIN), ..all() }, "run_queued");
-        check(Filter { batch: batch.clone(), ..all() }, "run_batch_queued");
-        check(Filter { batch: batch.clone(), since: Some(Instant::MIN), ..all() }, "run_batch_queued");
-        check(Filter { chain: Some("a.1".parse().unwrap()), ..all() }, "run_chain");
-        check(Filter { outcome: Some(Outcome::Succeeded), ..all() }, "run_queued");
-        check(Filter { outcome: Some(Outcome::Lost), ..all() }, "run_unsuccessful");
-        check(Filter { trigger: Some(Trigger::Upstream), ..all() }, "run_queued");
-        check(Filter { trigger: Some(Trigger::Manual), ..all() }, "run_unusual");
-        check(Filter { state: Some(StateWord::Ended), ..all() }, "run_queued");
-    }
 
     #[test]
     fn a_corrected_clock_costs_no_look_at_the_past() {

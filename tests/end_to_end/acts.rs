@@ -175,10 +175,10 @@ fn a_batch_without_a_schedule_says_when_its_chain_begins() {
     says(&next("sums"), &["sums starts after load\n", "begins with load, next at ", "(in "]);
     says(
         &next("report"),
-        &["after sums, other\n", "begins with load, next at ", "begins with other, which has no times"],
+        &["after sums, other\n", "begins with load, next at ", "begins with other, which has no schedule"],
     );
     says(&next("alert"), &["alert starts when load has failed\n", "begins with load, next at "]);
-    says(&next("other"), &["other has no schedule: `batchd start other` starts it\n"]);
+    says(&next("other"), &["other has no schedule; to start it: `batchd start other`\n"]);
     let facts = world.json(&["next", "report"]);
     assert_eq!(facts["after"], json!(["sums", "other"]));
     assert_eq!(facts["begins_with"][0]["batch"], "load");
@@ -203,7 +203,10 @@ fn readers_say_that_no_daemon_lives_and_acts_that_its_socket_is_gone() {
     world.end_daemon(Signal::TERM);
     complains(&world, &["start", "ok"], 3, &["no daemon is running on"]);
     for arguments in [&["list"][..], &["runs"], &["show", "slow"]] {
-        says(&world.batchd(arguments).expect(0).err, &["no daemon runs on", "may have ended", "`batchd daemon`"]);
+        says(
+            &world.batchd(arguments).expect(0).err,
+            &["the daemon is not running on", "may have ended", "`batchd daemon`"],
+        );
     }
     assert_eq!(world.json(&["list"])["daemon"], false);
     for arguments in [&["runs", "ok"][..], &["show", "ok"]] {

@@ -149,7 +149,7 @@ fn a_daemon_does_not_start_with_settings_that_have_errors() {
     assert_eq!(world.daemon_ends(), 1);
     world.settings("");
     world.spawn(&[], &[("BATCHD_SETTINGS", "/nowhere/batchd.toml")]);
-    world.daemon().says(0, "mend BATCHD_SETTINGS");
+    world.daemon().says(0, "correct BATCHD_SETTINGS");
     assert_eq!(world.daemon_ends(), 1);
     // One that runs keeps what was good.
     world.start();

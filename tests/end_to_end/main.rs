@@ -17,6 +17,7 @@ mod manager;
 mod nfs;
 mod outputs;
 mod privacy;
+mod reading;
 mod reload;
 mod shutdown;
 mod start;

@@ -159,7 +159,10 @@ fn ctrl_c_ends_the_waiting_and_says_that_the_run_goes_on() {
         let status = waiting.wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(2), "{option}");
         let told: String = lines.map(|line| line.unwrap() + "\n").collect();
-        says(&told, &[&format!("{run} goes on"), &format!("`batchd logs -f {run}`"), &format!("`batchd stop {run}`")]);
+        says(
+            &told,
+            &[&format!("{run} continues"), &format!("`batchd logs -f {run}`"), &format!("`batchd stop {run}`")],
+        );
         go.tell();
         assert_eq!(world.end(run)["outcome"], "succeeded");
     }

@@ -25,9 +25,10 @@ struct Line<'g> {
 
 /// The batches in `shown` as a tree, a line each and a line more for each further edge to a batch.
 pub(super) fn tree(graph: &Graph, shown: &BTreeSet<&BatchName>) -> String {
-    let targets: BTreeSet<&BatchName> = graph.iter().flat_map(|(_, node)| &node.on_error).collect();
-    let is_root =
-        |name: &BatchName| graph.get(name).is_some_and(|node| node.upstreams.is_empty()) && !targets.contains(name);
+    // What is above a batch counts only if it is shown.
+    let nodes = shown.iter().filter_map(|name| graph.get(name));
+    let below: BTreeSet<&BatchName> = nodes.flat_map(|node| node.downstreams.iter().chain(&node.on_error)).collect();
+    let is_root = |name: &BatchName| graph.get(name).is_some() && !below.contains(name);
     let roots = shown.iter().copied().filter(|name| is_root(name));
     let root = |name| Line { name, edge: Edge::Root, indent: String::new(), is_last: true };
     // A stack and no recursion: a chain may be thousands of batches long. What is pushed last is written first.
@@ -114,7 +115,7 @@ pub(super) fn mermaid(graph: &Graph, shown: &BTreeSet<&BatchName>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
@@ -123,7 +124,7 @@ mod tests {
     use crate::model::settings::Limits;
 
     /// A graph of batches, each with its `cron` (if any), `after` and `on_error`.
-    fn graph(batches: &[(&str, &str, &[&str], &[&str])]) -> Graph {
+    pub(in crate::cli::graph) fn graph(batches: &[(&str, &str, &[&str], &[&str])]) -> Graph {
         let entry = |(name, cron, after, on_error): &(&str, &str, &[&str], &[&str])| {
             let cron: Vec<&str> = Some(*cron).filter(|cron| !cron.is_empty()).into_iter().collect();
             let json = serde_json::json!({

@@ -8,8 +8,8 @@ use crate::model::time::Instant;
 use crate::model::zone::Zone;
 use crate::rundir::times::Stream;
 
-/// With times, a line that is longer is broken: it has to be in memory until its end comes.
-const LINE_BYTES_MAX: usize = 64 * 1024;
+/// A longer line is broken where lines have to be in memory until their ends come.
+pub(super) const LINE_BYTES_MAX: usize = 64 * 1024;
 
 /// How logs are written, and what of them waits for more.
 pub(super) struct Printer {

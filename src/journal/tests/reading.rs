@@ -33,6 +33,7 @@ fn filters() -> Vec<Filter> {
         Filter { batch: Some(name("a")), since: Some(at(3000)), ..none() },
         Filter { batch: Some(name("a")), outcome: Some(Outcome::Failed), until: Some(at(9000)), ..none() },
         Filter { batch: Some(name("nobody")), ..none() },
+        Filter { failed: true, ..none() },
     ];
     filters.extend(Outcome::ALL.iter().map(|outcome| Filter { outcome: Some(*outcome), ..none() }));
     filters.extend(Trigger::ALL.iter().map(|trigger| Filter { trigger: Some(*trigger), ..none() }));
@@ -44,6 +45,7 @@ fn passes(filter: &Filter, run: &Run) -> bool {
     filter.batch.as_ref().is_none_or(|batch| run.id.batch == *batch)
         && filter.chain.as_ref().is_none_or(|chain| run.chain == *chain)
         && filter.outcome.is_none_or(|outcome| run.outcome() == Some(outcome))
+        && (!filter.failed || matches!(run.outcome(), Some(Outcome::Failed | Outcome::TimedOut | Outcome::Lost)))
         && filter.trigger.is_none_or(|trigger| run.trigger == trigger)
         && filter.state.is_none_or(|state| run.state.word() == state)
         && filter.since.is_none_or(|since| run.queued_at >= since)
@@ -62,8 +64,13 @@ fn pages_together_are_all() {
             let mut found = Vec::new();
             let mut mark: Option<PageMark> = None;
             loop {
-                let Page { runs, next } = reader.runs(&filter, mark.as_ref(), size).unwrap();
+                let Page { runs, marks, next } = reader.runs(&filter, mark.as_ref(), size).unwrap();
                 assert!(runs.len() <= size as usize);
+                assert_eq!(marks.len(), runs.len());
+                if let Some(last) = marks.last() {
+                    let from_last = reader.runs(&filter, Some(last), 1).unwrap();
+                    assert_eq!(from_last.runs.first(), runs.last(), "{filter:?}");
+                }
                 found.extend(runs);
                 let Some(next) = next else { break };
                 mark = Some(next.to_string().parse().unwrap());
@@ -154,4 +161,32 @@ fn batches_with_their_latest_run() {
     assert_eq!(rows[1].latest, None);
     assert_eq!(reader.in_force(&in_force[0].batch).unwrap().as_ref(), Some(&in_force[0]));
     assert_eq!(reader.journal_id().unwrap(), recovered.journal);
+}
+
+#[test]
+fn a10_the_last_run_that_began_and_what_was_skipped_since() {
+    let (_folder, path, mut journal) = new_journal();
+    let began = |run: &Run| Run { started_at: Some(at(5)), ..run.clone() };
+    let failed = began(&ended(&run("a.1"), Outcome::Failed));
+    let running = Run { state: State::Running, ..began(&run("a.2")) };
+    let skipped = ended(&run("a.3"), Outcome::Skipped);
+    let range = crate::model::run::Range { from: at(1), count: 5, at_least: false };
+    let missed = Run { range: Some(range), ..ended(&run("a.4"), Outcome::Missed) };
+    let batch = crate::model::record::BatchFacts {
+        name: name("a"),
+        next_number: 5,
+        cursor: None,
+        reboot_boot: None,
+        disabled: None,
+    };
+    let runs = [&failed, &running, &skipped, &missed].map(record);
+    journal.commit(&[vec![Record::Batch(batch)], runs.to_vec()].concat()).unwrap();
+    let reader = Reader::open(&path).unwrap();
+    let row = &reader.batches().unwrap()[0];
+    assert_eq!(row.latest.as_ref().map(|run| run.id.number), Some(4));
+    assert_eq!(row.last_ended.as_ref().map(|run| run.id.number), Some(1));
+    assert_eq!(row.since, BTreeMap::from([(Outcome::Skipped, 1), (Outcome::Missed, 5)]));
+    assert_eq!(reader.latest_with_logs(&name("a")).unwrap().map(|run| run.id.number), Some(2));
+    let after = reader.runs_after(&name("a"), 2, 1).unwrap();
+    assert_eq!(after.iter().map(|run| run.id.number).collect::<Vec<_>>(), [4]);
 }
