@@ -14,7 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::model::diagnostic::quoted;
+use crate::model::text::quoted;
 use crate::model::zone::Zone;
 
 use names::{hint, is_name, name_in_path};

@@ -50,8 +50,8 @@ impl fmt::Display for Rebuilt {
             f,
             "journal {}: {} with an outcome, {lost} lost, {} of other journals ignored",
             journal.0,
-            counted(*ended, "run"),
-            counted(*foreign, "folder")
+            counted(*ended, "run", "runs"),
+            counted(*foreign, "folder", "folders")
         )
     }
 }

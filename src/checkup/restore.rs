@@ -47,7 +47,7 @@ impl fmt::Display for Restored {
         write!(
             f,
             "{} with an outcome from the run folder, {lost} lost, {dropped} dropped that were waiting",
-            counted(*ended, "run")
+            counted(*ended, "run", "runs")
         )
     }
 }

@@ -28,7 +28,7 @@ pub struct BackupArgs {
 /// Carries it out.
 pub(super) fn run(args: &BackupArgs, context: &mut Context) -> Result<Exit> {
     let Backup { journal, runs, bytes } = back_up(&context.paths.journal(), &args.file, context.now)?;
-    let (runs, bytes) = (counted(runs, "run"), counted(bytes, "byte"));
+    let (runs, bytes) = (counted(runs, "run", "runs"), counted(bytes, "byte", "bytes"));
     writeln!(context.screen, "{}: {runs} of journal {}, {bytes}", args.file.display(), journal.0)?;
     Ok(Exit::Success)
 }

@@ -11,7 +11,8 @@ use serde::Serialize;
 use super::args::Json;
 use super::exit::{Complaint, Exit};
 use super::{Context, disk};
-use crate::model::diagnostic::{Diagnostic, counted, errors};
+use crate::model::diagnostic::{Diagnostic, errors};
+use crate::model::text::counted;
 
 /// Check all batch definitions and report every mistake
 ///

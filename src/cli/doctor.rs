@@ -12,6 +12,7 @@ use super::exit::Exit;
 use super::{Context, facts};
 use crate::checkup::{self, Places, Report};
 use crate::doctor::Violation;
+use crate::model::text::counted;
 
 /// Check that the journal and the files of batchd agree
 ///
@@ -116,13 +117,9 @@ fn summary(report: &Report) -> String {
         0 => String::new(),
         count => format!(", not in {count}, because time-zone data has changed"),
     };
-    let (rows, folders) = (counted(*rows, "row"), counted(*folders, "run folder"));
-    let periods = counted(*periods_proven, "period");
+    let (rows, folders) = (counted(*rows, "row", "rows"), counted(*folders, "run folder", "run folders"));
+    let periods = counted(*periods_proven, "period", "periods");
     format!("{found}: {rows}{old}, {folders}{gone}; occurrences checked in {periods}{unproven}{live}")
-}
-
-fn counted(count: u64, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use crate::model::diagnostic::is_active;
+use crate::model::text::is_active;
 
 /// One line of text with all control characters escaped, tabs and line ends too.
 pub fn line(text: &str) -> Cow<'_, str> {

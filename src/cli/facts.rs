@@ -208,7 +208,9 @@ fn traces(context: &Context) -> Option<String> {
             Some(format!("{} has definitions that were in force", context.paths.state.display()))
         }
         0 => None,
-        count => Some(format!("{} has {}", context.paths.runs.display(), counted(count as u64, "run folder"))),
+        count => {
+            Some(format!("{} has {}", context.paths.runs.display(), counted(count as u64, "run folder", "run folders")))
+        }
     }
 }
 

@@ -141,7 +141,11 @@ fn input(input: &Input) -> String {
 
 fn stands_for(range: &Range, zone: &Zone) -> String {
     let least = if range.at_least { "at least " } else { "" };
-    format!("{least}{}, the first at {}", counted(range.count, "occurrence"), moment::full(range.from, zone))
+    format!(
+        "{least}{}, the first at {}",
+        counted(range.count, "occurrence", "occurrences"),
+        moment::full(range.from, zone)
+    )
 }
 
 /// What was measured of the script.

@@ -278,7 +278,8 @@ fn lock_path(paths: &Paths) -> PathBuf {
 /// Takes both locks on the file. The OFD lock is what readers ask for, since they see it from other pid namespaces, too;
 /// flock(2) keeps out daemons of earlier versions, which know no other.
 ///
-/// Waits a little: a daemon that was killed while it forked leaves a process that holds the locks until it is a launcher.
+/// Tries for a little while: a daemon that was killed while it forked leaves a process that holds the locks until that
+/// process has executed the launcher. flock(2) can't wait with a limit, so the locks are tried again and again.
 fn take_lock(lock: &File, paths: &Paths) -> Result<()> {
     let until = clock::monotonic() + LOCK_PATIENCE;
     let cannot = || format!("can't lock {}", lock_path(paths).display());
@@ -435,7 +436,7 @@ impl Daemon {
                     self.handle(vec![Event::Report { run, report }]).await?;
                 }
                 Err(_) => {
-                    let runs = counted(open.len(), "run");
+                    let runs = counted(open.len(), "run", "runs");
                     warn!("can't read the state of {runs} of an earlier daemon yet; scheduling begins without");
                     break;
                 }

@@ -31,7 +31,7 @@ impl Daemon {
         let folder = std::env::current_dir().ok();
         let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
         if errors > 0 {
-            warn!("errors    {}, listed by batchd check", counted(errors, "error"));
+            warn!("errors    {}, listed by batchd check", counted(errors, "error", "errors"));
         }
         match self.scheduler.upcoming().next() {
             Some((at, name)) => info!("next      {name} at {}", zone.zone.local(at)),
@@ -44,7 +44,7 @@ impl Daemon {
         let graph = self.scheduler.graph();
         let held = graph.iter().filter(|(_, node)| node.entry.held).count();
         let held = if held > 0 { format!(", {held} of them held") } else { String::new() };
-        format!("{}{held}", counted(graph.len(), "batch"))
+        format!("{}{held}", counted(graph.len(), "batch", "batches"))
     }
 }
 

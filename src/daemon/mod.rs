@@ -202,7 +202,7 @@ impl Daemon {
         if under_way == 0 || !std::io::stdin().is_terminal() {
             return Ending::LeaveRuns;
         }
-        let (runs, they) = (counted(under_way, "run"), if under_way == 1 { "it" } else { "them" });
+        let (runs, they) = (counted(under_way, "run", "runs"), if under_way == 1 { "it" } else { "them" });
         warn!("leaving {runs} active without the daemon; press Ctrl-C again within 3 seconds to stop {they} too");
         match tokio::time::timeout(SECOND_INTERRUPT_WITHIN, signals.recv()).await {
             Ok(Some(Signal::Interrupt)) => Ending::StopRuns,

@@ -11,9 +11,10 @@ use super::settings::SettingsFile;
 use super::{Diagnosis, Named, line_ends, syntax, unexpanded, values, words};
 use crate::model::cron::Expression;
 use crate::model::definition::{CatchUp, Definition, Execution, Overlap};
-use crate::model::diagnostic::{Diagnostic, Place, quoted, shell_path};
+use crate::model::diagnostic::{Diagnostic, Place};
 use crate::model::files::Files;
 use crate::model::id::BatchName;
+use crate::model::text::{quoted, shell_path};
 use toml::de::DeValue;
 
 const UMASK_DEFAULT: u32 = 0o022;

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::Diagnosis;
-use crate::model::diagnostic::{Diagnostic, Place, Severity, counted};
+use crate::model::diagnostic::{Diagnostic, Place, Severity};
 use crate::model::id::BatchName;
+use crate::model::text::counted;
 
 /// The most diagnostics of one file that are shown: more is a file of another kind, and nobody reads on.
 pub const DIAGNOSTICS_PER_FILE_MAX: usize = 50;

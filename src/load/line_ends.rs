@@ -5,7 +5,8 @@ use super::Diagnosis;
 use super::definition::Input;
 use super::findings::{DIAGNOSTICS_PER_FILE_MAX, Findings};
 use super::script::is_shell_line;
-use crate::model::diagnostic::{Diagnostic, counted, shell_path};
+use crate::model::diagnostic::Diagnostic;
+use crate::model::text::{counted, shell_path};
 
 /// The byte order mark in UTF-8.
 const BOM: &[u8] = b"\xef\xbb\xbf";

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::reader::{At, Reader, Shape, Wrong};
 use super::{Diagnosis, Named, unexpanded, values, words};
 use crate::model::definition::{CatchUp, Overlap, RetryPolicy, check_variable_name};
-use crate::model::diagnostic::quoted;
+use crate::model::text::quoted;
 use crate::model::time::format_duration;
 
 /// The most retries of one run: with the longest usual delay, ten minutes, they last a week.

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::Diagnosis;
 use super::findings::Findings;
 use super::words::unknown_key_hint;
-use crate::model::diagnostic::{QUOTED_CHARACTERS_MAX, quoted};
+use crate::model::text::{QUOTED_CHARACTERS_MAX, quoted};
 
 /// The most entries of a list: more names than anybody writes, few enough that each can have its place.
 pub const LIST_ENTRIES_MAX: usize = 1000;

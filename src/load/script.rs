@@ -6,7 +6,8 @@ use super::line_ends::{NO_MARK, NO_RETURNS};
 use super::policies::plain;
 use super::reader::{At, Reader, Shape};
 use super::{Diagnosis, syntax, values, words};
-use crate::model::diagnostic::{Diagnostic, quoted, shell_path};
+use crate::model::diagnostic::Diagnostic;
+use crate::model::text::{quoted, shell_path};
 
 /// The script's name unless the key `script` says otherwise; always its name in a zip.
 const SCRIPT_DEFAULT: &str = "script.sh";

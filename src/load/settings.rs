@@ -6,9 +6,10 @@ use super::findings::Findings;
 use super::policies::{Policies, Surroundings, plain};
 use super::reader::{At, Reader, Shape};
 use super::{Diagnosis, syntax, values, words};
-use crate::model::diagnostic::{Diagnostic, quoted};
+use crate::model::diagnostic::Diagnostic;
 use crate::model::id::BatchName;
 use crate::model::settings::{Limits, RUNS_MODE_DEFAULT, Settings};
+use crate::model::text::quoted;
 
 /// The most slots, of all batches or of a pool: more processes than Linux has ids for by default.
 const SLOTS_MAX: i64 = 32_768;

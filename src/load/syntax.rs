@@ -7,8 +7,9 @@ use toml::de::DeTable;
 use super::Diagnosis;
 use super::findings::Findings;
 use super::line_ends::NO_MARK;
-use crate::model::diagnostic::{Diagnostic, beginning, quoted, shell_path};
+use crate::model::diagnostic::Diagnostic;
 use crate::model::id::BatchName;
+use crate::model::text::{beginning, quoted, shell_path};
 
 /// The most bytes of a `batch.toml` or `batchd.toml`: a thousand times the usual, and little enough to read at once.
 pub const TEXT_BYTES_MAX: usize = 1024 * 1024;

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use super::Diagnosis;
 use super::findings::Findings;
 use super::reader::{At, Reader, Wrong};
-use crate::model::diagnostic::quoted;
+use crate::model::text::quoted;
 
 /// The part of `value` that a shell would expand: `~/`, `$NAME`, `${NAME}` or `$(...)`.
 fn expansion(value: &str) -> Option<&str> {

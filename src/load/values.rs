@@ -7,8 +7,8 @@ use toml::de::DeValue;
 
 use super::Diagnosis;
 use super::reader::{Expected, Wrong};
-use crate::model::diagnostic::quoted;
 use crate::model::id::BatchName;
+use crate::model::text::quoted;
 use crate::model::time::{format_duration, meant_duration, parse_duration};
 
 /// The word that stands for the absence of a timeout or a pool, so that a batch can do without the settings' default.

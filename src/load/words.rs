@@ -1,6 +1,6 @@
 //! What somebody may have meant: the nearest name, and the words that other schedulers use.
 
-use crate::model::diagnostic::{QUOTED_CHARACTERS_MAX, quoted};
+use crate::model::text::{QUOTED_CHARACTERS_MAX, quoted};
 
 /// The one of `known` that `word` is probably a slip of, if there is one: at most a third of its letters are wrong.
 pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {

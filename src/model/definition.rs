@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::diagnostic::quoted;
 use super::id::{BatchName, DefinitionHash};
+use super::text::quoted;
 use super::time::{duration_ms, duration_ms_option};
 
 /// The most bytes of the name of a script's variable: `run.json` lists all names, and has a length that is read.

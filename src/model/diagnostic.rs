@@ -1,15 +1,11 @@
 //! An error in a definition or the settings, or a remark on it: [`Diagnostic`].
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::id::{BATCH_NAME_CHARACTERS_MAX, BatchName};
-
-/// The most characters of foreign text that a message quotes: more than any name, command line or cron expression that
-/// somebody reads, and few enough to leave the message readable.
-pub const QUOTED_CHARACTERS_MAX: usize = 160;
+use super::text::{shell_path, shown};
 
 /// What a diagnostic means for the batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -90,36 +86,6 @@ pub fn errors(diagnostics: &[Diagnostic]) -> usize {
     diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count()
 }
 
-/// `1 batch`, `2 batches`: a number and its noun.
-pub fn counted(number: usize, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
-}
-
-/// Whether a character acts instead of being seen: control characters (C0, DEL, C1), those that change the direction of text
-/// (Unicode, UAX 9), and Unicode's own line ends.
-pub fn is_active(c: char) -> bool {
-    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    turns || c.is_control()
-}
-
-/// A name, or one line of text, for a message: one with characters that would move the cursor is written out.
-pub fn shown(text: &str) -> String {
-    if text.contains(is_active) { text.escape_debug().to_string() } else { text.to_owned() }
-}
-
-/// Foreign text for a message: at most [`QUOTED_CHARACTERS_MAX`] characters of it, in one line.
-pub fn quoted(text: &str) -> String {
-    shown(&beginning(text))
-}
-
-/// The first [`QUOTED_CHARACTERS_MAX`] characters of `text`, and `…` for the rest.
-pub fn beginning(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(QUOTED_CHARACTERS_MAX) {
-        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
-        None => Cow::Borrowed(text),
-    }
-}
-
 /// The error about a folder in `batches.d` whose name no batch can have. `batches` is the path of `batches.d` for a command
 /// that somebody pastes.
 pub fn not_a_batch_name(batches: &str, folder: &str) -> Diagnostic {
@@ -139,30 +105,6 @@ pub fn not_a_batch_name(batches: &str, folder: &str) -> Diagnostic {
         None => "rename it; if it is not a batch, put `_` before its name".to_owned(),
     };
     Diagnostic::of_file(None, shown(folder), what).with_hint(hint)
-}
-
-/// `path` as one word of a command that a hint shows: what people paste into a shell stays one word, and no option,
-/// whatever a file is called.
-pub fn shell_path(path: &str) -> String {
-    let path = if path.starts_with('-') { format!("./{path}") } else { path.to_owned() };
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);
-    if !path.is_empty() && path.chars().all(plain) {
-        return path;
-    }
-    if !path.contains(char::is_control) {
-        return format!("'{}'", path.replace('\'', r"'\''"));
-    }
-    // As bash reads it; control characters are written out, so that they reach no terminal.
-    let mut word = String::from("$'");
-    for c in path.chars() {
-        match c {
-            '\'' | '\\' => word.extend(['\\', c]),
-            c if c.is_control() => c.to_string().bytes().for_each(|byte| word.push_str(&format!("\\x{byte:02x}"))),
-            c => word.push(c),
-        }
-    }
-    word.push('\'');
-    word
 }
 
 /// The headline, the excerpt with a marker, and the hint, without a line end behind the last.
@@ -188,24 +130,6 @@ impl fmt::Display for Diagnostic {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_for_a_shell() {
-        let check = |path: &str, expected: &str| assert_eq!(shell_path(path), expected, "{path:?}");
-        check("a/b.toml", "a/b.toml");
-        check("-rf", "./-rf");
-        check("", "''");
-        check("it's", r"'it'\''s'");
-        check("$(reboot); `x`", "'$(reboot); `x`'");
-        check("a\nb'\\\u{9b}", r"$'a\x0ab\'\\\xc2\x9b'");
-    }
-
-    #[test]
-    fn foreign_text_is_cut() {
-        assert_eq!(quoted("a\nb"), r"a\nb");
-        assert_eq!(quoted(&"ä".repeat(QUOTED_CHARACTERS_MAX)), "ä".repeat(QUOTED_CHARACTERS_MAX));
-        assert_eq!(quoted(&"ä".repeat(1_000_000)), "ä".repeat(QUOTED_CHARACTERS_MAX) + "…");
-    }
 
     #[test]
     fn shows_place_and_hint() {

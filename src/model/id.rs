@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::diagnostic::quoted;
+use super::text::quoted;
 use super::time::Instant;
 
 /// The most characters that a batch's name may have: with the number of a run behind it, it stays a short file name.

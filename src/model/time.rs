@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::diagnostic::quoted;
+use super::text::quoted;
 
 /// A point in time: milliseconds since 1970-01-01T00:00:00Z, leap seconds not counted. Written in RFC 3339, UTC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

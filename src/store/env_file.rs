@@ -16,8 +16,9 @@ use super::read::BatchesDir;
 use super::trust::{Role, Trust};
 use super::walk::{FILE, FOLDER};
 use crate::model::definition::{VariableNameError, check_variable_name};
-use crate::model::diagnostic::{Diagnostic, shown};
+use crate::model::diagnostic::Diagnostic;
 use crate::model::id::BatchName;
+use crate::model::text::shown;
 
 /// The most bytes of an `env_file`: what execve(2) takes is less.
 const ENV_FILE_BYTES_MAX: u64 = 1024 * 1024;

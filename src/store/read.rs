@@ -13,9 +13,10 @@ use rustix::io::Errno;
 use super::trust::Trust;
 use super::walk::{FOLDER, Walk};
 use super::{FileError, cannot};
-use crate::model::diagnostic::{Diagnostic, not_a_batch_name, shell_path, shown};
+use crate::model::diagnostic::{Diagnostic, not_a_batch_name};
 use crate::model::files::Files;
 use crate::model::id::BatchName;
+use crate::model::text::{shell_path, shown};
 use crate::model::time::Instant;
 
 /// An open `batches.d`. Opened anew for each scan, it follows a link at its path that is swapped.

@@ -11,7 +11,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, Stat};
 
 use super::users;
-use crate::model::diagnostic::{Diagnostic, shell_path, shown};
+use crate::model::diagnostic::Diagnostic;
+use crate::model::text::{shell_path, shown};
 
 /// How many symbolic links a path may lead through, as in the kernel.
 const LINKS_MAX: usize = 40;

@@ -17,9 +17,10 @@ use super::read::{Fingerprint, ReadError, Unfinished, link_instead_of_folder};
 use super::trust::{Distrust, Role, Trust};
 use super::writers::{Writers, writers_of};
 use super::{FOLDER_DEPTH_MAX, is_left_out};
-use crate::model::diagnostic::{Diagnostic, counted, shell_path, shown};
+use crate::model::diagnostic::Diagnostic;
 use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files, MODE_MASK};
 use crate::model::id::BatchName;
+use crate::model::text::{counted, shell_path, shown};
 use crate::model::time::Instant;
 
 /// The most complaints about one folder: more of the same help nobody.

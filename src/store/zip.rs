@@ -11,9 +11,10 @@ use zip::CompressionMethod;
 use zip::read::{ZipArchive, ZipFileEntry};
 
 use super::{FOLDER_DEPTH_MAX, is_left_out};
-use crate::model::diagnostic::{Diagnostic, quoted};
+use crate::model::diagnostic::Diagnostic;
 use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FileContent, Files, MODE_MASK};
 use crate::model::id::BatchName;
+use crate::model::text::quoted;
 
 /// The most entries of an archive, folders included (design 4.5).
 pub const ZIP_ENTRIES_MAX: usize = DEFINITION_FILES_MAX;

@@ -11,8 +11,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use batchd::load::{self, Context, Diagnosis, Fitted, Input, Loaded};
-use batchd::model::diagnostic::{errors, quoted};
+use batchd::model::diagnostic::errors;
 use batchd::model::files::{FileContent, Files};
+use batchd::model::text::quoted;
 
 /// The zones that the host of the corpus knows; what is said of others is the zones' affair, and not shown here.
 const ZONES: [&str; 3] = ["UTC", "Europe/Berlin", "America/New_York"];

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::model::diagnostic::quoted;
+use crate::model::text::quoted;
 
 use super::{Cron, CronError, Days, Expression, MonthDays, Weekdays};
 

@@ -1,6 +1,6 @@
 //! What a deployment changed, and what scripts had changed before: [`Changes`], and the remarks that a run makes on it.
 
-use crate::model::diagnostic::shown;
+use crate::model::text::shown;
 
 /// So many files are named in a remark; of more, their number says enough.
 const NAMES_SHOWN_MAX: usize = 5;

@@ -6,7 +6,7 @@ use ::zip::ZipWriter;
 use ::zip::write::SimpleFileOptions;
 
 use super::*;
-use crate::model::diagnostic::quoted;
+use crate::model::text::quoted;
 
 /// One entry of an archive that is written by hand, so that each field can lie.
 #[derive(Clone)]
