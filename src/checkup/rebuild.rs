@@ -232,7 +232,7 @@ pub(super) fn end_of(folder: &RunDir, token: &Token, why: &str) -> (Option<Insta
     let (outcome, reason) = match cause {
         ExitCause::Itself if success => (Outcome::Succeeded, None),
         ExitCause::Itself => (Outcome::Failed, Some(format!("its exit status; {why}"))),
-        ExitCause::Timeout => (Outcome::TimedOut, Some("it ran longer than its timeout".to_owned())),
+        ExitCause::Timeout => (Outcome::TimedOut, Some("the script ran longer than its timeout".to_owned())),
         ExitCause::Stop => (Outcome::Cancelled, Some(format!("stopped, nobody knows by whom: {why}"))),
     };
     let end = End { outcome, reason, at, exit: Some(exit) };

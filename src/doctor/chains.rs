@@ -29,7 +29,7 @@ pub fn check(rows: &[Row], around: &Around<'_>) -> Vec<Violation> {
     let Some(first) = rows.first() else { return violations };
     // What was found in folders names runs of which nothing is left.
     if rows.iter().all(|row| row.made_in.is_some()) && !chain.by_id.contains_key(&first.run.chain) {
-        let what = format!("the chain {} has rows, and none of that id", first.run.chain);
+        let what = format!("the chain {} has rows, but no run with this id", first.run.chain);
         violations.push(Violation::new("chain-head", what, RESTORE).of(&first.run.id));
     }
     for row in rows {
@@ -92,25 +92,25 @@ fn attempt(chain: &Chain<'_>, row: &Row) -> Option<Violation> {
         return Some(wrong("two attempts follow it".to_owned()).row(second.run.id.to_string()));
     }
     if run.trigger != Trigger::Retry {
-        return (run.attempt != 1).then(|| wrong(format!("it is attempt {}, and no retry", run.attempt)));
+        return (run.attempt != 1).then(|| wrong(format!("the run is attempt {}, but not a retry", run.attempt)));
     }
     if row.made_in.is_none() && run.previous.is_none() {
         return None;
     }
     let Some(before) = run.previous.as_ref().and_then(|previous| chain.by_id.get(previous)) else {
-        return Some(wrong("it is a retry, and the attempt before it has no row in its chain".to_owned()));
+        return Some(wrong("the run is a retry, but the previous attempt has no row in its chain".to_owned()));
     };
     let wrong = |what: &str| Some(wrong(what.to_owned()).row(before.run.id.to_string()));
     // A run that met another journal's folder goes on under the next number, and is not charged.
     if run.attempt != before.run.attempt + 1 && !(run.attempt == before.run.attempt && took_next_number(&before.run)) {
-        return wrong("it does not count on from the attempt before it");
+        return wrong("the number of the attempt does not follow the previous one");
     }
     let made_by_its_end = match (row.made_in, before.written_in) {
         (Some(made_in), Some(written_in)) => made_in == written_in,
         _ => true,
     };
     if before.run.end().is_none() || !made_by_its_end {
-        return wrong("it was not made by the end of the attempt before it");
+        return wrong("the run was not created by the end of the previous attempt");
     }
     None
 }
@@ -147,7 +147,10 @@ fn edge(row: &Row, around: &Around<'_>) -> Option<Violation> {
         (edge.cursor < upstream.number).then_some(edge)
     })?;
     let (downstream, upstream) = (&used.downstream, &used.upstream);
-    let what = format!("{}: it used an end of {upstream} that its edge has as unused, and would use again", run.id);
+    let what = format!(
+        "{}: the run used an end of {upstream} that its edge counts as unused; another run would use this end again",
+        run.id
+    );
     Some(Violation::new("edge-cursor", what, RESTORE).of(&run.id).row(format!("edge {downstream} {upstream}")))
 }
 
@@ -176,10 +179,10 @@ fn downstreams(chain: &Chain<'_>, row: &Row, around: &Around<'_>) -> Vec<Violati
     });
     let violation = |name: &BatchName| {
         let what = format!(
-            "{}: it ended, but its downstream {name} has no row in chain {} (pass {})",
+            "{}: the run ended, but its downstream {name} has no row in chain {} (pass {})",
             run.id, run.chain, run.pass
         );
-        let hint = format!("`batchd rerun --mark-succeeded {}` lets the chain go on from there", run.id);
+        let hint = format!("`batchd rerun --mark-succeeded {}` continues the chain from there", run.id);
         Violation::new("downstream-missing", what, hint).of(&run.id).row(format!("period {name}"))
     };
     missing.map(violation).collect()
@@ -222,8 +225,8 @@ fn error_branches(chain: &Chain<'_>, row: &Row, around: &Around<'_>) -> Vec<Viol
     let has_row = |target: &BatchName| chain.errors.contains(&(&run.id, target));
     let missing = period.definition.on_error.iter().filter(|target| through(target).is_some() && !has_row(target));
     let violation = |target: &BatchName| {
-        let what = format!("{}: it failed, but its on_error target {target} has no row for it", run.id);
-        let hint = format!("`batchd start {target}` runs it now");
+        let what = format!("{}: the run failed, but its on_error target {target} has no row for this failure", run.id);
+        let hint = format!("`batchd start {target}` starts {target} now");
         Violation::new("error-branch-missing", what, hint).of(&run.id).row(format!("period {target}"))
     };
     missing.map(violation).collect()

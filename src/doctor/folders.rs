@@ -56,7 +56,7 @@ pub fn check(row: &Row, folder: &Folder, moving: bool) -> Vec<Violation> {
         }
     }
     if let Some(aside) = folder.started_aside.first().filter(|_| run.outcome() != Some(Outcome::Lost)) {
-        let what = "its script was started twice".to_owned();
+        let what = "the script was started twice".to_owned();
         all.push(violation(run, "started-twice", aside, what, super::RESTORE));
     }
     all
@@ -133,10 +133,9 @@ fn exit_record(run: &Run, folder: &Folder) -> Option<Violation> {
         return None;
     }
     let Ending::Exited { wait_status, exit, .. } = &record.end else {
-        return end
-            .exit
-            .as_ref()
-            .and_then(|_| wrong("exit.json says that no script ran, but the journal says that one did".to_owned()));
+        return end.exit.as_ref().and_then(|_| {
+            wrong("exit.json records that no script ran, but the journal records that one did".to_owned())
+        });
     };
     let Some(of_row) = &end.exit else {
         return wrong("exit.json has the end of its script, but the journal does not".to_owned());
@@ -204,7 +203,7 @@ fn left_behind(run: &Run, folder: &Folder) -> Vec<Violation> {
             || name.starts_with(crate::rundir::ASIDE)
     };
     let wrong = folder.names.iter().filter(|name| !stays(name)).map(|name| match living(name) {
-        true => violation(run, "leftover", name, format!("it has ended, but still has {name}"), TIDY),
+        true => violation(run, "leftover", name, format!("the run has ended, but still has {name}"), TIDY),
         false => violation(run, "stray-file", name, format!("{name} does not belong to batchd"), "move it elsewhere"),
     });
     wrong.collect()

@@ -73,7 +73,7 @@ impl<'a> Sweep<'a> {
         };
         if let Some(last) = started.last().filter(|_| self.under_way.len() > limits.max_running as usize) {
             let what = format!(
-                "{}: with it {} runs were under way, and max_running was {}",
+                "{}: {} runs were under way at its start, but max_running was {}",
                 last.run,
                 self.under_way.len(),
                 limits.max_running
@@ -91,7 +91,7 @@ impl<'a> Sweep<'a> {
             let (count, most) = (self.pools.get(pool).copied().unwrap_or(0), limits.pools.get(pool).copied());
             if most.is_some_and(|most| count > most) {
                 let what = format!(
-                    "{}: with it {count} runs of pool {pool} were under way, and its limit was {}",
+                    "{}: {count} runs of pool {pool} were under way at its start, but the limit was {}",
                     step.run,
                     most.unwrap_or(0)
                 );
@@ -104,10 +104,8 @@ impl<'a> Sweep<'a> {
         let period = self.history.through(&step.run.batch, step.transaction, step.transaction)?;
         let beside = self.beside(&step.run.batch).find(|other| **other != step.run)?;
         (period.definition.overlap != Overlap::Allow).then(|| {
-            let what = format!(
-                "{} became starting while {beside} was under way, and its overlap did not allow that",
-                step.run
-            );
+            let what =
+                format!("{} was started while {beside} was under way, but its overlap does not allow that", step.run);
             Violation::new("overlap", what, RESTORE).of(&step.run).row(beside.to_string())
         })
     }

@@ -85,7 +85,7 @@ impl Many {
         for (_, (Range { from, count, at_least }, row, found)) in ended {
             if from > span.after && count != found && !(at_least && found >= count) {
                 let what = format!(
-                    "{}: it counts {count} occurrences from {from} to {}, and there were {found}",
+                    "{}: the row counts {count} occurrences from {from} to {}, but there were {found}",
                     row.run, row.due_at
                 );
                 violations.push(Violation::new("occurrence-count", what, RESTORE).of(&row.run));
@@ -195,7 +195,7 @@ pub fn ahead(
     let decided = of_periods.max().flatten().max(cursor)?;
     let row = rows.find(|row| row.due_at > decided)?;
     let what = format!(
-        "{}: it was due at {}, and the cursor of its batch is at {decided}: it would be decided again",
+        "{}: the run was due at {}, but the cursor of its batch is at {decided}; the occurrence would be decided again",
         row.run, row.due_at
     );
     Some(Violation::new("cursor-behind", what, RESTORE).of(&row.run).row(format!("batch {}", row.run.batch)))

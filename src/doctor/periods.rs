@@ -93,9 +93,9 @@ pub fn open(history: &History, in_force: &[InForce]) -> Vec<Violation> {
         let what = match open.as_slice() {
             [] if history.periods.is_empty() => return None,
             [one] if same(one) => return None,
-            [_] => "its open period has another definition than the one in force",
-            [] => "it is in force, but has no open period",
-            _ => "it has several open periods",
+            [_] => "the open period and the batch in force have different definitions",
+            [] => "the batch is in force, but has no open period",
+            _ => "the batch has several open periods",
         };
         let violation = Violation::new("period-open", format!("{}: {what}", batch.batch), hint);
         Some(violation.row(format!("definition {}", batch.batch)).row(format!("period {}", batch.batch)))

@@ -29,46 +29,45 @@ fn whole(run: &Run) -> Option<String> {
         State::Queued => return None,
         State::Starting if started => return None,
         State::Running if started && run.started_at.is_some() => return None,
-        State::Starting | State::Running => "a definition, a boot or the instant of its start",
+        State::Starting | State::Running => "a definition, a boot or the time of its start",
         State::Ended(ref end) => {
             let measured = end.exit.is_some();
             let says_how = |exit: &crate::model::run::Exit| exit.exit_code.is_some() != exit.signal.is_some();
             match end.outcome {
                 _ if end.exit.as_ref().is_some_and(|exit| !says_how(exit)) => "either an exit code or a signal",
-                Outcome::TimedOut if !measured => "what was measured of its script",
-                Outcome::Succeeded if !measured && run.trigger != Trigger::Rerun => "what was measured of its script",
+                Outcome::TimedOut if !measured => "the measurements of its script",
+                Outcome::Succeeded if !measured && run.trigger != Trigger::Rerun => "the measurements of its script",
                 _ if measured && !(started && run.started_at.is_some()) => "the instant of its start",
                 _ => return None,
             }
         }
     };
-    Some(format!("it is {} without {without}", run.state.word()))
+    Some(format!("the run is {} without {without}", run.state.word()))
 }
 
 fn reason_given(run: &Run) -> Option<String> {
     let end = run.end()?;
     let silent = end.reason.as_ref().is_none_or(|reason| reason.is_empty());
-    (end.outcome != Outcome::Succeeded && silent).then(|| format!("it is {} without a reason", end.outcome))
+    (end.outcome != Outcome::Succeeded && silent).then(|| format!("the run is {} without a reason", end.outcome))
 }
 
 fn lost_without_code(run: &Run) -> Option<String> {
     let end = run.end()?;
-    (end.outcome == Outcome::Lost && end.exit.is_some())
-        .then(|| "it is lost, but has the exit code of its script".to_owned())
+    (end.outcome == Outcome::Lost && end.exit.is_some()).then(|| "the run is lost, but has an exit code".to_owned())
 }
 
 /// By the clock that decided: a row is made by whoever decides. (The instants of a start come from later readings of the
 /// clock, which may have been set back a little in between, and are compared with `exit.json` instead.)
 fn decided_before_due(run: &Run) -> Option<String> {
     (run.trigger == Trigger::Schedule && run.queued_at < run.due_at)
-        .then(|| format!("it was due at {}, but its row was made at {}", run.due_at, run.queued_at))
+        .then(|| format!("the run was due at {}, but its row was created at {}", run.due_at, run.queued_at))
 }
 
 fn never_started(run: &Run) -> Option<String> {
     let outcome = run.outcome()?;
     let started = run.started_at.is_some() || run.end().is_some_and(|end| end.exit.is_some());
     (matches!(outcome, Outcome::Aborted | Outcome::Skipped | Outcome::Missed) && started)
-        .then(|| format!("it is {outcome}, but its script ran"))
+        .then(|| format!("the run is {outcome}, but its script ran"))
 }
 
 /// The numbers of one batch, row by row in their order.
@@ -101,7 +100,7 @@ pub fn facts(facts: &BatchFacts, last: Option<(u64, bool)>) -> Vec<Violation> {
     let Some((last, provable)) = last else { return Vec::new() };
     let row = format!("batch {}", facts.name);
     if facts.next_number <= last {
-        let what = format!("{}: its next number is {}, but {last} is already used", facts.name, facts.next_number);
+        let what = format!("{}: the next number is {}, but {last} is already used", facts.name, facts.next_number);
         return vec![Violation::new("number-not-reused", what, RESTORE).row(row).row(facts.name.run(last).to_string())];
     }
     if provable && facts.next_number > last + 1 {

@@ -175,7 +175,7 @@ pub enum Outcome {
     Aborted,
     /// It never started: overlap, disabled, paused, replaced, removed.
     Skipped,
-    /// It never started: nobody was there at the time.
+    /// It never started: the daemon was not running.
     Missed,
 }
 

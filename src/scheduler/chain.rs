@@ -146,7 +146,7 @@ impl Scheduler {
         (run.joining, run.remark) = (false, None);
         match self.graph.get(&id.batch).cloned() {
             Some(node) if node.join == Join::AcrossChains || node.upstreams.is_empty() => {
-                self.skip(now, run, "its batch waits for nothing in this chain any more");
+                self.skip(now, run, "the batch no longer waits for an upstream in this chain");
             }
             Some(node) => self.decide(now, &node, run, upstreams),
             None => self.skip(now, run, "its batch was removed"),
@@ -206,7 +206,7 @@ impl Scheduler {
                 let outcome = run.outcome().map_or("has not ended", Outcome::word);
                 format!("its upstream {id} {}", outcome_phrase(outcome))
             }),
-            Err(name) => Some(format!("its upstream {name} cannot run in this chain any more")),
+            Err(name) => Some(format!("its upstream {name} can no longer run in this chain")),
         });
         self.decide_by(now, node, run, unsuccessful);
     }

@@ -9,6 +9,7 @@ use crate::model::id::BatchName;
 use crate::model::record::{DecidedAhead, REBOOT_UNKNOWN, Record};
 use crate::model::run::{End, Follow, Given, Outcome, Range, Run, State, Trigger};
 use crate::model::schedule::{Schedule, jitter_offset};
+use crate::model::text::counted;
 use crate::model::time::Instant;
 
 /// So many occurrences that are decided in one event and do not run get a row each; the earlier ones of each batch share one.
@@ -20,11 +21,11 @@ pub const ROWS_AT_ONCE_MAX: usize = 1000;
 pub const COUNTED_MAX: usize = 100_000;
 
 /// The reason of what is missed.
-const NOBODY: &str = "nobody was there at the time";
-const TOO_OLD: &str = "nobody was there at the time, and it is older than catch_up_within";
-const NO_CATCH_UP: &str = "nobody was there at the time, and catch_up is \"none\"";
-const LATEST_CAUGHT_UP: &str = "nobody was there at the time; the latest one is caught up instead";
-const LATEST_ON_TIME: &str = "nobody was there at the time; a later one is on time";
+const NOBODY: &str = "the daemon was not running";
+const TOO_OLD: &str = "the daemon was not running, and the occurrence is older than catch_up_within";
+const NO_CATCH_UP: &str = "the daemon was not running, and catch_up is \"none\"";
+const LATEST_CAUGHT_UP: &str = "the daemon was not running; the latest occurrence is caught up instead";
+const LATEST_ON_TIME: &str = "the daemon was not running; a later occurrence is on time";
 
 /// What becomes of an occurrence.
 enum Verdict {
@@ -62,7 +63,7 @@ impl Scheduler {
         match schedule.next_after(cursor) {
             Some(next) if next <= cursor => {
                 let text = format!(
-                    "{name}: its schedule yields {next} after {cursor}; it is not scheduled until it is changed"
+                    "{name}: its schedule yields {next}, which is not after {cursor}; the batch is not scheduled until it is changed"
                 );
                 self.notes.push(Record::Event { at: now, text });
             }
@@ -119,8 +120,8 @@ impl Scheduler {
         self.cursor_latest = self.batches.values().filter_map(|facts| facts.cursor).max().unwrap_or(Instant::MIN);
         self.wait_anew(now);
         let text = format!(
-            "the clock was corrected: it is now {now}, and occurrences up to {latest} had been decided; {} batches go on from now",
-            ahead.len()
+            "the clock was set back to {now}, after occurrences up to {latest} were decided; {} from now",
+            counted(ahead.len(), "batch continues", "batches continue")
         );
         self.notes.push(Record::Event { at: now, text });
         self.phase = Phase::ReadingAhead;
@@ -263,7 +264,7 @@ impl Scheduler {
         run.due_at = of_no_schedule(now);
         run.range = Some(Range { from: cursor, count: 0, at_least: true });
         let reason = format!(
-            "what fell due since {cursor} is not known: the time zone {} can't be read any more",
+            "the occurrences since {cursor} are unknown: the time zone {} can't be read",
             definition.timezone.as_deref().unwrap_or("of the system")
         );
         self.end(run, End { outcome: Outcome::Missed, reason: Some(reason), at: now, exit: None }, Counts::Yes);
@@ -374,10 +375,10 @@ impl Scheduler {
 
     fn says_no_until(&self, name: &BatchName, node: &Node) -> No {
         if node.entry.held {
-            return No::Forever("held: its definition does not fit the others; `batchd check` says why".to_owned());
+            return No::Forever("held because of an error in its definition (see `batchd check`)".to_owned());
         }
         if !node.definition().enabled {
-            return No::Forever("disabled: its batch.toml says enabled = false".to_owned());
+            return No::Forever("disabled: `enabled = false` in its batch.toml".to_owned());
         }
         let Some(disabled) = self.batches.get(name).and_then(|facts| facts.disabled.as_ref()) else {
             return No::Nobody;

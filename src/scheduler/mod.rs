@@ -425,7 +425,7 @@ fn judge(run: &Run, exit: &crate::model::run::Exit, success: bool, cause: ExitCa
     match cause {
         ExitCause::Itself if success => (Outcome::Succeeded, None),
         ExitCause::Itself => (Outcome::Failed, Some(by_itself())),
-        ExitCause::Timeout => (Outcome::TimedOut, Some("it ran longer than its timeout".to_owned())),
+        ExitCause::Timeout => (Outcome::TimedOut, Some("the script ran longer than its timeout".to_owned())),
         ExitCause::Stop if run.stop.is_some() => (Outcome::Cancelled, Some(stop_reason(run))),
         ExitCause::Stop => (Outcome::Failed, Some("stopped from outside".to_owned())),
     }

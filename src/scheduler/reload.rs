@@ -27,7 +27,7 @@ impl Scheduler {
                 self.record_not(now, name, now, Outcome::Skipped, &reason);
             }
             if graph.get(name).is_none_or(|new| !same_schedule(node, new)) {
-                let reason = "nobody was there at the time, and the schedule has been changed since";
+                let reason = "the daemon was not running, and the schedule has been changed since";
                 self.record_not(now, name, now, Outcome::Missed, reason);
             }
         }

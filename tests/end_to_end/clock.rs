@@ -149,7 +149,7 @@ fn c12_c14_a_clock_that_was_72_years_ahead_for_a_moment() {
     let mark = clock.world.daemon().mark();
     clock.set_s(0);
     clock.poke();
-    clock.world.daemon().says(mark, "the clock was corrected");
+    clock.world.daemon().says(mark, "the clock was set back");
     assert_eq!(clock.rows("minutely").len(), rows, "nothing fell due");
     assert_eq!(clock.world.end_daemon(Signal::TERM), 0);
     // The next one begins with cursors that are right.
