@@ -117,7 +117,10 @@ impl Paths {
         let looks_up = !named && !SIGNS.iter().any(|sign| folder.join(sign).exists());
         let above = if looks_up { folder_above(folder, user) } else { None };
         let searched_above = (looks_up && above.is_none()).then(|| folder.to_owned());
-        let paths = Self::resolve_in(flags, folder, above.as_deref(), variable)?;
+        // A folder with a journal stands for itself, as it does for the folders below.
+        let is_own = !named && is_trusted(folder, JOURNAL, user);
+        let used = if is_own { Some(folder) } else { above.as_deref() };
+        let paths = Self::resolve_in(flags, folder, used, variable)?;
         Ok(Located { paths, above, searched_above })
     }
 
@@ -224,8 +227,8 @@ fn is_trusted(folder: &Path, file: &str, user: u32) -> bool {
     path.is_file() && is_ours(path.metadata()) && links.into_iter().all(|part| is_ours(part.symlink_metadata()))
 }
 
-/// The first default that exists with its text, else the first default with none. A folder above stands for itself: what
-/// the host's settings name is elsewhere.
+/// The first default that exists with its text, else the first default with none. A folder that was found by its files
+/// stands for itself: what the host's settings name is elsewhere.
 fn find_settings(folder: &Path, above: Option<&Path>) -> Result<(PathBuf, String)> {
     let own = above.unwrap_or(folder).join(SETTINGS);
     if let Some(text) = read_settings(&own)? {

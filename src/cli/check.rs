@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
@@ -12,7 +12,7 @@ use super::args::Json;
 use super::exit::{Complaint, Exit};
 use super::{Context, disk};
 use crate::model::diagnostic::{Diagnostic, errors};
-use crate::model::text::counted;
+use crate::model::text::{counted, shell_path};
 
 /// Check all batch definitions and report every mistake
 ///
@@ -46,14 +46,8 @@ struct Checked<'c> {
 /// Carries it out.
 pub(super) fn run(args: &CheckArgs, context: &mut Context) -> Result<Exit> {
     let folder = args.dir.clone().unwrap_or_else(|| context.paths.batches.clone());
-    if folder.join("batch.toml").is_file() {
-        let what = format!("{} is one batch, not a folder of batches", folder.display());
-        return Err(Complaint::usage(what, "check the folder that contains it; batches can refer to each other"));
-    }
-    let below = folder.join(BATCHES);
-    if below.is_dir() {
-        let what = format!("{} is not a folder of batches, but {} is", folder.display(), below.display());
-        return Err(Complaint::usage(what, format!("`batchd check {}`", below.display())));
+    if let Some(complaint) = wrong_folder(args, &folder) {
+        return Err(complaint);
     }
     let mut fitted = disk::fit(context, &folder, &BTreeMap::new(), args.insecure_permissions)?;
     fitted.diagnostics.extend(disk::env_files(context, &folder, &fitted.graph, args.insecure_permissions)?);
@@ -67,6 +61,40 @@ pub(super) fn run(args: &CheckArgs, context: &mut Context) -> Result<Exit> {
         writeln!(io::stderr(), "{}", summary(batches, diagnostics))?;
     }
     Ok(if errors(diagnostics) == 0 { Exit::Success } else { Exit::Failure })
+}
+
+/// What is wrong with the folder itself, if it is none of batches.
+fn wrong_folder(args: &CheckArgs, folder: &Path) -> Option<anyhow::Error> {
+    let command = |folder: &Path| format!("`batchd check {}`", shell_path(&folder.to_string_lossy()));
+    let is_batch = |folder: &Path| folder.join("batch.toml").is_file() && !has_batches(folder);
+    let here = std::env::current_dir().unwrap_or_default();
+    let below = folder.join(BATCHES);
+    let (what, hint) = if below.is_dir() {
+        (format!("{} is not a folder of batches, but {} is", folder.display(), below.display()), command(&below))
+    } else if is_batch(folder) {
+        let around = folder.canonicalize().ok().and_then(|folder| Some(folder.parent()?.to_owned()));
+        let hint = format!("check all batches: {}", command(&around.unwrap_or_else(|| "..".into())));
+        (format!("{} is one batch, not a folder of batches", folder.display()), hint)
+    } else if args.dir.is_none() && !folder.exists() && is_batch(&here) {
+        (
+            format!("the current folder is one batch, {}", here.display()),
+            "check all batches: `batchd check ..`".to_owned(),
+        )
+    } else if args.dir.is_none() && !folder.exists() && has_batches(&here) {
+        (
+            format!("there is no folder {}", folder.display()),
+            format!("check the current folder: {}", command(Path::new("."))),
+        )
+    } else {
+        return None;
+    };
+    Some(Complaint::usage(what, hint))
+}
+
+/// Whether there are batches in a folder.
+fn has_batches(folder: &Path) -> bool {
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.any(|entry| entry.path().join("batch.toml").is_file())
 }
 
 /// Shows diagnostics one below the other, with an empty line between.

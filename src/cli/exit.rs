@@ -36,12 +36,12 @@ Exit codes
 
     0  success; `check`, `reload` and `doctor` found no errors
     1  failure, or errors were found; see the message
-    2  wrong usage: unknown option, unknown batch or run, senseless request
+    2  wrong usage: unknown option, unknown batch or run, impossible request
     3  the daemon is not running, and this command needs it
 
 `start` and `rerun` with `--wait` or `-f` wait for the last attempt, then exit with
 
-    N      the script's exit code (also if N is a success by `success_exit_codes`)
+    N      the script's exit code, even if `success_exit_codes` contains N
     128+N  if signal N ended the script
     124    if the run exceeded its `timeout`
     125    if the run did not succeed for another reason: it was cancelled, lost,

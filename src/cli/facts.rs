@@ -39,6 +39,8 @@ pub(super) struct Facts {
     pub zone: Arc<Zone>,
     /// Every batch in force, by name.
     pub batches: BTreeMap<BatchName, BatchFact>,
+    /// The folder of the definitions.
+    folder: PathBuf,
 }
 
 /// What is known of a batch in force.
@@ -79,6 +81,7 @@ impl Facts {
     /// there is nothing of that either, or if the journal has gone.
     pub(super) fn read(context: &Context) -> Result<Self> {
         let journal = journal_so_far(context)?;
+        let folder = context.paths.batches.clone();
         let zone = daemon_zone(journal.as_ref(), &context.zones)?;
         let Some(journal) = journal else {
             let fitted = disk::fit(context, &context.paths.batches, &BTreeMap::new(), false)?;
@@ -93,7 +96,7 @@ impl Facts {
                 };
                 (name.clone(), fact)
             });
-            return Ok(Self { journal: None, zone, batches: on_disk.collect() });
+            return Ok(Self { journal: None, zone, batches: on_disk.collect(), folder });
         };
         let rows = journal.batches()?.into_iter().filter_map(|row| {
             let in_force = row.in_force?;
@@ -108,7 +111,7 @@ impl Facts {
             Some((in_force.batch, fact))
         });
         let batches = rows.collect();
-        Ok(Self { journal: Some(journal), zone, batches })
+        Ok(Self { journal: Some(journal), zone, batches, folder })
     }
 
     /// The journal; none where no daemon has ever run.
@@ -118,12 +121,25 @@ impl Facts {
 
     /// The batch of this name in force.
     pub(super) fn batch(&self, name: &BatchName) -> Result<&BatchFact> {
-        self.batches.get(name).ok_or_else(|| no_batch(name, self.batches.keys()))
+        self.batches.get(name).ok_or_else(|| self.no_batch(name))
     }
 
     /// An error if there is no batch of this name and never was.
     pub(super) fn known(&self, name: &BatchName) -> Result<()> {
-        if self.has_or_had(name) { Ok(()) } else { Err(no_batch(name, self.batches.keys())) }
+        if self.has_or_had(name) { Ok(()) } else { Err(self.no_batch(name)) }
+    }
+
+    /// There is no such batch in force: it has errors, it was removed, or the name is wrong.
+    fn no_batch(&self, name: &BatchName) -> anyhow::Error {
+        if self.folder.join(name.as_str()).is_dir() {
+            let what = format!("{name} is not in force");
+            return Complaint::usage(what, "find errors in its definition: `batchd check`; else wait a second");
+        }
+        if self.has_or_had(name) {
+            let hint = format!("list its runs: `batchd runs {name}`");
+            return Complaint::usage(format!("the batch `{name}` was removed"), hint);
+        }
+        no_batch(name, self.batches.keys())
     }
 
     /// Whether a batch of this name is in force, or has left a run.
@@ -255,20 +271,20 @@ pub(super) fn run(context: &Context, id: &RunId) -> Result<Run> {
 
 /// A run by its id, or the newest of a batch, whatever became of it.
 pub(super) fn newest(context: &Context, target: &Target) -> Result<Run> {
-    target_by(context, target, Reader::latest, "has run yet")
+    target_by(context, target, Reader::latest, "has not run yet")
 }
 
 /// A run by its id, or the latest of a batch that was begun.
 pub(super) fn begun(context: &Context, target: &Target) -> Result<Run> {
-    target_by(context, target, Reader::latest_begun, "has started yet")
+    target_by(context, target, Reader::latest_begun, "has not started yet")
 }
 
 /// A run by its id, or the latest of a batch that has logs.
 pub(super) fn with_logs(context: &Context, target: &Target) -> Result<Run> {
-    target_by(context, target, Reader::latest_with_logs, "has logs yet, because no script ran")
+    target_by(context, target, Reader::latest_with_logs, "has no logs, because its script has never run")
 }
 
-/// The run that `find` finds for a batch; `verb` says what no run of it has done.
+/// The run that `find` finds for a batch; `verb` says that there is none.
 fn target_by(
     context: &Context,
     target: &Target,
@@ -285,9 +301,9 @@ fn target_by(
     }
     Facts::read(context)?.known(batch)?;
     let newest = journal.latest(batch)?.map(|run| show::ending(&RunView::from(&run)));
-    let newest = newest.map(|newest| format!("; the newest run: {newest}")).unwrap_or_default();
+    let newest = newest.map(|newest| format!("; newest run: {newest}")).unwrap_or_default();
     let hint = format!("`batchd runs {batch}` lists its runs, `batchd next {batch}` shows when it is due");
-    Err(Complaint::failure(format!("no run of {batch} {verb}{newest}"), hint))
+    Err(Complaint::failure(format!("{batch} {verb}{newest}"), hint))
 }
 
 /// The batch that is meant by an argument that has to be one.
@@ -296,7 +312,7 @@ pub(super) fn batch_of(target: &Target, command: &str) -> Result<BatchName> {
         Target::Batch(batch) => Ok(batch.clone()),
         Target::Run(run) => {
             let what = format!("`batchd {command}` takes the name of a batch, and {run} is a run");
-            let hint = format!("`batchd {command} {}`, or `batchd show {run}` for this run", run.batch);
+            let hint = format!("for the batch: `batchd {command} {}`; for this run: `batchd show {run}`", run.batch);
             Err(Complaint::usage(what, hint))
         }
     }
@@ -371,7 +387,7 @@ pub(super) fn unknown(context: &Context, request: &Request) -> Option<anyhow::Er
         }
         Request::Stop { run, .. } | Request::Rerun { run, .. } => {
             let is_there = open_journal(context).ok()??.run(run).ok()?.is_some();
-            (!is_there).then(|| no_run(context, run))
+            if is_there { None } else { Some(no_run(context, run)) }
         }
         Request::StopAll { .. } => None,
     }

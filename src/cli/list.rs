@@ -27,8 +27,8 @@ use crate::model::time::Instant;
 
 /// List batches with their state, last run and next start
 ///
-/// LAST RUN is the last run that started and has ended. ZONE is the time zone of a schedule, if it is not yours; the times are shown in your
-/// zone, without the date if it is today. Works without a daemon. Errors in definitions are listed below the table.
+/// LAST RUN is the last run that was started, or marked as succeeded, and has ended. ZONE is the time zone of a schedule, if it is not yours; the times are shown in your
+/// zone, on a terminal without the date if it is today. Works without a daemon. Errors in definitions are listed below the table.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -233,7 +233,7 @@ fn footer(rows: &[Row<'_>]) -> Option<String> {
 
 fn table(rows: &[Row<'_>], form: &Form<'_>) -> Table {
     let mut table = Table::new([
-        Column::Whole("BATCH"),
+        Column::Id("BATCH"),
         Column::Whole("STATE"),
         Column::Whole("LAST RUN"),
         Column::Spare("WHEN"),

@@ -31,6 +31,7 @@ const COMMANDS: &[(&[&str], &str, &str)] = &[
     (&["schedule", "schedules", "upcoming", "when", "cron", "timers", "list-timers"], "next", "next"),
     (&["refresh", "daemon-reload", "reread"], "reload", "reload"),
     (&["serve", "server", "scheduler", "service", "up"], "daemon", "daemon"),
+    (&["backfill", "catchup", "catch-up"], "rerun RUN", "rerun"),
     (&["fsck", "repair", "diagnose", "health"], "doctor", "doctor"),
     (&["dump", "export", "snapshot"], "backup FILE", "backup"),
     (&["where", "dir", "folder", "workspace"], "path RUN", "path"),
@@ -45,8 +46,12 @@ const FILES: &[(&[&str], &str)] = &[
         "a batch is a folder; create `batches.d/NAME` with a `script.sh` and a `batch.toml`",
     ),
     (
-        &["remove", "rm", "delete", "del", "uninstall", "unregister", "down"],
+        &["remove", "rm", "delete", "del", "uninstall", "unregister"],
         "a batch is a folder; remove it: `rm -r batches.d/NAME`",
+    ),
+    (
+        &["down", "shutdown", "quit"],
+        "to end the daemon, stop its service or press Ctrl-C in its terminal; to stop a run: `batchd stop RUN`",
     ),
     (&["edit", "update", "modify", "set"], "edit `batches.d/NAME/batch.toml`; the change is in force within a second"),
 ];
@@ -56,7 +61,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {
     let words: Vec<OsString> = words.into_iter().collect();
     let parsed = command().try_get_matches_from(&words).and_then(|mut found| Cli::from_arg_matches_mut(&mut found));
     parsed.map_err(|error| {
-        let error = without_wrong_tip(with_nearest_name(error), &words);
+        let error = with_right_tip(with_nearest_name(error), &words);
         let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
         // Nobody can be told that nobody reads.
         let _ = match foreign_command(&error, &words) {
@@ -79,7 +84,11 @@ fn foreign_command(error: &clap::Error, words: &[OsString]) -> Option<String> {
     }
     let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidSubcommand) else { return None };
     let hint = match FILES.iter().find(|(names, _)| names.contains(&wrong.as_str())) {
-        Some((_, hint)) => (*hint).to_owned(),
+        Some((_, hint)) => {
+            let behind = words.iter().skip_while(|word| *word != wrong.as_str()).nth(1);
+            let name = behind.and_then(|word| BatchName::new(&word.to_string_lossy()).ok());
+            name.map_or_else(|| (*hint).to_owned(), |name| hint.replace("NAME", name.as_str()))
+        }
         None => format!("use `{}`", instead(wrong, words)?),
     };
     Some(format!("batchd: there is no command `{wrong}`\n  hint: {hint}\n"))
@@ -111,14 +120,17 @@ fn is_understood(line: &[String]) -> bool {
     }
 }
 
-/// Names are in lower case, and a number follows a dot: whoever writes `Extract` or `extract#3` is told.
+/// Names are in lower case, a number follows a dot, and no folder comes before: whoever writes `Extract`, `extract#3` or
+/// `batches.d/extract/` is told.
 fn with_nearest_name(mut error: clap::Error) -> clap::Error {
     let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidValue) else { return error };
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return error };
-    if !(argument.contains("BATCH") || argument.contains("RUN")) {
+    // A flag has a hyphen before its value's name, and its own suggestions.
+    if argument.starts_with('-') || !(argument.contains("BATCH") || argument.contains("RUN")) {
         return error;
     }
-    let lower = wrong.to_lowercase().replace(['#', ':'], ".");
+    let last = wrong.trim_end_matches('/').rsplit('/').next().unwrap_or(wrong);
+    let lower = last.to_lowercase().replace(['#', ':'], ".");
     let is_good = lower != *wrong && (lower.parse::<BatchName>().is_ok() || lower.parse::<RunId>().is_ok());
     if is_good {
         let tip = format!("did you mean `{lower}`?");
@@ -127,14 +139,52 @@ fn with_nearest_name(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// The parser proposes `--` for every option that it does not know. Only `start` has something behind it.
-fn without_wrong_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
+/// What other tools call an option of a command here.
+const OPTIONS: &[(&str, &[&str], &str)] = &[
+    ("runs", &["--status", "--state"], "use `--outcome`, `--failed` or `--run-state`"),
+    ("runs", &["--limit", "--lines", "--tail", "--max", "--count"], "use `-n`"),
+    ("runs", &["--follow", "-f"], "to follow the log of a run: `batchd logs -f RUN`"),
+    ("logs", &["--tail", "--lines", "--limit", "--last"], "use `-n`"),
+    ("next", &["--limit", "--count", "--lines"], "use `-n`"),
+    ("disable", &["--until", "--duration"], "use `--for`"),
+    ("start", &["--args", "--arguments"], "put the script's arguments behind `--`"),
+    ("list", &["--status", "--state"], "use `--failed`"),
+];
+
+/// Proposes what a word was probably meant as. The parser's own proposals come from likeness alone: they name options of all
+/// commands, and `--`, behind which only `start` takes words.
+fn with_right_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return error;
+    }
+    // The usage line shows the option that the parser took the word for.
+    error.remove(ContextKind::SuggestedArg);
+    let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidArg).cloned() else { return error };
     let command = command();
     let verb = words.iter().skip(1).find_map(|word| command.find_subcommand(word));
+    let name = verb.map_or("", clap::Command::get_name);
     let takes_any = verb.is_some_and(|verb| verb.get_positionals().any(clap::Arg::is_last_set));
-    if let Some(ContextValue::StyledStrs(tips)) = error.get(ContextKind::Suggested) {
-        let right = |tip: &&clap::builder::StyledStr| takes_any || !tip.to_string().contains("as a value");
-        let tips: Vec<_> = tips.iter().filter(right).cloned().collect();
+    let option = wrong.split('=').next().unwrap_or(&wrong);
+    let known = OPTIONS.iter().find(|(of, options, _)| *of == name && options.contains(&option));
+    let tips: Vec<clap::builder::StyledStr> = match known {
+        Some((_, _, tip)) => vec![(*tip).into()],
+        None if !wrong.starts_with('-') && takes_any => {
+            vec![format!("to pass it to the script, put it behind `--`: `-- {}`", shell_word(&wrong)).into()]
+        }
+        None if name == "stop" || name == "rerun" => vec![format!("`batchd {name}` takes one run").into()],
+        None => {
+            let Some(ContextValue::StyledStrs(tips)) = error.get(ContextKind::Suggested) else { return error };
+            let is_shared = |tip: &str| SHARED_OPTIONS.iter().any(|option| tip.contains(&format!("'--{option}'")));
+            let right = |tip: &&clap::builder::StyledStr| {
+                let tip = tip.to_string();
+                (takes_any || !tip.contains("as a value")) && !is_shared(&tip)
+            };
+            tips.iter().filter(right).cloned().collect()
+        }
+    };
+    if tips.is_empty() {
+        error.remove(ContextKind::Suggested);
+    } else {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
     }
     error
@@ -151,7 +201,7 @@ mod tests {
     /// The message for a line that is wrong.
     fn told(line: &str) -> String {
         let words = words(line);
-        let error = without_wrong_tip(with_nearest_name(command().try_get_matches_from(&words).unwrap_err()), &words);
+        let error = with_right_tip(with_nearest_name(command().try_get_matches_from(&words).unwrap_err()), &words);
         foreign_command(&error, &words).unwrap_or_else(|| error.render().to_string())
     }
 
@@ -174,7 +224,10 @@ mod tests {
         check("batchd validate", "use `batchd check`");
         check("batchd config dump", "use `batchd help options`");
         check("batchd refresh --all", "use `batchd reload`");
-        check("batchd rm report", "remove it: `rm -r batches.d/NAME`");
+        check("batchd rm report", "remove it: `rm -r batches.d/report`");
+        check("batchd rm", "remove it: `rm -r batches.d/NAME`");
+        check("batchd down", "to end the daemon");
+        check("batchd backfill", "use `batchd rerun RUN`");
         check("batchd strat report", "similar subcommand exists: 'start'");
         check("batchd qqqq", "unrecognized subcommand 'qqqq'");
     }
@@ -205,11 +258,29 @@ mod tests {
             ("batchd start Extract", "did you mean `extract`?"),
             ("batchd show Extract.3", "did you mean `extract.3`?"),
             ("batchd rerun extract#3", "did you mean `extract.3`?"),
+            ("batchd start batches.d/extract/", "did you mean `extract`?"),
+            ("batchd logs runs/extract.3/", "did you mean `extract.3`?"),
         ] {
             let text = told(line);
             assert!(text.contains(expected), "{line}: {text}");
         }
-        assert!(!told("batchd start a/b").contains("did you mean"));
+        assert!(!told("batchd start a/ü").contains("did you mean"));
+        assert_eq!(told("batchd runs --run-state Running").matches("did you mean").count(), 1);
+    }
+
+    #[test]
+    fn options_of_other_tools() {
+        for (line, expected) in [
+            ("batchd runs --status failed", "use `--outcome`, `--failed` or `--run-state`"),
+            ("batchd logs x.1 --tail 5", "use `-n`"),
+            ("batchd disable x --until tomorrow", "use `--for`"),
+            ("batchd start x arg1", "put it behind `--`: `-- arg1`"),
+            ("batchd stop x.1 x.2", "takes one run"),
+        ] {
+            let text = told(line);
+            assert!(text.contains(expected) && !text.contains("\n\n\n"), "{line}: {text}");
+        }
+        assert!(!told("batchd start --batch x").contains("'--batches'"));
     }
 
     #[test]

@@ -91,6 +91,7 @@ struct Source<'s> {
 /// Carries it out.
 pub(super) fn run(args: &NextArgs, context: &mut Context) -> Result<Exit> {
     let batch = args.batch.as_ref().map(|target| facts::batch_of(target, "next")).transpose()?;
+    let mut explained = false;
     let starts = match &args.cron {
         Some(text) => of_expression(text, args, context)?,
         None => {
@@ -100,6 +101,7 @@ pub(super) fn run(args: &NextArgs, context: &mut Context) -> Result<Exit> {
             {
                 return show_origin(name, &origin, args.json, context);
             }
+            explained = batch.as_ref().map_or(Ok(false), |name| explain(name, facts.batch(name)?))?;
             of_batches(&facts, batch.as_ref(), args, context)?
         }
     };
@@ -110,7 +112,7 @@ pub(super) fn run(args: &NextArgs, context: &mut Context) -> Result<Exit> {
     let mut table = Table::new([
         Column::Whole("STARTS"),
         Column::Spare("IN"),
-        Column::Whole("BATCH"),
+        Column::Id("BATCH"),
         Column::Spare("ZONE"),
         Column::Note("REMARK"),
     ]);
@@ -123,7 +125,9 @@ pub(super) fn run(args: &NextArgs, context: &mut Context) -> Result<Exit> {
         let cells = [moment::full(start.start_at, &start.zone), ahead, batch.to_owned(), zone, remark(start)];
         table.row(cells.map(|text| Cell::styled(text, style)));
     }
-    context.screen.table(&table, "no batch has a start ahead")?;
+    if !(explained && starts.is_empty()) {
+        context.screen.table(&table, "no batch is scheduled to start")?;
+    }
     Ok(Exit::Success)
 }
 
@@ -167,9 +171,6 @@ fn of_expression(text: &str, args: &NextArgs, context: &Context) -> Result<Vec<S
 }
 
 fn of_batches(facts: &Facts, batch: Option<&BatchName>, args: &NextArgs, context: &Context) -> Result<Vec<Start>> {
-    if let Some(name) = batch {
-        explain(name, facts.batch(name)?)?;
-    }
     let mut schedules = Vec::new();
     for (name, fact) in facts.batches.iter().filter(|(name, fact)| batch.is_none_or(|one| one == *name) && !fact.held) {
         if let Some(schedule) = facts.times_of(&fact.definition, &context.zones)?.schedule {
@@ -200,15 +201,17 @@ fn source<'s>(name: &'s BatchName, fact: &'s BatchFact, schedule: &'s Schedule, 
     }
 }
 
-/// Says on stderr why a batch with a schedule has no times, if it has none.
-fn explain(name: &BatchName, fact: &BatchFact) -> Result<()> {
+/// Says on stderr why a batch with a schedule may have no times. True: there was something to say.
+fn explain(name: &BatchName, fact: &BatchFact) -> Result<bool> {
     let mut err = std::io::stderr();
     if fact.held {
         writeln!(err, "{name} is held because of an error in its definition; see `batchd check`")?;
     } else if fact.definition.cron.iter().any(|text| text == "@reboot") {
         writeln!(err, "{name} starts after each boot")?;
+    } else {
+        return Ok(false);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// What starts a batch that has no schedule.

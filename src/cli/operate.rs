@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
@@ -22,6 +21,7 @@ use crate::model::request::{Prospects, Refusal, Reply, Request};
 use crate::model::text::shell_word;
 use crate::model::time::Instant;
 use crate::model::zone::Zone;
+use crate::paths::Paths;
 use crate::store::users;
 
 /// The daemon, for code that waits for each answer.
@@ -41,10 +41,10 @@ impl Daemon {
             Ok(client) => Ok(Self { runtime, client }),
             Err(ClientError::NoDaemon { state }) if checkup::daemon_lives(&state) => Err(Complaint::failure(
                 format!("the daemon on {} is running, but its socket is missing", state.display()),
-                "try again if the daemon is just starting; if the socket was removed, restart the daemon (runs go on)",
+                "try again if the daemon is just starting; if the socket was removed, restart the daemon (runs continue)",
             )),
             Err(error @ ClientError::NotAllowed { .. }) => {
-                let hint = as_daemon_user(&context.paths.state, std::env::args().skip(1));
+                let hint = as_daemon_user(&context.paths, std::env::args().skip(1));
                 Err(Complaint::failure(error.to_string(), hint.unwrap_or_default()))
             }
             Err(error) => Err(error.into()),
@@ -88,11 +88,15 @@ impl Daemon {
     }
 }
 
-/// The same command as the user who owns the state folder; none if nobody knows who that is.
-fn as_daemon_user(state: &Path, words: impl Iterator<Item = String>) -> Option<String> {
-    let user = users::user_name(state.metadata().ok()?.uid()).ok()??;
+/// The same command as the user who owns the state folder; none if nobody knows who that is. sudo drops the environment, so
+/// the command names the state.
+fn as_daemon_user(paths: &Paths, words: impl Iterator<Item = String>) -> Option<String> {
+    let user = users::user_name(paths.state.metadata().ok()?.uid()).ok()??;
     let words: Vec<String> = words.map(|word| shell_word(&word)).collect();
-    Some(format!("`sudo -u {} batchd {}`", shell_word(&user), words.join(" ")))
+    let names_state = words.iter().any(|word| word == "--state" || word.starts_with("--state="));
+    let state =
+        if names_state { String::new() } else { format!("--state {} ", shell_word(&paths.state.to_string_lossy())) };
+    Some(format!("`sudo -u {} batchd {state}{}`", shell_word(&user), words.join(" ")))
 }
 
 /// Asks for an act that makes no run, and shows the answer.
@@ -131,12 +135,12 @@ fn disabling(
         let until = old.until.map_or("it is enabled".to_owned(), |until| moment::full(until, zone));
         let reason = old.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let (by, since) = (who::named(&old.by), moment::full(old.at, zone));
-        text += &format!("\nthis replaces the disable by {by} (since {since}, until {until}){reason}");
+        text += &format!("\nthis replaces an earlier disable by {by} (since {since}, until {until}){reason}");
     }
     match goes_on {
         [] => {}
         [run] => text += &format!("\n{run} continues; to stop it: `batchd stop {run}`"),
-        runs => text += &format!("\n{} go on; to stop one: `batchd stop {}`", list(runs), runs[0]),
+        runs => text += &format!("\n{} continue; to stop one: `batchd stop {}`", list(runs), runs[0]),
     }
     text
 }
@@ -308,14 +312,14 @@ join will not follow: its upstream b is not in this chain
         let old = Disabled { reason: Some("moving".to_owned()), by: "uid 4294967294".to_owned(), ..until(Some(hour)) };
         assert_eq!(
             disabling(&batch, &until(None), Some(&old), &[], &Zone::utc()),
-            "load is disabled\nthis replaces the disable by uid 4294967294 (since Thu 1970-01-01 00:00:00 +00:00, until Thu 1970-01-01 01:00:00 +00:00): moving"
+            "load is disabled\nthis replaces an earlier disable by uid 4294967294 (since Thu 1970-01-01 00:00:00 +00:00, until Thu 1970-01-01 01:00:00 +00:00): moving"
         );
         check(
             Some(hour),
             &runs[..1],
             "load is disabled until Thu 1970-01-01 01:00:00 +00:00\nload.3 continues; to stop it: `batchd stop load.3`",
         );
-        check(None, &runs, "load is disabled\nload.3, load.4 go on; to stop one: `batchd stop load.3`");
+        check(None, &runs, "load is disabled\nload.3, load.4 continue; to stop one: `batchd stop load.3`");
         let check = |enabled, was: Option<Disabled>, expected: &str| {
             let text = enabling(&batch, enabled, was.as_ref(), hour);
             assert!(text.contains(expected), "{text}");

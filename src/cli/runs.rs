@@ -33,7 +33,7 @@ const ON_TIME: Duration = Duration::from_secs(1);
 
 /// List runs, newest first
 ///
-/// Times are shown in your time zone, without the date if it is today. DUE is empty if the run started when it was due. Three or more equal
+/// Times are shown in your time zone, on a terminal without the date if it is today. DUE is empty if the run started when it was due. Three or more equal
 /// skipped or missed runs in a row are one line; `--all` shows each of them.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
@@ -93,7 +93,7 @@ pub(super) fn run(args: &RunsArgs, context: &mut Context) -> Result<Exit> {
         parsed.map_err(|error| Complaint::usage(format!("{flag}: {error}"), ""))
     };
     if args.number > LINES_MAX && !args.json.json {
-        let hint = format!("`--json` prints any number, `--after` shows the next {LINES_MAX}");
+        let hint = "use `--json` for more, or `--after MARK` for the next page";
         return Err(Complaint::usage(format!("a table has at most {LINES_MAX} lines"), hint));
     }
     let filter = Filter {
@@ -128,7 +128,7 @@ pub(super) fn run(args: &RunsArgs, context: &mut Context) -> Result<Exit> {
     }
     context.screen.flush()?;
     if shown.count == 0 && !args.json.json {
-        writeln!(io::stderr(), "no such runs")?;
+        writeln!(io::stderr(), "no matching runs")?;
     }
     if let Some(mark) = shown.next.filter(|_| !args.json.json) {
         writeln!(io::stderr(), "for older runs, add --after {mark}")?;
@@ -222,7 +222,7 @@ fn print_table(pages: &Pages<'_>, args: &RunsArgs, context: &mut Context) -> Res
 /// Runs as rows.
 pub(super) fn table(lines: &[Line], form: &Form<'_>) -> Table {
     let mut table = Table::new([
-        Column::Whole("RUN"),
+        Column::Id("RUN"),
         Column::Whole("HOW"),
         Column::Spare("TRIGGER"),
         Column::Whole("DUE"),
@@ -260,14 +260,13 @@ fn due(line: &Line, form: &Form<'_>) -> String {
     if run.started_at.is_some_and(on_time) { String::new() } else { form.text(run.due_at) }
 }
 
-/// Why a run ended as it did or waits, what an operator should know of it, and who started it.
+/// Why a run ended as it did or waits, and what an operator should know of it.
 fn why(run: &RunView, form: &Form<'_>) -> String {
     let waits_for = run.waits_for.as_ref().map(|it| format!("waits for {}", waits::text(it, form.now, form.zone)));
     let reason = run.reason.as_deref().map(who::named);
     let first = reason.or(waits_for).or_else(|| run.remark.clone());
     let remarks = run.exit.iter().flat_map(|exit| exit.remarks.iter().cloned());
-    let by = run.started_by.as_deref().map(|by| format!("by {}", who::named(by)));
-    first.into_iter().chain(remarks).chain(by).collect::<Vec<_>>().join("; ")
+    first.into_iter().chain(remarks).collect::<Vec<_>>().join("; ")
 }
 
 /// The outcome, or the state.
@@ -302,7 +301,6 @@ mod tests {
         }
         let mut on_time = queued("late.1");
         on_time.started_at = Some(Instant::from_ms(900));
-        on_time.started_by = Some("uid 99999999999999".to_owned());
         let views = [&queued("report.1"), &failed, &on_time].map(RunView::from);
         let zone = Zone::utc();
         let form = |now_s, omits_today| Form { now: Instant::from_s(now_s), zone: &zone, omits_today };
@@ -312,14 +310,14 @@ mod tests {
 RUN       HOW     TRIGGER    DUE                  STARTED              TOOK  WHY
 report.1  queued  manual     1970-01-01 00:00:00
 load.3    failed  retry (2)  1970-01-01 00:00:00  1970-01-01 00:00:02  3s    exit code 3
-late.1    queued  manual                          1970-01-01 00:00:00  59s   by uid 99999999999999
+late.1    queued  manual                          1970-01-01 00:00:00  59s
 ";
         assert_eq!(shown(&form(60, false)), expected);
         let expected = "\
 RUN       HOW     TRIGGER    DUE       STARTED   TOOK  WHY
 report.1  queued  manual     00:00:00
 load.3    failed  retry (2)  00:00:00  00:00:02  3s    exit code 3
-late.1    queued  manual               00:00:00  59s   by uid 99999999999999
+late.1    queued  manual               00:00:00  59s
 ";
         assert_eq!(shown(&form(60, true)), expected);
     }

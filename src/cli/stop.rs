@@ -25,7 +25,7 @@ pub struct StopArgs {
     /// Stop every run that has not ended
     #[arg(long)]
     pub all: bool,
-    /// Reason, shown with the run
+    /// Reason for the stop, which `show` prints
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
     #[command(flatten)]
@@ -47,7 +47,7 @@ pub(super) fn run(args: &StopArgs, context: &mut Context) -> Result<Exit> {
 
 /// A batch can have several active runs, so the run has to be named.
 fn which_run(context: &Context, batch: &BatchName) -> Result<anyhow::Error> {
-    facts::Facts::read(context)?.batch(batch)?;
+    facts::Facts::read(context)?.known(batch)?;
     let journal = facts::open_journal(context)?;
     let mut live = journal.map(|journal| journal.live()).transpose()?.unwrap_or_default();
     live.retain(|run| run.id.batch == *batch);

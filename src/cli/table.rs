@@ -16,6 +16,8 @@ const COLUMN_WIDTH_MIN: usize = 8;
 const COLUMN_WIDTH_SPARE: usize = 16;
 /// If less is left for notes, all of them are shown below their rows: a column of single words can't be read.
 const NOTE_WIDTH_MIN: usize = 12;
+/// Longer ids get a line of their own before a column is left out: they take a third of a usual terminal and more.
+const ID_WIDTH_BESIDE: usize = 30;
 /// What stands before a note, or before the rest of a row, on a line of its own.
 const INDENT: &str = "    ";
 /// A longer note is cut: it may be a whole message of some program. `batchd show` has all of it.
@@ -51,8 +53,10 @@ pub(super) struct Cell {
 /// A column's heading, and what may be done to the column where the width is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Column {
-    /// It is never cut: ids, times, single words.
+    /// It is never cut: times, single words.
     Whole(&'static str),
+    /// Names or ids, which are never cut. They get a line of their own where they leave too little room for the rest.
+    Id(&'static str),
     /// It is never cut, but left out if there is no other way.
     Spare(&'static str),
     /// Its texts are cut.
@@ -68,12 +72,14 @@ pub(super) struct Table {
     rows: Vec<Vec<Cell>>,
 }
 
+/// A column that is shown: its index, and its width.
+type Shown = (usize, usize);
+
 /// How the columns share the width of the terminal.
 #[derive(Debug)]
 struct Layout {
-    /// The columns that are shown, by their index, with their widths.
-    columns: Vec<(usize, usize)>,
-    /// The column with a line of its own above the others, where the terminal is too narrow for one line.
+    columns: Vec<Shown>,
+    /// The column of ids, if it has a line of its own above the others, where the terminal is too narrow for one line.
     above: Option<usize>,
     /// The column whose texts are shown below their rows if they don't fit.
     note: Option<usize>,
@@ -153,7 +159,7 @@ impl Style {
 impl Column {
     fn heading(self) -> &'static str {
         match self {
-            Self::Whole(text) | Self::Spare(text) | Self::Cut(text) | Self::Note(text) => text,
+            Self::Whole(text) | Self::Id(text) | Self::Spare(text) | Self::Cut(text) | Self::Note(text) => text,
         }
     }
 }
@@ -200,7 +206,7 @@ impl Table {
     fn layout(&self, width: Option<usize>) -> Layout {
         let is_empty = |column: &usize| self.rows.iter().all(|row| row[*column].text.is_empty());
         let shown = (0..self.columns.len()).filter(|column| !is_empty(column));
-        let columns: Vec<(usize, usize)> = shown.map(|column| (column, self.width(column))).collect();
+        let columns: Vec<Shown> = shown.map(|column| (column, self.width(column))).collect();
         let mut layout = Layout { columns, above: None, note: None, width };
         let Some(width) = width else { return layout };
         let last = layout.columns.last().copied();
@@ -215,33 +221,58 @@ impl Table {
                 layout.columns.push((column, fitting.max(self.columns[column].heading().len())));
             }
         }
-        if let Some(columns) = self.fit(layout.columns.clone(), width) {
-            layout.columns = columns;
-        } else {
-            layout.above = Some(layout.columns.remove(0).0);
-            let width = width.saturating_sub(INDENT.len());
-            layout.columns = self.fit(layout.columns.clone(), width).unwrap_or(layout.columns);
-        }
+        (layout.above, layout.columns) = self.fit(&layout.columns, width);
         layout
     }
 
-    /// Leaves out columns that can be spared, from the right, and cuts those that may be cut, the widest first. None if the
-    /// others are too wide.
-    fn fit(&self, mut columns: Vec<(usize, usize)>, width_max: usize) -> Option<Vec<(usize, usize)>> {
-        loop {
-            let is_spare = |(column, _): &(usize, usize)| matches!(self.columns[*column], Column::Spare(_));
-            let spare = columns.iter().rposition(is_spare);
-            let least = if spare.is_some() { COLUMN_WIDTH_SPARE } else { COLUMN_WIDTH_MIN };
-            let fitted = self.narrowed(columns.clone(), width_max, least);
-            if total(&fitted) <= width_max {
-                return Some(fitted);
+    /// The first way to share the width in which all fits, else the narrowest: the column above the others, and the others.
+    fn fit(&self, columns: &[Shown], width: usize) -> (Option<usize>, Vec<Shown>) {
+        let mut narrowest = (None, columns.to_vec());
+        for (above, columns) in self.ways(columns) {
+            let has_spare = columns.iter().any(|(column, _)| self.is_spare(*column));
+            let least = if has_spare { COLUMN_WIDTH_SPARE } else { COLUMN_WIDTH_MIN };
+            let room = if above.is_some() { width.saturating_sub(INDENT.len()) } else { width };
+            let columns = self.narrowed(columns, room, least);
+            let fits = total(&columns) <= room;
+            narrowest = (above, columns);
+            if fits {
+                break;
             }
-            columns.remove(spare?);
+        }
+        narrowest
+    }
+
+    /// The ways to share a line, the best first: spare columns are left out from the right. Short ids stay beside the others
+    /// as long as that is possible; for a long one, a line of its own is better than a column less.
+    fn ways(&self, columns: &[Shown]) -> Vec<(Option<usize>, Vec<Shown>)> {
+        let without_spares = |mut columns: Vec<Shown>| {
+            let mut fewer = vec![columns.clone()];
+            while let Some(at) = columns.iter().rposition(|(column, _)| self.is_spare(*column)) {
+                columns.remove(at);
+                fewer.push(columns.clone());
+            }
+            fewer
+        };
+        let beside = without_spares(columns.to_vec()).into_iter().map(|columns| (None, columns));
+        let Some(at) = columns.iter().position(|(column, _)| matches!(self.columns[*column], Column::Id(_))) else {
+            return beside.collect();
+        };
+        let mut others = columns.to_vec();
+        let (id, id_width) = others.remove(at);
+        let below = without_spares(others).into_iter().map(|columns| (Some(id), columns));
+        if id_width > ID_WIDTH_BESIDE {
+            beside.zip(below).flat_map(|(beside, below)| [beside, below]).collect()
+        } else {
+            beside.chain(below).collect()
         }
     }
 
+    fn is_spare(&self, column: usize) -> bool {
+        matches!(self.columns[column], Column::Spare(_))
+    }
+
     /// Cuts columns to `least` or more until all fit, if that is enough.
-    fn narrowed(&self, mut columns: Vec<(usize, usize)>, width_max: usize, least: usize) -> Vec<(usize, usize)> {
+    fn narrowed(&self, mut columns: Vec<Shown>, width_max: usize, least: usize) -> Vec<Shown> {
         while total(&columns) > width_max {
             let cut = columns.iter_mut().filter(|(column, _)| matches!(self.columns[*column], Column::Cut(_)));
             let Some((_, width)) = cut.max_by_key(|(_, width)| *width).filter(|(_, width)| *width > least) else {
@@ -254,14 +285,14 @@ impl Table {
 }
 
 /// The width of a line of these columns.
-fn total(columns: &[(usize, usize)]) -> usize {
+fn total(columns: &[Shown]) -> usize {
     columns.iter().map(|(_, width)| width).sum::<usize>() + GAP.len() * columns.len().saturating_sub(1)
 }
 
 impl Layout {
     /// The cells of a row, each in its width. A note that doesn't fit is left to [`Self::push_note`].
     fn push_line(&self, text: &mut String, cells: &[Cell], look: Look) {
-        let shows = |(column, _): &(usize, usize)| !cells[*column].text.is_empty();
+        let shows = |(column, _): &Shown| !cells[*column].text.is_empty();
         if let Some(column) = self.above {
             push_cell(text, &cells[column], usize::MAX, true, look);
             text.push('\n');
@@ -366,7 +397,7 @@ mod tests {
 
     fn table(rows: &[[&str; 4]]) -> Table {
         let mut table =
-            Table::new([Column::Whole("BATCH"), Column::Cut("STARTS"), Column::Spare("TOOK"), Column::Note("WHY")]);
+            Table::new([Column::Id("BATCH"), Column::Cut("STARTS"), Column::Spare("TOOK"), Column::Note("WHY")]);
         rows.iter().for_each(|row| table.row(row.map(Cell::plain)));
         table
     }

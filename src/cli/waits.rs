@@ -74,13 +74,13 @@ pub(super) fn sentence(run: &RunId, waits_for: &WaitsFor, now: Instant, zone: &Z
 pub(super) fn text(waits_for: &WaitsFor, now: Instant, zone: &Zone) -> String {
     match waits_for {
         WaitsFor::Time { until } => {
-            format!("its time: {} (in {})", moment::full(*until, zone), moment::span(until.since(now)))
+            format!("{} (in {})", moment::full(*until, zone), moment::span(until.since(now)))
         }
         WaitsFor::Upstreams { batches, runs } => {
             let goes_on = if runs.is_empty() { String::new() } else { format!(": {} not ended", have(runs)) };
             format!("its {} {}{goes_on}", if batches.len() == 1 { "upstream" } else { "upstreams" }, names(batches))
         }
-        WaitsFor::Batch { run } => format!("its batch, which is busy with {run}"),
+        WaitsFor::Batch { run } => format!("{run}, which has not ended"),
         WaitsFor::Held => {
             "its batch, which is held because of an error in its definition (see `batchd check`)".to_owned()
         }
@@ -88,7 +88,7 @@ pub(super) fn text(waits_for: &WaitsFor, now: Instant, zone: &Zone) -> String {
         WaitsFor::Pool { pool, slots } => taken(&format!("a slot of pool {pool}, which has {}", slots.limit), slots),
         WaitsFor::CatchUp(slots) => taken(&format!("one of the {} slots for late runs", slots.limit), slots),
         WaitsFor::MaxRunning(slots) => taken(&format!("a slot: max_running is {}", slots.limit), slots),
-        WaitsFor::Start { reason } => format!("its start, which failed and will be retried: {reason}"),
+        WaitsFor::Start { reason } => format!("a retry of its failed start: {reason}"),
         WaitsFor::End { reason } => reason.clone(),
         WaitsFor::Daemon => "a daemon to start it".to_owned(),
     }
@@ -133,7 +133,7 @@ mod tests {
         let runs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<RunId>>();
         let slots = |holders: &[&str], ahead| Slots { limit: 2, runs: runs(holders), ahead };
         let batches = vec![BatchName::new("left").unwrap(), BatchName::new("right").unwrap()];
-        check(WaitsFor::Time { until: Instant::from_s(300) }, "its time: Thu 1970-01-01 00:05:00 +00:00 (in 5m)");
+        check(WaitsFor::Time { until: Instant::from_s(300) }, "Thu 1970-01-01 00:05:00 +00:00 (in 5m)");
         check(
             WaitsFor::Upstreams { batches: batches.clone(), runs: runs(&["left.3", "right.4"]) },
             "its upstreams left, right: left.3, right.4 have not ended",
@@ -142,7 +142,7 @@ mod tests {
             WaitsFor::Upstreams { batches: batches[..1].to_vec(), runs: runs(&["top.3"]) },
             "its upstream left: top.3 has not ended",
         );
-        check(WaitsFor::Batch { run: "load.4".parse().unwrap() }, "its batch, which is busy with load.4");
+        check(WaitsFor::Batch { run: "load.4".parse().unwrap() }, "load.4, which has not ended");
         check(
             WaitsFor::Pool { pool: "db".to_owned(), slots: slots(&["a.1", "b.2"], 0) },
             "a slot of pool db, which has 2, taken by a.1, b.2",
@@ -155,10 +155,7 @@ mod tests {
             WaitsFor::CatchUp(slots(&["a.1", "a.2", "a.3", "a.4", "a.5", "a.6"], 12)),
             "one of the 2 slots for late runs, taken by a.1, a.2, a.3, a.4, a.5 and 1 more; 12 runs are ahead",
         );
-        check(
-            WaitsFor::Start { reason: "no space".to_owned() },
-            "its start, which failed and will be retried: no space",
-        );
+        check(WaitsFor::Start { reason: "no space".to_owned() }, "a retry of its failed start: no space");
         check(WaitsFor::Daemon, "a daemon to start it");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc as sync_mpsc;
@@ -23,7 +23,7 @@ use super::reload::{Loader, Message};
 use super::reserve::Reserve;
 use super::signals::Signal;
 use super::writer::Writer;
-use super::{Daemon, ahead, orphans};
+use super::{Daemon, ahead, greeting, orphans};
 use crate::api::{ApiHandle, Runs, server, socket};
 use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
@@ -80,6 +80,7 @@ pub(super) async fn begin(
     let lock = make_folders(&paths)?;
     clear_unfinished(&paths.state);
     let around = surroundings(&paths, args)?;
+    greeting::tell_where(&paths, &around.zones);
     let limits = around.settings.settings.limits.clone();
     let log_output = around.settings.settings.log_output;
     let access = access(&around, &paths)?;
@@ -261,8 +262,12 @@ fn make_folders(paths: &Paths) -> Result<File> {
     let cannot = |path: &Path, error| anyhow!("can't create the folder {}: {}", path.display(), said(&error));
     fs::create_dir_all(&paths.runs).map_err(|error| cannot(&paths.runs, error))?;
     let made = fs::DirBuilder::new().recursive(true).mode(STATE_MODE).create(&paths.state);
-    made.and_then(|()| fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)))
-        .map_err(|error| cannot(&paths.state, error))?;
+    made.map_err(|error| cannot(&paths.state, error))?;
+    fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)).map_err(|error| {
+        let owner = paths.state.metadata().ok().and_then(|state| users::user_name(state.uid()).ok()?);
+        let owner = owner.map(|owner| format!(", which belongs to {owner}; start the daemon as that user"));
+        anyhow!("can't set the mode of {}{}: {}", paths.state.display(), owner.unwrap_or_default(), said(&error))
+    })?;
     let path = lock_path(paths);
     // Whoever can open it can lock it, and keep every daemon out.
     let lock = File::options().create(true).truncate(false).write(true).mode(LOCK_MODE).open(&path);

@@ -1,43 +1,50 @@
-//! The first words of a daemon: at most ten short lines that say where everything is, how it is, and what to type next.
+//! The first lines of a daemon: at most ten that say where everything is, what is in force, and what to type next.
 
 use std::path::Path;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Daemon;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::text::{counted, shell_word};
 use crate::paths::Paths;
+use crate::zones::Zones;
 
 /// Where settings are looked for that nobody names, beside the current folder.
 const SETTINGS_OF_HOST: &str = "/etc/batchd/batchd.toml";
 
+/// Logs where everything is, before anything that the daemon says about what is there. Each value begins in the same column.
+pub(super) fn tell_where(paths: &Paths, zones: &Zones) {
+    info!("batches   {}", paths.batches.display());
+    info!("runs      {}", paths.runs.display());
+    info!("state     {}", paths.state.display());
+    if paths.settings.exists() {
+        info!("settings  {}", paths.settings.display());
+    } else {
+        info!("settings  the defaults, without a batchd.toml");
+    }
+    let zone = zones.system();
+    for reason in &zone.passed_over {
+        warn!("the system's time zone: ignored {reason}");
+    }
+    info!("time zone {} (from {})", zone.zone.name, zone.from);
+    debug!("time zone rules {}", zones.version());
+}
+
 impl Daemon {
-    /// Logs the greeting. Each word at the beginning of a line stands in the same column.
+    /// Logs what is in force, and what to type next.
     pub(super) fn greet(&self, diagnostics: &[Diagnostic]) {
-        let zone = self.zones.system();
-        for reason in &zone.passed_over {
-            warn!("the system's time zone: ignored {reason}");
-        }
-        info!("batchd {} is ready", env!("CARGO_PKG_VERSION"));
-        info!("batches   {}", self.paths.batches.display());
-        info!("runs      {}", self.paths.runs.display());
-        info!("state     {}", self.paths.state.display());
-        let absent = if self.paths.settings.exists() { "" } else { " (no such file: defaults)" };
-        info!("settings  {}{absent}", self.paths.settings.display());
-        info!("time zone {} (from {})", zone.zone.name, zone.from);
-        tracing::debug!("time zone data {}", self.zones.version());
         info!("in force  {}", self.in_force());
-        let folder = std::env::current_dir().ok();
         let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
         if errors > 0 {
-            warn!("errors    {}, listed by batchd check", counted(errors, "error", "errors"));
+            warn!("errors    {errors}; to list them: `batchd check`");
         }
         match self.scheduler.upcoming().next() {
-            Some((at, name)) => info!("next      {name} at {}", zone.zone.local(at)),
-            None => info!("next      nothing is scheduled"),
+            Some((at, name)) => info!("next      {name} at {}", self.zones.system().zone.local(at)),
+            None => info!("next      no batch has a schedule"),
         }
-        info!("look at   {} list", command(&self.paths, folder.as_deref()));
+        info!("try       {} list", command(&self.paths, std::env::current_dir().ok().as_deref()));
+        info!("batchd {} is ready", env!("CARGO_PKG_VERSION"));
     }
 
     fn in_force(&self) -> String {

@@ -141,7 +141,7 @@ fn tell_run(run: &Run) {
             }
             let reason = end.reason.as_deref().unwrap_or_default();
             let took = run.started_at.map(|started| format_duration(end.at.since(started)));
-            let took = took.as_deref().unwrap_or("-");
+            let took = took.as_deref();
             match end.outcome {
                 Outcome::Succeeded => info!(run = %id, took, "succeeded"),
                 Outcome::Failed | Outcome::TimedOut | Outcome::Lost => {

@@ -31,6 +31,9 @@ pub const PAGE_SIZE_MAX: u32 = 1000;
 /// A run that was begun: its script ran, or could not be run.
 const BEGUN: &str = "AND (starting_at IS NOT NULL OR started_at IS NOT NULL)";
 
+/// A run that says how its batch is: it was begun, or an operator marked it as succeeded.
+const TELLING: &str = "AND (starting_at IS NOT NULL OR started_at IS NOT NULL OR outcome = 'succeeded')";
+
 /// The most rows that are counted since a batch's last run: more than that is "at least".
 pub const COUNTED_MAX: u32 = 10_000;
 
@@ -57,7 +60,7 @@ pub struct BatchRow {
     pub in_force: Option<InForce>,
     /// The run with the highest number.
     pub latest: Option<Run>,
-    /// The last run that was begun and has ended.
+    /// The last run that was begun, or marked as succeeded, and has ended.
     pub last_ended: Option<Run>,
     /// How many occurrences have ended since the last run that was begun without beginning, by outcome. Of at most
     /// [`COUNTED_MAX`] rows.
@@ -331,11 +334,11 @@ fn batches(connection: &Connection) -> Result<Vec<BatchRow>> {
         facts.insert(name, new);
     }
     let row = |(name, facts): (BatchName, BatchFacts)| {
-        let begun = latest(connection, &name, BEGUN)?;
+        let begun = latest(connection, &name, TELLING)?;
         let has_ended = begun.as_ref().is_none_or(|run| run.end().is_some());
         let last_ended = match has_ended {
             true => begun.clone(),
-            false => latest(connection, &name, &format!("{BEGUN} AND state = 'ended'"))?,
+            false => latest(connection, &name, &format!("{TELLING} AND state = 'ended'"))?,
         };
         Ok(BatchRow {
             facts,

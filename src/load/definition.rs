@@ -322,7 +322,7 @@ fn no_batch_toml(input: &Input<'_>, batches: &str) -> Diagnostic {
     let nested = paths().find_map(|path| path.strip_suffix("/batch.toml"));
     let hint = match (near, nested) {
         (Some(near), _) => {
-            format!("rename the file: `mv {} {}`", at(&format!("{name}/{near}")), at(&format!("{name}/batch.toml")))
+            format!("rename the file: `mv -n {} {}`", at(&format!("{name}/{near}")), at(&format!("{name}/batch.toml")))
         }
         (None, Some(nested)) => {
             let last = nested.rsplit('/').next().unwrap_or(nested);
@@ -331,7 +331,7 @@ fn no_batch_toml(input: &Input<'_>, batches: &str) -> Diagnostic {
             let is_all = !nested.contains('/') && paths().all(|path| path.starts_with(&format!("{nested}/")));
             let remove = if is_all { format!(" && rmdir {}", at(name)) } else { String::new() };
             format!(
-                "a batch is a folder directly in `batches.d`; move it up: `mv {} {}{remove}`",
+                "a batch is a folder directly in `batches.d`; move it up: `mv -T {} {}{remove}`",
                 at(&format!("{name}/{nested}")),
                 at(&better)
             )

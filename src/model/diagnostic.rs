@@ -97,7 +97,7 @@ pub fn not_a_batch_name(batches: &str, folder: &str) -> Diagnostic {
     let hint = match BatchName::suggestion(folder) {
         Some(better) => {
             format!(
-                "rename it: `mv {} {}`; if it is not a batch, put `_` before its name",
+                "rename it: `mv -T {} {}`; if it is not a batch, put `_` before its name",
                 at(folder),
                 at(better.as_str())
             )

@@ -153,8 +153,6 @@ pub enum Trigger {
     Retry,
     /// Repeated by an operator (`batchd rerun`).
     Rerun,
-    /// Started for a past occurrence, on request.
-    Backfill,
 }
 
 /// How a run ended, in one word. In the order of the design's table.
@@ -331,7 +329,7 @@ macro_rules! words {
 
 words!(Trigger {
     Schedule => "schedule", Upstream => "upstream", Error => "error", Manual => "manual",
-    Retry => "retry", Rerun => "rerun", Backfill => "backfill",
+    Retry => "retry", Rerun => "rerun",
 });
 words!(StateWord { Queued => "queued", Starting => "starting", Running => "running", Ended => "ended" });
 words!(Outcome {

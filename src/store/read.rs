@@ -201,15 +201,16 @@ impl BatchesDir {
             let hint = match BatchName::suggestion(stem) {
                 Some(batch) => {
                     let (folder, toml) = (at(batch.as_str()), at(&format!("{batch}/batch.toml")));
-                    format!("make it one: `mkdir -p {folder} && mv {} {folder}/ && touch {toml}`", at(name))
+                    format!("make it one: `mkdir {folder} && mv {} {folder}/ && touch {toml}`", at(name))
                 }
                 None => "make a folder for it, with a `batch.toml` beside it".to_owned(),
             };
             ("this zip is ignored; a batch is a folder with a `batch.toml`, and the zip belongs in that folder", hint)
         } else if matches!(name, "batch.toml" | "script.sh") {
+            let (folder, toml) = (at("my-batch"), at("my-batch/batch.toml"));
+            let touch = if name == "script.sh" { format!(" && touch {toml}") } else { String::new() };
             let hint = format!(
-                "move it into the folder of its batch: `mkdir -p {0} && mv {1} {0}/`",
-                at("my-batch"),
+                "move it into a folder: `mkdir -p {folder} && mv -n {} {folder}/{touch}`; the folder's name is the batch's name",
                 at(name)
             );
             ("this file is ignored; a batch is a folder in `batches.d`", hint)
