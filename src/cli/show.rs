@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::args::{Json, Target};
 use super::exit::Exit;
-use super::table::Cell;
+use super::table::{Cell, words_in_lines};
 use super::{Context, facts, moment, runs, waits, who};
 use crate::api::RunView;
 use crate::model::id::RunId;
@@ -54,9 +54,15 @@ pub(super) fn run(args: &ShowArgs, context: &mut Context) -> Result<Exit> {
     };
     let lines = lines(&view, context.now, &zone);
     let width = lines.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+    let look = context.screen.look();
+    // A terminal too narrow for one word beside the keys breaks the lines itself.
+    let room = look.width.map_or(usize::MAX, |columns| columns.saturating_sub(width + 2).max(1));
     for (key, value) in lines {
-        let value = Cell::plain(value).paint(context.screen.look());
-        writeln!(context.screen, "{key:width$}  {value}")?;
+        let value = Cell::plain(value);
+        for (index, line) in words_in_lines(value.text(), room).into_iter().enumerate() {
+            let key = if index == 0 { key } else { "" };
+            writeln!(context.screen, "{key:width$}  {line}")?;
+        }
     }
     if chain.len() > 1 {
         let local = context.zones.system().zone.clone();

@@ -10,7 +10,7 @@ use clap::Args;
 use super::args::{Json, Target};
 use super::exit::{Complaint, Exit};
 use super::operate::{Daemon, Then};
-use super::{Context, operate, screen};
+use super::{Context, facts, operate, screen};
 use crate::model::definition::check_variable_name;
 use crate::model::id::RunId;
 use crate::model::input::INPUT_BYTES_MAX;
@@ -43,14 +43,14 @@ pub struct StartArgs {
     /// Also start joins with batches of other chains
     #[arg(long)]
     pub downstream: bool,
-    /// Input of the script: the stdout of a run, a file, or `-` for stdin (at most 64 MiB). Write ./report.42 for a file with
-    /// the name of a run
+    /// Input of the script: the stdout of a run, a file, or `-` for stdin (at most 64 MiB). For a file that is named
+    /// like a run, write ./report.42
     #[arg(long, value_name = "RUN|FILE|-")]
     pub input: Option<String>,
     /// Set an environment variable for this run (repeatable)
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     pub env: Vec<(String, String)>,
-    /// If the batch is busy, start the run after those that wait already (at most 100)
+    /// If the batch is busy, add the run to its queue (at most 100 runs)
     #[arg(long)]
     pub queue: bool,
     /// Start the batch even if it is disabled
@@ -78,7 +78,7 @@ pub(super) fn run(args: StartArgs, context: &mut Context) -> Result<Exit> {
     };
     let batch = match args.batch {
         Target::Batch(batch) => batch,
-        Target::Run(run) => return Err(not_a_batch(&run)),
+        Target::Run(run) => return Err(not_a_batch(context, &run)?),
     };
     let mut daemon = Daemon::connect(context)?;
     let input = match args.input.as_deref() {
@@ -96,10 +96,11 @@ pub(super) fn run(args: StartArgs, context: &mut Context) -> Result<Exit> {
     operate::make_run(context, daemon, &request, Then { wait: args.wait, follow: args.follow, json: args.json })
 }
 
-fn not_a_batch(run: &RunId) -> anyhow::Error {
-    let hint =
-        format!("to start a new run: `batchd start {}`; to repeat {run} in its chain: `batchd rerun {run}`", run.batch);
-    Complaint::usage(format!("`{run}` is a run; `start` needs a batch"), hint)
+fn not_a_batch(context: &Context, run: &RunId) -> Result<anyhow::Error> {
+    let exists = facts::open_journal(context)?.is_some_and(|journal| journal.run(run).is_ok_and(|run| run.is_some()));
+    let repeat = if exists { format!("; to repeat {run} in its chain: `batchd rerun {run}`") } else { String::new() };
+    let hint = format!("to start a new run: `batchd start {}`{repeat}", run.batch);
+    Ok(Complaint::usage(format!("`{run}` is a run; `start` needs a batch"), hint))
 }
 
 /// All of stdin.

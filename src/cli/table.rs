@@ -326,6 +326,17 @@ impl Layout {
 
 /// The text in lines of at most `width_max` columns, broken between words where that is possible.
 fn wrap(text: &str, width_max: usize) -> Vec<String> {
+    let mut lines = words_in_lines(text, width_max);
+    let is_cut = lines.len() > NOTE_LINES_MAX;
+    lines.truncate(NOTE_LINES_MAX);
+    if let Some(last) = lines.last_mut().filter(|_| is_cut) {
+        last.push_str(" …");
+    }
+    lines.iter().map(|line| cut(line, width_max)).collect()
+}
+
+/// The text in lines of at most `width_max` columns, or of one longer word.
+pub(super) fn words_in_lines(text: &str, width_max: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
         match lines.last_mut() {
@@ -336,12 +347,7 @@ fn wrap(text: &str, width_max: usize) -> Vec<String> {
             Some(_) | None => lines.push(word.to_owned()),
         }
     }
-    let is_cut = lines.len() > NOTE_LINES_MAX;
-    lines.truncate(NOTE_LINES_MAX);
-    if let Some(last) = lines.last_mut().filter(|_| is_cut) {
-        last.push_str(" …");
-    }
-    lines.iter().map(|line| cut(line, width_max)).collect()
+    lines
 }
 
 /// One cell, cut to its width, and the space up to the next column.

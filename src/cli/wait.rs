@@ -51,6 +51,9 @@ pub(super) fn for_end(daemon: &mut Daemon, run: &RunId, manner: Manner, context:
     }
     if manner != Manner::Quietly {
         screen::aside(&format!("{}\n", show::ending(&end)))?;
+        for remark in end.exit.iter().flat_map(|exit| &exit.remarks) {
+            screen::aside(&format!("remark: {remark}\n"))?;
+        }
     }
     let has_failed = end.outcome != Some(Outcome::Succeeded) && end.started_at.is_some();
     if manner == Manner::Tell && has_failed {

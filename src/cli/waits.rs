@@ -74,7 +74,8 @@ pub(super) fn sentence(run: &RunId, waits_for: &WaitsFor, now: Instant, zone: &Z
 pub(super) fn text(waits_for: &WaitsFor, now: Instant, zone: &Zone) -> String {
     match waits_for {
         WaitsFor::Time { until } => {
-            format!("{} (in {})", moment::full(*until, zone), moment::span(until.since(now)))
+            let form = moment::Form { now, zone, omits_today: true };
+            format!("{} (in {})", form.text(*until), moment::span(until.since(now)))
         }
         WaitsFor::Upstreams { batches, runs } => {
             let goes_on = if runs.is_empty() { String::new() } else { format!(": {} not ended", have(runs)) };
@@ -133,7 +134,7 @@ mod tests {
         let runs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<RunId>>();
         let slots = |holders: &[&str], ahead| Slots { limit: 2, runs: runs(holders), ahead };
         let batches = vec![BatchName::new("left").unwrap(), BatchName::new("right").unwrap()];
-        check(WaitsFor::Time { until: Instant::from_s(300) }, "Thu 1970-01-01 00:05:00 +00:00 (in 5m)");
+        check(WaitsFor::Time { until: Instant::from_s(300) }, "00:05:00 (in 5m)");
         check(
             WaitsFor::Upstreams { batches: batches.clone(), runs: runs(&["left.3", "right.4"]) },
             "its upstreams left, right: left.3, right.4 have not ended",

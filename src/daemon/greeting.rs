@@ -28,7 +28,7 @@ pub(super) fn tell_where(paths: &Paths, zones: &Zones) {
         warn!("the system's time zone: ignored {reason}");
     }
     info!("time zone {} (from {})", zone.zone.name, zone.from);
-    debug!("time zone rules {}", zones.version());
+    debug!("time zone data {}", zones.version());
 }
 
 impl Daemon {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::findings::Findings;
 use super::policies::{Policies, Surroundings, names, plain};
 use super::reader::{At, Reader, Shape, Wrong};
-use super::script::{self, Script};
+use super::script::{self, SCRIPT_DEFAULT, Script};
 use super::settings::SettingsFile;
 use super::{Diagnosis, Named, line_ends, syntax, unexpanded, values, words};
 use crate::model::cron::Expression;
@@ -268,6 +268,9 @@ fn cron(reader: &mut Reader<'_, '_>) -> Vec<String> {
     plain(list)
 }
 
+/// The days of the month on which the first, second, third and fourth of each weekday fall.
+const WEEKS: [&str; 4] = ["1-7", "8-14", "15-21", "22-28"];
+
 /// Remarks on an expression that restricts both day fields: either one matches then, and most people expect both.
 fn remark_on_days(reader: &mut Reader<'_, '_>, entry: &At<String>) {
     let words: Vec<&str> = entry.get_ref().split_ascii_whitespace().collect();
@@ -275,15 +278,25 @@ fn remark_on_days(reader: &mut Reader<'_, '_>, entry: &At<String>) {
     if month_day.starts_with('*') || weekday.starts_with('*') {
         return;
     }
-    let what = format!("this runs on day of month `{month_day}` and also on every day of week `{weekday}`");
+    let what = format!("this runs on days of the month `{month_day}`, and also on days of the week `{weekday}`");
     let times = words[..words.len() - 3].join(" ");
     let month = words[words.len() - 2];
     let is_single = weekday.chars().all(|c| c.is_ascii_alphanumeric()) && !weekday.ends_with(['L', 'l']);
-    let first = if is_single { format!("{weekday}#1") } else { "MON#1".to_owned() };
-    let hint = format!(
-        "as in crontab(5), either day field is enough; write `{times} * {month} {first}` for the first such day of the \
-         month, or `*` in one of the two fields"
-    );
+    let week = WEEKS.iter().position(|days| *days == *month_day).map(|index| index + 1);
+    let hint = match week.filter(|_| is_single) {
+        Some(week) => {
+            let which = ["first", "second", "third", "fourth"][week - 1];
+            format!(
+                "as in crontab(5), either day field is enough; for the {which} such day of the month, write \
+                 `{times} * {month} {weekday}#{week}`"
+            )
+        }
+        None => {
+            "as in crontab(5), either day field is enough; to restrict only one, write `*` in the other; to require \
+                 both, check one of them in the script"
+                .to_owned()
+        }
+    };
     reader.findings.remark(entry.span(), Diagnosis::hinted(what, hint));
 }
 
@@ -306,6 +319,28 @@ fn check_includes(reader: &mut Reader<'_, '_>, input: &Input<'_>) {
                 .findings
                 .at(entry.span(), Diagnosis::hinted(what, "create the folder, or remove its name from `include`"));
         }
+    }
+}
+
+/// What to write as the `batch.toml` that is missing.
+fn without_toml(input: &Input<'_>, toml: &str) -> String {
+    let paths = || input.files.0.keys().map(String::as_str);
+    if let Some(other) = paths().find(|path| path.ends_with(".yml") || path.ends_with(".yaml")) {
+        return format!("batchd does not read `{}`; write its schedule and options in {toml}", quoted(other));
+    }
+    let scripts: Vec<&str> = paths().filter(|path| !path.contains(['/', '\'', '"', '\\'])).collect();
+    match scripts.as_slice() {
+        [only] if *only != SCRIPT_DEFAULT => {
+            format!(
+                "create it: `echo 'script = \"{}\"' > {toml}`; without a schedule, the batch is started manually",
+                quoted(only)
+            )
+        }
+        _ => format!(
+            "create it: `touch {toml}`; an empty one makes a batch that is started manually; if the folder is not a batch, \
+             rename it to `_{}`",
+            input.name
+        ),
     }
 }
 
@@ -336,10 +371,7 @@ fn no_batch_toml(input: &Input<'_>, batches: &str) -> Diagnostic {
                 at(&better)
             )
         }
-        (None, None) => format!(
-            "add one (an empty one makes a batch that is started by hand: `touch {}`), or rename the folder to `_{name}`",
-            at(&format!("{name}/batch.toml")),
-        ),
+        (None, None) => without_toml(input, &at(&format!("{name}/batch.toml"))),
     };
     Diagnostic::of_file(Some(input.name.clone()), name, "the folder has no `batch.toml`").with_hint(hint)
 }

@@ -80,8 +80,8 @@ mod tests {
             let diagnostic = batch_name("b.d", folder).unwrap_err();
             assert!(diagnostic.hint.as_ref().unwrap().contains(expected), "{diagnostic}");
         };
-        check("Nightly Report", "mv 'b.d/Nightly Report' b.d/nightly-report");
-        check("-x", "mv b.d/-x b.d/x");
+        check("Nightly Report", "mv -T 'b.d/Nightly Report' b.d/nightly-report");
+        check("-x", "mv -T b.d/-x b.d/x");
         check("x'; reboot; '", r"mv 'b.d/x'\''; reboot; '\''' b.d/x-reboot");
         check("x\ny", r"mv $'b.d/x\x0ay' b.d/x-y");
         check("übung", "mv 'b.d/übung' b.d/uebung");

@@ -175,13 +175,14 @@ impl<'r, 't> Reader<'r, 't> {
             if self.known.contains(&name) {
                 continue;
             }
+            let raw = self.findings.text().get(value.span()).unwrap_or_default();
             let diagnosis = if elsewhere.contains(&name) {
                 let hint = "move it to the `batch.toml` of each batch";
                 Diagnosis::hinted(format!("`{name}` is not allowed in {place}"), hint)
             } else {
                 Diagnosis::hinted(
                     format!("unknown key `{}` in {place}", quoted(name)),
-                    unknown_key_hint(name, &self.known, value.get_ref().is_table()),
+                    unknown_key_hint(name, raw, &self.known, value.get_ref().is_table()),
                 )
             };
             self.findings.at(key.span(), diagnosis);

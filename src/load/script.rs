@@ -10,7 +10,7 @@ use crate::model::diagnostic::Diagnostic;
 use crate::model::text::{quoted, shell_path};
 
 /// The script's name unless the key `script` says otherwise; always its name in a zip.
-const SCRIPT_DEFAULT: &str = "script.sh";
+pub(super) const SCRIPT_DEFAULT: &str = "script.sh";
 /// What runs a script that does not say so itself.
 const INTERPRETER_DEFAULT: &str = "bash";
 /// Interpreters that take a carriage return at the end of a line for a part of the last word.
@@ -209,7 +209,8 @@ fn check_start(bytes: &[u8], on_disk: Option<&str>) -> Result<(), Complaint> {
     Err((bytes.starts_with(BOM).then_some(0), Diagnosis::hinted(what, hint)))
 }
 
-/// What the `#!` line says, split as execve(2) on Linux does: the program, and all that follows as one argument.
+/// What the `#!` line says, split as execve(2) on Linux does: the program, and all that follows as one argument. Of
+/// `#!/usr/bin/env NAME`, the name.
 fn shebang(bytes: &[u8], on_disk: Option<&str>) -> Result<Vec<String>, Complaint> {
     let Some(rest) = bytes.strip_prefix(b"#!") else { return Ok(vec![INTERPRETER_DEFAULT.to_owned()]) };
     let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -241,6 +242,11 @@ fn shebang(bytes: &[u8], on_disk: Option<&str>) -> Result<Vec<String>, Complaint
     if program.ends_with("/env") && argument.contains(blank) && !argument.starts_with('-') && !argument.contains('=') {
         let what = format!("the system passes `{}` to `env` as one word", quoted(argument));
         return complaint(what, format!("write `#!{program} -S {}`", quoted(argument)));
+    }
+    // env looks for the program in PATH, as a run does, and a run that doesn't find it names the PATH.
+    let is_name = |word: &str| !word.is_empty() && !word.starts_with('-') && !word.contains(['=', '/', ' ', '\t']);
+    if program.ends_with("/env") && is_name(argument) {
+        return Ok(vec![argument.to_owned()]);
     }
     let argument = Some(argument).filter(|argument| !argument.is_empty());
     Ok([program].into_iter().chain(argument).map(str::to_owned).collect())
@@ -331,7 +337,7 @@ mod tests {
         check(b" #!/bin/sh", Ok(&["bash"]));
         check(b"#!/bin/sh\necho", Ok(&["/bin/sh"]));
         check(b"#! \t/bin/bash  -e -u \t\n", Ok(&["/bin/bash", "-e -u"]));
-        check(b"#!/usr/bin/env python3", Ok(&["/usr/bin/env", "python3"]));
+        check(b"#!/usr/bin/env python3", Ok(&["python3"]));
         check(b"#!/usr/bin/env -S bash -eu\n", Ok(&["/usr/bin/env", "-S bash -eu"]));
         check(b"#!/usr/bin/env bash -eu\n", Err("as one word"));
         check(b"#!/bin/sh\r\n", Err("carriage return"));

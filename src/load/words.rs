@@ -15,9 +15,9 @@ pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
     (distance <= allowed && distance < best.chars().count()).then_some(best)
 }
 
-/// What to write instead of the unknown key `key`, given the keys that are known where it stands; `is_table`
-/// if its value is one.
-pub(super) fn unknown_key_hint(key: &str, known: &[&str], is_table: bool) -> String {
+/// What to write instead of the unknown key `key` with the value `raw`, given the keys that are known where it stands;
+/// `is_table` if its value is one.
+pub(super) fn unknown_key_hint(key: &str, raw: &str, known: &[&str], is_table: bool) -> String {
     let plain = plain(key);
     if known.contains(&plain.as_str()) {
         return format!("write `{plain}`");
@@ -25,7 +25,7 @@ pub(super) fn unknown_key_hint(key: &str, known: &[&str], is_table: bool) -> Str
     // The words of other schedulers come before likeness: `needs` is not a slip of `tags`.
     let foreign = FOREIGN.iter().find(|(words, key, _)| words.contains(&plain.as_str()) && known.contains(key));
     if let Some((_, key, how)) = foreign {
-        return format!("batchd calls it `{key}`: {how}");
+        return format!("batchd calls it `{key}`: {}", with_value(how, key, raw));
     }
     if let Some((_, hint)) = NO_KEY.iter().find(|(words, _)| !is_table && words.contains(&plain.as_str())) {
         return (*hint).to_owned();
@@ -46,6 +46,23 @@ pub(super) fn unknown_key_hint(key: &str, known: &[&str], is_table: bool) -> Str
             format!("the known keys are {}", known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "))
         }
     }
+}
+
+/// The example `how` with the value that is there, if that is of the same kind: whoever pastes it changes nothing else.
+fn with_value(how: &str, key: &str, raw: &str) -> String {
+    let begins = format!("`{key} = ");
+    let Some(example) = how.strip_prefix(&begins) else { return how.to_owned() };
+    let kind = |text: &str| match text.chars().next() {
+        Some('"' | '[') if ["cron", "after"].contains(&key) => Some('['),
+        Some(c) if c.is_ascii_digit() => Some('0'),
+        first => first.filter(|c| ['"', '[', '{'].contains(c)),
+    };
+    let fits = raw.len() <= QUOTED_CHARACTERS_MAX && !raw.contains(['\n', '`']);
+    if !fits || kind(raw).is_none() || kind(raw) != kind(example) {
+        return how.to_owned();
+    }
+    let rest = example.split_once('`').map_or("", |(_, rest)| rest);
+    format!("{begins}{raw}`{rest}")
 }
 
 /// A key as batchd would spell it: `Retry-Delay` and `retryDelay` are `retry_delay`.
@@ -272,7 +289,7 @@ mod tests {
     fn hints_for_unknown_keys() {
         let known = ["cron", "after", "retry_delay", "retries", "tags"];
         let check = |key: &str, expected: &str| {
-            let hint = unknown_key_hint(key, &known, false);
+            let hint = unknown_key_hint(key, "true", &known, false);
             assert!(hint.starts_with(expected), "{key}: {hint}");
         };
         check("retryDelay", "write `retry_delay`");
@@ -283,6 +300,21 @@ mod tests {
         check("name", "the folder's name");
         check("max_running", "this is a setting");
         check("zzz", "the known keys are `after`, `cron`");
+    }
+
+    #[test]
+    fn hints_keep_the_value() {
+        let check = |key: &str, raw: &str, expected: &str| {
+            let hint = unknown_key_hint(key, raw, &["cron", "after", "retries", "enabled", "timeout"], false);
+            assert!(hint.ends_with(expected), "{key} = {raw}: {hint}");
+        };
+        check("schedule", "\"0 2 * * *\"", "`cron = \"0 2 * * *\"`");
+        check("depends_on", "\"at\"", "`after = \"at\"`");
+        check("depends_on", "[\"a\", \"b\"]", "`after = [\"a\", \"b\"]`");
+        check("max_attempts", "5", "`retries = 5`");
+        check("time_limit", "60", "`timeout = \"2h\"`");
+        check("disabled", "true", "`enabled = false` turns the batch off");
+        check("schedule", "[\n\"a\"]", "`cron = \"30 2 * * *\"`");
     }
 
     /// A foreign word that is a key of ours would hide the key.

@@ -92,7 +92,7 @@ fn busy_and_disabled() {
     assert_eq!(world.run("slow.2")["waits_for"], serde_json::json!({ "what": "batch", "run": "slow.1" }));
     for verb in [&["list"][..], &["show", "slow.2"], &["runs", "slow"]] {
         let shown = world.batchd(verb).expect(0).out;
-        assert!(shown.contains("its batch, which is busy with slow.1"), "{verb:?}: {shown}");
+        assert!(shown.contains("slow.1, which has not ended"), "{verb:?}: {shown}");
     }
     go.tell();
     world.end("slow.1");

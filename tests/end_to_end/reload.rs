@@ -185,7 +185,7 @@ fn d4_folders_come_and_go() {
     world.bash("mv batches.d/new out/new");
     daemon.line_after(mark, "new removed", |line| line["message"] == "removed" && line["batch"] == "new");
     let refused = world.batchd(&["start", "new"]).expect(2);
-    assert!(refused.err.contains("there is no batch `new`"), "{refused:?}");
+    assert!(refused.err.contains("the batch `new` was removed"), "{refused:?}");
 }
 
 #[test]

@@ -212,7 +212,10 @@ fn a_disable_says_what_it_replaces() {
     assert_eq!(disable(&["--reason", "moving"]), "load is disabled\n");
     let name = world.bash("id -un");
     let text = disable(&["--for", "1h"]);
-    says(&text, &["load is disabled until ", &format!("\nthis replaces the disable by {} (since ", name.trim())]);
+    says(
+        &text,
+        &["load is disabled until ", &format!("\nthis replaces an earlier disable by {} (since ", name.trim())],
+    );
     says(&text, &[", until it is enabled): moving"]);
     let facts = world.json(&["disable", "load"]);
     assert!(facts["replaces"]["until"].is_string(), "{facts}");

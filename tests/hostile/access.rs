@@ -70,7 +70,7 @@ fn i8_a_stranger_can_do_nothing_and_a_member_of_the_group_brings_no_code() {
     world.batchd(&["start", "report", "--wait"]).expect(0);
     for arguments in ACTS {
         let refused = as_nobody(&world, arguments).expect(1);
-        let command = format!("`sudo -u root batchd {}", arguments[0]);
+        let command = format!("`sudo -u root batchd --state {} {}", world.path("state").display(), arguments[0]);
         assert!(refused.err.contains(&command), "{arguments:?}: {refused:?}");
         assert!(
             refused.err.contains("permission denied: only root, the daemon's user and members of `socket_group`"),

@@ -153,6 +153,7 @@ fn assignment(first: Part, name: Part, value: Part) -> CronError {
         "TZ" | "CRON_TZ" => {
             first.error_with_hint(what, format!("write `timezone = \"{}\"` on a line of its own", quoted(value.text)))
         }
+        "OnCalendar" => first.error_with_hint(what, "batchd reads cron notation: `@daily`, or `30 2 * * *` for 02:30"),
         _ => first.error_with_hint(what, "set variables in `env`"),
     }
 }

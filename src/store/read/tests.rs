@@ -60,8 +60,9 @@ fn lists_what_is_a_batch_and_complains_about_the_rest() {
     let found: Vec<(&str, &str)> =
         listing.diagnostics.iter().map(|d| (d.file.as_str(), d.hint.as_deref().unwrap())).collect();
     let path = root.path().display();
-    let my_report =
-        format!("rename it: `mv '{path}/My Report' {path}/my-report`; if it is not a batch, put `_` before its name");
+    let my_report = format!(
+        "rename it: `mv -T '{path}/My Report' {path}/my-report`; if it is not a batch, put `_` before its name"
+    );
     let expected = [
         ("--", "rename it; if it is not a batch, put `_` before its name"),
         ("My Report", my_report.as_str()),
