@@ -112,7 +112,7 @@ fn run_commands(desk: &mut Desk, block: &Block, body: &str) -> Option<String> {
     }
     parts.retain(|part| !part.trim().is_empty());
     let parts: Vec<String> = parts.into_iter().map(|part| strict(&part)).collect();
-    let outcomes = desk.paste(&parts);
+    let outcomes = desk.paste(&parts, false);
     outcomes.iter().enumerate().find_map(|(index, outcome)| {
         let expected = if index + 1 == outcomes.len() { code_of(block) } else { 0 };
         (outcome.code != expected).then(|| format!("exit code {}:\n{}\n{}", outcome.code, parts[index], outcome.screen))
@@ -131,7 +131,7 @@ fn strict(part: &str) -> String {
 fn run_console(desk: &mut Desk, block: &Block, body: &str) -> (Vec<String>, String) {
     let typed = page::typed(body);
     let commands: Vec<String> = typed.iter().map(|typed| typed.command.clone()).collect();
-    let outcomes = desk.paste(&commands);
+    let outcomes = desk.paste(&commands, true);
     let mut complaints = Vec::new();
     let mut shown = String::new();
     for (index, (typed, outcome)) in typed.iter().zip(&outcomes).enumerate() {

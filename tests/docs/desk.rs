@@ -13,6 +13,8 @@ const QUIET: &str = "0 3 29 2 *";
 /// The schedule of the shipped batches.
 const SHIPPED: &str = "* * * * *";
 
+/// The width of the terminal of screens on the pages: the lines of the documents are not much longer.
+const COLUMNS: usize = 100;
 /// Where the documents keep backups; at a desk it is a folder beside it.
 const BACKUP: &str = "/backup";
 
@@ -135,14 +137,14 @@ impl Desk {
     }
 
     /// Runs commands one after the other in one shell, as they are pasted. `batchd daemon` goes on in another terminal.
-    pub(crate) fn paste(&mut self, commands: &[String]) -> Vec<Outcome> {
+    pub(crate) fn paste(&mut self, commands: &[String], shows_screens: bool) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         for part in commands.chunk_by(|one, other| !is_daemon(one) && !is_daemon(other)) {
             if is_daemon(&part[0]) {
                 self.start();
                 outcomes.push(Outcome { code: 0, screen: String::new() });
             } else {
-                outcomes.extend(self.run(part));
+                outcomes.extend(self.run(part, shows_screens));
             }
         }
         if self.has_daemon {
@@ -159,13 +161,20 @@ impl Desk {
         })
     }
 
-    /// Runs commands in one shell, and stays where it ends.
-    fn run(&mut self, commands: &[String]) -> Vec<Outcome> {
+    /// Runs commands in one shell, and stays where it ends. `shows_screens`: each at a terminal.
+    fn run(&mut self, commands: &[String], shows_screens: bool) -> Vec<Outcome> {
         let results = self.world.path("results");
         fs::create_dir_all(&results).unwrap();
         let results = results.display();
         let one = |(index, command): (usize, &String)| {
-            let command = self.with_own_backup(command);
+            let mut command = self.with_own_backup(command);
+            // A page shows what a terminal shows. Carriage returns are the terminal's.
+            if shows_screens && command.starts_with("batchd ") {
+                fs::write(self.world.path("results").join(format!("{index}.sh")), &command).unwrap();
+                let typed = format!("stty columns {COLUMNS}; . {results}/{index}.sh");
+                command =
+                    format!("script -qec '{typed}' /dev/null </dev/null | tr -d '\\r'; (exit ${{PIPESTATUS[0]}})");
+            }
             format!("{{\n{command}\n}} >{results}/{index}.out 2>&1\necho $? >{results}/{index}.code\n")
         };
         let script: String = commands.iter().enumerate().map(one).collect();
