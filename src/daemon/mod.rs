@@ -138,7 +138,7 @@ impl Daemon {
             Err(error) if error.is::<Uncommitted>() => {
                 manager.stopping();
                 warn!("{error}");
-                if self.stop_runs { self.stop_unrecorded(&mut inlets).await } else { Ok(()) }
+                if self.stop_runs { self.stop_all(&mut inlets, false).await } else { Ok(()) }
             }
             result => result,
         }
@@ -180,15 +180,15 @@ impl Daemon {
         };
         manager.stopping();
         if ending == Ending::StopRuns {
-            self.stop_all(inlets).await?;
+            self.stop_all(inlets, true).await?;
         }
         self.commit(Vec::new()).await?;
         self.place.done().await;
         let under_way = self.scheduler.live().filter(|run| run.is_under_way()).count();
         match under_way {
-            0 => info!("the daemon ends; no run is active"),
-            1 => info!("the daemon ends; 1 run goes on, and the next daemon takes it over"),
-            _ => info!("the daemon ends; {under_way} runs go on, and the next daemon takes them over"),
+            0 => info!("the daemon stopped; no run is active"),
+            1 => info!("the daemon stopped; 1 run continues, and the next daemon adopts it"),
+            _ => info!("the daemon stopped; {under_way} runs continue, and the next daemon adopts them"),
         }
         Ok(())
     }

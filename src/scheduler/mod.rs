@@ -427,7 +427,7 @@ fn judge(run: &Run, exit: &crate::model::run::Exit, success: bool, cause: ExitCa
         ExitCause::Itself => (Outcome::Failed, Some(by_itself())),
         ExitCause::Timeout => (Outcome::TimedOut, Some("the script ran longer than its timeout".to_owned())),
         ExitCause::Stop if run.stop.is_some() => (Outcome::Cancelled, Some(stop_reason(run))),
-        ExitCause::Stop => (Outcome::Failed, Some("stopped from outside".to_owned())),
+        ExitCause::Stop => (Outcome::Failed, Some("stopped together with the daemon or the host".to_owned())),
     }
 }
 

@@ -214,7 +214,7 @@ fn as_pid_1_the_daemon_stops_its_runs_with_term_and_reaps_orphans() {
     kill_process(Pid::from_raw(daemon).unwrap(), Signal::TERM).unwrap();
     assert_eq!(said.hear(), "term");
     assert_eq!(world.daemon_ends(), 0);
-    assert_eq!(world.run("slow.2")["outcome"], "cancelled");
+    assert_eq!(world.run("slow.2")["outcome"], "failed");
 }
 
 #[test]

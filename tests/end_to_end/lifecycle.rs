@@ -118,7 +118,28 @@ fn a_daemon_that_is_told_to_stops_what_runs() {
     assert_eq!(slow.world.end_daemon(Signal::TERM), 0);
     slow.world.all_gone();
     let run = slow.world.run("slow.1");
-    assert_eq!((run["outcome"].as_str(), run["exit"]["left_running"].as_u64()), (Some("cancelled"), Some(0)), "{run}");
+    assert_eq!((run["outcome"].as_str(), run["exit"]["left_running"].as_u64()), (Some("failed"), Some(0)), "{run}");
+}
+
+/// Nobody asked for the end of the run, so its retry and what follows are owed.
+#[test]
+fn what_was_stopped_with_the_daemon_is_tried_again_by_the_next() {
+    let mut slow = Slow::new();
+    slow.world.batch("slow", "retries = 1\nretry_delay = '10ms'", WAITS);
+    slow.world.start_with(&["--stop-runs"], &[]);
+    slow.world.batchd(&["start", "slow"]).expect(0);
+    slow.up.hear();
+    assert_eq!(slow.world.end_daemon(Signal::TERM), 0);
+    slow.world.all_gone();
+    let run = slow.world.run("slow.1");
+    assert_eq!(run["reason"], "stopped together with the daemon or the host", "{run}");
+    slow.world.start();
+    assert_eq!(slow.up.hear(), "slow.2");
+    slow.go.tell();
+    slow.world.rest();
+    assert_eq!(slow.world.run("slow.2")["trigger"], "retry");
+    assert_eq!(slow.world.run("next.1")["outcome"], "succeeded");
+    slow.world.batchd(&["doctor"]).expect(0);
 }
 
 /// What waits is for the next daemon, whatever the one before was told of what runs.
@@ -202,7 +223,7 @@ fn two_interrupts_at_a_terminal_stop_what_runs() {
     let folder = std::path::Path::new(env!("CARGO_BIN_EXE_batchd")).parent().unwrap();
     slow.world.bash(&format!("PATH={}:$PATH\n{INTERRUPTED_TWICE}", folder.display()));
     slow.world.all_gone();
-    assert_eq!(slow.world.run("slow.1")["outcome"], "cancelled");
+    assert_eq!(slow.world.run("slow.1")["outcome"], "failed");
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn k2_what_ran_when_the_host_went_down_has_failed_and_its_consequences_come_afte
     let run = slow.world.run("slow.1");
     assert_eq!(
         (run["outcome"].as_str(), run["reason"].as_str()),
-        (Some("failed"), Some("stopped from outside")),
+        (Some("failed"), Some("stopped together with the daemon or the host")),
         "{run}"
     );
     let retry = slow.world.run("slow.2");

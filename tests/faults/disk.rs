@@ -123,7 +123,10 @@ fn e2_scripts_are_stopped_although_nothing_can_be_recorded() {
     disk.free();
     world.start();
     let end = world.end("slow.1");
-    assert_eq!((end["outcome"].as_str(), end["reason"].as_str()), (Some("failed"), Some("stopped from outside")));
+    assert_eq!(
+        (end["outcome"].as_str(), end["reason"].as_str()),
+        (Some("failed"), Some("stopped together with the daemon or the host"))
+    );
 }
 
 #[test]

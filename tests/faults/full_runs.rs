@@ -165,7 +165,11 @@ fn a3_a_term_ends_a_shim_on_a_full_disk() {
     let shim = Pid::from_raw(i32::try_from(claim["shim"]["pid"].as_i64().unwrap()).unwrap()).unwrap();
     kill_process(shim, Signal::TERM).unwrap();
     let end = world.end("fill.1");
-    assert_eq!((&end["outcome"], &end["reason"]), (&"failed".into(), &"stopped from outside".into()), "{end}");
+    assert_eq!(
+        (&end["outcome"], &end["reason"]),
+        (&"failed".into(), &"stopped together with the daemon or the host".into()),
+        "{end}"
+    );
     drop(disk);
     assert_eq!(world.end_daemon(Signal::TERM), 0);
     world.all_gone();
