@@ -1,3 +1,3 @@
-# Brought in as the folder _common beside each script whose batch says `include = ["_common"]`.
+# Copied next to each script whose batch has `include = ["_common"]`.
 
 log() { echo "[$BATCHD_BATCH] $*" >&2; }

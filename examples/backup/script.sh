@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The packs carry the night for which they were due, not the moment at which they were made.
+# The names of the archives have the due date, not the date of the run.
 set -euo pipefail
 
 source_folder=${SOURCE:-$PWD}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Each upstream's output lies in $BATCHD_INPUT_DIR under its name.
+# $BATCHD_INPUT_DIR has the output of each upstream, under its name.
 set -euo pipefail
 
 awk -F ';' '

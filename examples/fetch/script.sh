@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# It fails unless a file `answer` lies in its workspace: `batchd path --workspace fetch`.
+# Fails unless its workspace (`batchd path --workspace fetch`) has a file `answer`.
 set -euo pipefail
 
 if ! [[ -f answer ]]; then

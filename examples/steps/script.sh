@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What lies beside the script is still there at the next run: `done` counts the steps that are over.
+# Files next to the script are kept for the next run: `done` has the number of finished steps.
 set -euo pipefail
 
 steps=5
