@@ -32,11 +32,12 @@ const EXAMPLES: &str = "\
 Examples:
   batchd daemon                 run the scheduler on ./batches.d
   batchd check                  check all definitions, for example in a git hook
-  batchd list                   list batches with their state, last run and next start
+  batchd list                   list batches with their last and next run
   batchd start report --wait    run a batch now, and exit with its exit code
   batchd logs -f report         follow the log of its latest run
 
-The commands check, list, next, graph, runs, show, logs, path, doctor and backup need no daemon.
+The commands check, list, next, graph, runs, show, logs, path, doctor and
+backup need no daemon.
 `batchd help options` describes the options that all commands share,
 `batchd help exit-codes` the exit codes.";
 
@@ -177,6 +178,17 @@ The output of `batchd help` on one page. A test compares the two; `BLESS=1 cargo
         }
         let found = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(found == expected, "docs/cli.md differs from `batchd help`; write it with BLESS=1");
+    }
+
+    /// A command that the terminal breaks can't be copied.
+    #[test]
+    fn examples_fit_a_terminal() {
+        let command = Cli::command();
+        for command in std::iter::once(&command).chain(command.get_subcommands()) {
+            let text = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            let long = text.lines().find(|line| line.chars().count() > 80);
+            assert_eq!(long, None, "{}", command.get_name());
+        }
     }
 
     #[test]

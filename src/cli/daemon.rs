@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 #[command(after_long_help = "\
 Examples:
   batchd daemon
-  batchd --batches /etc/batchd/batches.d --state /var/lib/batchd --runs /var/log/batchd daemon --log-format json
+  batchd --settings /etc/batchd/batchd.toml daemon --log-format json
   RUST_LOG=debug batchd daemon --insecure-permissions")]
 pub struct DaemonArgs {
     /// Accept definitions that other users can change (only for trying out)

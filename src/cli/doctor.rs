@@ -24,7 +24,9 @@ use crate::model::text::counted;
 Examples:
   batchd doctor
   batchd doctor --json
-  batchd doctor --rebuild /tmp/journal.db    write a new journal, see docs/backup.md")]
+  batchd doctor --rebuild /tmp/journal.db
+
+docs/backup.md has all steps of a rebuild.")]
 pub struct DoctorArgs {
     /// Write a new journal to FILE from the run folders, if there is no backup to restore; FILE must not exist
     #[arg(long, value_name = "FILE")]

@@ -39,7 +39,7 @@ Examples:
   batchd logs report.42
   batchd logs report                   its newest run that has logs
   batchd logs -n 50 report             the last 50 lines
-  batchd logs -f report                follow it until its last attempt has ended
+  batchd logs -f report                follow it until its last attempt ends
   batchd logs report.42 --stderr --timestamps")]
 pub struct LogsArgs {
     /// A run, or a batch for its newest run that has logs

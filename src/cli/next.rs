@@ -31,7 +31,7 @@ use crate::model::zone::Zone;
 Examples:
   batchd next
   batchd next report -n 30
-  batchd next --cron '30 2 * * *' --timezone Europe/Berlin --from 2026-03-28 -n 3")]
+  batchd next --cron '30 2 * * *' --timezone Europe/Berlin --from 2026-03-28")]
 pub struct NextArgs {
     /// Only this batch
     #[arg(value_name = "BATCH", conflicts_with = "cron")]

@@ -18,10 +18,10 @@ use crate::model::request::{Request, RerunMode};
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  batchd rerun load.17                     repeat the run and what did not succeed after it
-  batchd rerun load.17 --only --wait       repeat only this run
-  batchd rerun load.17 --downstream        repeat the run and everything after it
-  batchd rerun load.17 --mark-succeeded    the work was done by hand: continue the chain")]
+  batchd rerun load.17                    with all that did not succeed after it
+  batchd rerun load.17 --only --wait      without what follows
+  batchd rerun load.17 --downstream       with everything after it
+  batchd rerun load.17 --mark-succeeded   without running it: continue the chain")]
 pub struct RerunArgs {
     /// Run to repeat
     #[arg(value_name = "RUN")]

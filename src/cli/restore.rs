@@ -20,7 +20,9 @@ use crate::checkup::restore::restore;
 #[command(after_long_help = "\
 Examples:
   mkdir lost && mv state/journal.db* lost/
-  batchd restore /backup/journal-2026-11-24.db    see docs/backup.md for all steps")]
+  batchd restore /backup/journal-2026-11-24.db
+
+docs/backup.md has all steps.")]
 pub struct RestoreArgs {
     /// Backup, or any other copy of a journal
     file: PathBuf,

@@ -45,7 +45,8 @@ Examples:
   batchd runs --chain extract.42
   batchd runs --json -n 1000000 | jq -r '.runs[].id'
 
-TIME is `2h` (ago), `today`, `yesterday`, a date (its midnight), `2026-11-24 03:00`, or RFC 3339.")]
+TIME is `2h` (ago), `today`, `yesterday`, a date (its midnight),
+`2026-11-24 03:00`, or RFC 3339.")]
 pub struct RunsArgs {
     /// Only runs of this batch
     #[arg(value_name = "BATCH")]

@@ -29,7 +29,7 @@ Examples:
   batchd start report
   batchd start report --wait                   exit with the script's exit code
   batchd start report -f                       print the log as it is written
-  batchd start load --only -- --full           pass --full to the script; nothing follows
+  batchd start load --only -- --full           pass --full to the script
   batchd start transform --input extract.42    read the stdout of another run
   zcat orders.gz | batchd start load --input -
   id=$(batchd start report)")]
