@@ -90,7 +90,8 @@ fn a13_a_log_that_is_truncated_goes_on_at_its_end_and_is_no_input() {
     let Report::Exited { exit, success: true, .. } = world.end(&launch) else { panic!() };
     assert_eq!(world.text(&launch, "stdout.log"), "after\n");
     assert_eq!((exit.stdout_bytes, exit.stdout_dropped_bytes), (6, 7));
-    assert_eq!(exit.remarks, ["stdout.log was truncated by another program while the run wrote to it"]);
+    let truncated = "7 bytes of stdout.log are missing: another program truncated the file while the run wrote to it";
+    assert_eq!(exit.remarks, [truncated]);
     assert_incomplete(&mut world, upstream(&launch, Some(exit)), "lacks 7 bytes");
 }
 
@@ -108,7 +109,8 @@ fn a13_a_log_that_is_removed_is_made_again() {
     let Report::Exited { exit, .. } = world.end(&launch) else { panic!() };
     assert_eq!(world.text(&launch, "stdout.log"), "after\n");
     assert_eq!((exit.stdout_bytes, exit.stdout_dropped_bytes), (6, 7));
-    assert_eq!(exit.remarks, ["stdout.log was removed by another program while the run wrote to it"]);
+    let removed = "7 bytes of stdout.log are missing: another program removed the file while the run wrote to it";
+    assert_eq!(exit.remarks, [removed]);
 }
 
 #[test]
