@@ -11,10 +11,12 @@ use super::table::{Cell, words_in_lines};
 use super::{Context, facts, moment, runs, waits, who};
 use crate::api::RunView;
 use crate::model::id::RunId;
+use crate::model::missing::Missing;
 use crate::model::run::{Exit as Measured, Input, Outcome, Range};
 use crate::model::text::{counted, shell_word};
 use crate::model::time::{Instant, format_duration};
 use crate::model::zone::Zone;
+use crate::rundir::{STDERR, STDOUT};
 
 /// Show a run and its chain
 ///
@@ -156,25 +158,26 @@ fn stands_for(range: &Range, zone: &Zone) -> String {
 
 /// What was measured of the script.
 fn measured(exit: &Measured) -> Vec<(&'static str, String)> {
-    let stream = |kept: u64, dropped: u64| {
-        if dropped == 0 { bytes(kept) } else { format!("{}; {} dropped", bytes(kept), bytes(dropped)) }
+    // What is missing for another reason stands in a remark.
+    let stream = |log: &str, kept: u64, dropped: u64| match Missing::of(exit, log, dropped).1 {
+        0 => bytes(kept),
+        beyond => format!("{}; {} dropped beyond log_bytes_max", bytes(kept), bytes(beyond)),
     };
     let cpu = std::time::Duration::from_millis(exit.cpu_user_ms + exit.cpu_system_ms);
     let mut lines = vec![
-        ("stdout", stream(exit.stdout_bytes, exit.stdout_dropped_bytes)),
-        ("stderr", stream(exit.stderr_bytes, exit.stderr_dropped_bytes)),
+        ("stdout", stream(STDOUT, exit.stdout_bytes, exit.stdout_dropped_bytes)),
+        ("stderr", stream(STDERR, exit.stderr_bytes, exit.stderr_dropped_bytes)),
         ("CPU", format_duration(cpu)),
         ("memory", bytes(exit.memory_bytes_max)),
     ];
     if exit.left_running > 0 {
-        lines.push(("left running", format!("{}, killed by batchd", processes(exit.left_running))));
+        lines.push((
+            "left running",
+            format!("{}, killed by batchd", counted(exit.left_running, "process", "processes")),
+        ));
     }
     lines.extend(exit.remarks.iter().map(|remark| ("remark", remark.clone())));
     lines
-}
-
-fn processes(count: u32) -> String {
-    if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
 }
 
 /// A number of bytes for people.
@@ -208,7 +211,7 @@ mod tests {
         let value = |key: &str| lines.iter().find(|(one, _)| *one == key).map(|(_, value)| value.as_str());
         assert_eq!(value("outcome"), Some("failed"));
         assert_eq!(value("took"), Some("3s"));
-        assert_eq!(value("stdout"), Some("2.0 KiB; 1 B dropped"));
+        assert_eq!(value("stdout"), Some("2.0 KiB; 1 B dropped beyond log_bytes_max"));
         assert_eq!(ending(&view), "report.42 failed after 3s");
         let words = ["a b", "plain", "it's"].map(str::to_owned);
         assert_eq!(arguments(&words), "'a b' plain 'it'\\''s'");

@@ -1,6 +1,5 @@
 //! Waiting for the end of a run that was just made: what the run waits for meanwhile, how it ended, what its last lines were.
 
-use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use crate::api::RunView;
 use crate::checkup;
 use crate::model::id::RunId;
 use crate::model::run::Outcome;
-use crate::rundir::{STDERR, STDOUT};
+use crate::rundir::{STDERR, STDOUT, open_file};
 
 /// How often a run that is waited for is looked at. A run that starts at once has started by then, and nothing is said.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -117,7 +116,7 @@ fn last_lines(folder: &Path, run: &RunId) -> String {
 
 /// None if there is nothing in the file, or it can't be read.
 fn last_lines_of(path: &Path) -> Option<Vec<String>> {
-    let file = File::open(path).ok()?;
+    let file = open_file(path).ok()?;
     let length = file.metadata().ok()?.len();
     let from = length.saturating_sub(LAST_LINES_BYTES_MAX);
     let mut bytes = vec![0; usize::try_from(length - from).ok()?];

@@ -235,14 +235,12 @@ fn upgrade_store(state: &Path, recovered: &Recovered, around: &Surroundings) {
     match upgrade::upgrade(state, &busy, BATCH_TOML, &env_file_of) {
         Ok(None) => {}
         Ok(Some(upgraded)) => {
-            let count =
-                |number: usize, one: &str, many: &str| format!("{number} {}", if number == 1 { one } else { many });
             if upgraded.closed > 0 {
-                let workspaces = count(upgraded.closed, "workspace", "workspaces");
+                let workspaces = counted(upgraded.closed, "workspace", "workspaces");
                 warn!("made {workspaces} private (mode 0700): programs of other users can't read them any more");
             }
             if upgraded.env_files_removed > 0 {
-                let copies = count(upgraded.env_files_removed, "copy of an `env_file`", "copies of `env_file`s");
+                let copies = counted(upgraded.env_files_removed, "copy of an `env_file`", "copies of `env_file`s");
                 warn!("removed {copies} that an earlier version kept in the state folder");
             }
         }

@@ -134,14 +134,16 @@ enum Ending {
 impl Daemon {
     /// Works until it is told to end.
     async fn serve(mut self, mut inlets: Inlets, manager: &Manager) -> Result<()> {
-        match self.work(&mut inlets, manager).await {
+        let result = match self.work(&mut inlets, manager).await {
             Err(error) if error.is::<Uncommitted>() => {
                 manager.stopping();
                 warn!("{error}");
                 if self.stop_runs { self.stop_all(&mut inlets, false).await } else { Ok(()) }
             }
             result => result,
-        }
+        };
+        self.output.end();
+        result
     }
 
     /// The loop.
@@ -184,6 +186,7 @@ impl Daemon {
         }
         self.commit(Vec::new()).await?;
         self.place.done().await;
+        self.output.end();
         let under_way = self.scheduler.live().filter(|run| run.is_under_way()).count();
         match under_way {
             0 => info!("the daemon stopped; no run is active"),

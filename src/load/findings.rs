@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::Diagnosis;
 use crate::model::diagnostic::{Diagnostic, Place, Severity};
 use crate::model::id::BatchName;
-use crate::model::text::counted;
+use crate::model::text::{counted, is_active};
 
 /// The most diagnostics of one file that are shown: more is a file of another kind, and nobody reads on.
 pub const DIAGNOSTICS_PER_FILE_MAX: usize = 50;
@@ -138,7 +138,7 @@ impl<'t> Findings<'t> {
 
 /// The line as it is shown: characters that cannot be seen would move the marker or the terminal.
 fn excerpt(line: &str) -> String {
-    let shown = |c: char| if (c.is_control() && c != '\t') || c == '\u{feff}' { '\u{fffd}' } else { c };
+    let shown = |c: char| if (is_active(c) && c != '\t') || c == '\u{feff}' { '\u{fffd}' } else { c };
     let mut excerpt: String = line.chars().take(EXCERPT_CHARACTERS_MAX).map(shown).collect();
     if line.len() > excerpt.len() && line.chars().nth(EXCERPT_CHARACTERS_MAX).is_some() {
         excerpt.push('…');

@@ -11,6 +11,7 @@ pub mod graph;
 pub mod id;
 pub mod input;
 pub mod launch;
+pub mod missing;
 pub mod record;
 pub mod request;
 pub mod run;

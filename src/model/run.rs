@@ -118,7 +118,8 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// Bytes in stdout.log.
     pub stdout_bytes: u64,
-    /// Bytes of stdout beyond the limit: read and counted, not kept.
+    /// Bytes that the script wrote to stdout and that are not in stdout.log: beyond its limit, or missing for a reason
+    /// that stands in the remarks ([`super::missing::Missing`]).
     pub stdout_dropped_bytes: u64,
     /// Bytes in stderr.log.
     pub stderr_bytes: u64,

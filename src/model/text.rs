@@ -38,13 +38,13 @@ pub fn beginning(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A text as a shell takes it for one word. Control characters are written out, so that they reach no terminal.
+/// A text as a shell takes it for one word. Active characters are written out, so that they reach no terminal.
 pub fn shell_word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.to_owned();
     }
-    if !text.contains(char::is_control) {
+    if !text.contains(is_active) {
         return format!("'{}'", text.replace('\'', r"'\''"));
     }
     // As bash reads it.
@@ -52,7 +52,7 @@ pub fn shell_word(text: &str) -> String {
     for c in text.chars() {
         match c {
             '\'' | '\\' => word.extend(['\\', c]),
-            c if c.is_control() => c.to_string().bytes().for_each(|byte| word.push_str(&format!("\\x{byte:02x}"))),
+            c if is_active(c) => c.to_string().bytes().for_each(|byte| word.push_str(&format!("\\x{byte:02x}"))),
             c => word.push(c),
         }
     }
@@ -94,6 +94,7 @@ mod tests {
         check("it's $x", r"'it'\''s $x'");
         check("$(reboot); `x`", "'$(reboot); `x`'");
         check("a\nb'\\\u{9b}", r"$'a\x0ab\'\\\xc2\x9b'");
+        check("a\u{202e}b", r"$'a\xe2\x80\xaeb'");
         assert_eq!(shell_path("-rf"), "./-rf");
         assert_eq!(shell_path("a b"), "'a b'");
     }

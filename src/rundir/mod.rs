@@ -3,11 +3,12 @@
 //! A file appears in it whole or not at all: it is written beside and renamed. Nothing in it holds an absolute path, so
 //! the folders may be moved. It does not know who starts what, or when; it knows only what the files mean.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, mkdirat, openat, renameat, unlinkat};
 
 use crate::model::id::{RunId, Token};
 use crate::os;
@@ -137,11 +138,9 @@ impl RunDir {
 
     /// Why the last shim could not start the script, if it left word.
     pub fn trouble(&self) -> Option<String> {
-        // Not blocking: somebody may have put a FIFO there.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = openat(&self.folder, TROUBLE, flags, Mode::empty());
+        let file = open_at(self.folder.as_fd(), TROUBLE).ok()?;
         let mut bytes = vec![0; TROUBLE_BYTES_MAX];
-        let count = rustix::io::read(&file.ok()?, &mut bytes[..]).ok()?;
+        let count = rustix::io::read(&file, &mut bytes[..]).ok()?;
         Some(String::from_utf8_lossy(&bytes[..count]).into_owned())
     }
 
@@ -210,15 +209,17 @@ impl RunDir {
 
     /// Opens a file for the script's output; what is in it is cut off, since no script has run in this folder yet.
     pub fn create_log(&self, name: &str) -> io::Result<OwnedFd> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(openat(&self.folder, name, flags, Mode::from_raw_mode(0o666))?)
+        self.open_to_write(name, OFlags::TRUNC)
     }
 
     /// Opens a log again that was closed meanwhile, and makes it if it was removed.
     pub fn reopen_log(&self, name: &str) -> io::Result<OwnedFd> {
-        // Not blocking: somebody may have put a FIFO there.
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        Ok(openat(&self.folder, name, flags, Mode::from_raw_mode(0o666))?)
+        self.open_to_write(name, OFlags::empty())
+    }
+
+    fn open_to_write(&self, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        let flags = flags | OFlags::WRONLY | OFlags::CREATE | HARMLESS;
+        regular(openat(&self.folder, name, flags, Mode::from_raw_mode(0o666))?)
     }
 
     /// The length of a file in the folder, if it is there.
@@ -261,6 +262,28 @@ impl RunDir {
         sync_on_network(file.as_fd())
     }
 }
+
+/// How files of a run folder are opened: a script may have put a link or a FIFO in their place, and opening a FIFO waits
+/// for its other end.
+const HARMLESS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
+/// Opens a file of a run folder for reading. What is no regular file is an error, and nothing waits.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    Ok(File::from(regular(openat(CWD, path, OFlags::RDONLY | HARMLESS, Mode::empty())?)?))
+}
+
+/// As [`open_file`], below an open folder.
+fn open_at(folder: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    regular(openat(folder, name, OFlags::RDONLY | HARMLESS, Mode::empty())?)
+}
+
+/// The open file, if it is a regular one.
+pub fn regular(file: OwnedFd) -> io::Result<OwnedFd> {
+    let is_regular = FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::RegularFile;
+    if is_regular { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, NOT_REGULAR)) }
+}
+
+const NOT_REGULAR: &str = "it is not a regular file";
 
 /// Brings a file to its server. On another host it is seen only then, and only this says that there was no room for it.
 pub fn sync_on_network(file: BorrowedFd<'_>) -> io::Result<()> {

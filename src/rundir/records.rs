@@ -6,7 +6,8 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
+use rustix::fs::fstat;
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -259,18 +260,18 @@ pub(super) fn read_of<R: Record>(folder: BorrowedFd<'_>, run: &RunId) -> Result<
 
 /// What is in the file of a record; `None` if it is not there.
 fn bytes<R: Record>(folder: BorrowedFd<'_>) -> Result<Option<Vec<u8>>, Damage> {
-    // Not blocking: somebody may have put a FIFO there.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match openat(folder, R::FILE, flags, Mode::empty()) {
+    let file = match super::open_at(folder, R::FILE) {
         Ok(file) => file,
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
-        Err(rustix::io::Errno::LOOP) => return Err(content::<R>("the file is a symbolic link")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(content::<R>(error.to_string())),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => {
+            return Err(content::<R>("the file is a symbolic link"));
+        }
         Err(error) => return Err(unreadable::<R>(error)),
     };
-    let stat = fstat(&file).map_err(unreadable::<R>)?;
-    let length = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || length > RECORD_BYTES_MAX {
-        return Err(content::<R>("the file is not a small regular file"));
+    let length = u64::try_from(fstat(&file).map_err(unreadable::<R>)?.st_size).unwrap_or(u64::MAX);
+    if length > RECORD_BYTES_MAX {
+        return Err(content::<R>("the file is too large"));
     }
     let mut bytes = vec![0; length as usize];
     let mut filled = 0;
@@ -309,7 +310,7 @@ fn content<R: Record>(what: impl Into<String>) -> Damage {
     Damage::Content { file: R::FILE, what: what.into() }
 }
 
-fn unreadable<R: Record>(error: rustix::io::Errno) -> Damage {
+fn unreadable<R: Record>(error: impl Into<io::Error>) -> Damage {
     Damage::Unreadable { file: R::FILE, error: error.into() }
 }
 

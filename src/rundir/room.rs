@@ -47,9 +47,7 @@ impl RunDir {
 
     /// What keeps a living run from going on, if its shim says so.
     pub fn waits(&self) -> Option<String> {
-        // Not blocking: somebody may have put a FIFO there.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = openat(self, ROOM, flags, Mode::empty()).ok()?;
+        let file = super::open_at(self.as_fd(), ROOM).ok()?;
         let mut bytes = vec![0; LINE_BYTES_MAX];
         let count = pread(&file, &mut bytes[..], LINE_AT).ok()?;
         let line = bytes[..count].split(|byte| *byte == b'\n').next()?;

@@ -4,6 +4,10 @@
 //! LEB128: `milliseconds since the last record × 2 + stream` (0 stdout, 1 stderr) and `bytes that the stream grew by`.
 //! A record that is cut off at the end was being written; what follows the last whole one belongs to no record.
 
+use std::io::Read as _;
+use std::path::Path;
+
+use super::{TIMES, open_file};
 use crate::model::time::Instant;
 
 /// The first bytes of the file: its format and version.
@@ -35,6 +39,21 @@ pub struct Growth {
     pub from_offset: u64,
     /// The offset behind it.
     pub to_offset: u64,
+}
+
+impl Growth {
+    /// The same growth of a log from whose beginning `count` bytes are gone.
+    pub fn moved_back(self, count: u64) -> Self {
+        let back = |offset: u64| offset.saturating_sub(count);
+        Self { from_offset: back(self.from_offset), to_offset: back(self.to_offset), ..self }
+    }
+}
+
+/// The content of [`TIMES`] in a run folder; empty if it can't be read: the logs are complete without it.
+pub fn load(folder: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let read = open_file(&folder.join(TIMES)).and_then(|file| file.take(TIMES_BYTES_MAX).read_to_end(&mut bytes));
+    read.map(|_| bytes).unwrap_or_default()
 }
 
 /// The growths that `file` (the content of [`super::TIMES`]) records, in their order. Never fails: of a file that is

@@ -9,6 +9,8 @@ use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, splice};
 
 use super::log::Log;
 use super::sys;
+use crate::model::missing::{Cause, Missing};
+use crate::model::text::counted;
 use crate::rundir::RunDir;
 use crate::rundir::times::Stream;
 
@@ -34,10 +36,14 @@ pub(super) struct Channel {
     kept_max: u64,
     /// Bytes that were read and are in no log, and never will be.
     dropped: u64,
+    /// Those of them that could not be written when the run had to end.
+    given_up: u64,
     /// The end of the stream, once the log has `kept_max` bytes.
     tail: Option<VecDeque<u8>>,
     /// Read already, and not written.
     unwritten: Vec<u8>,
+    /// The run's processes are gone: what still comes is a stranger's.
+    has_ended: bool,
     /// The folder of the log is gone.
     is_homeless: bool,
 }
@@ -60,8 +66,10 @@ impl Channel {
             is_large: false,
             kept_max,
             dropped: 0,
+            given_up: 0,
             tail: None,
             unwritten: Vec::new(),
+            has_ended: false,
             is_homeless: false,
         }
     }
@@ -78,8 +86,8 @@ impl Channel {
         } else if !self.unwritten.is_empty() {
             self.write_unwritten(run)
         } else if self.tail.is_some() || self.log.length() >= self.kept_max {
-            // Nobody who wants no log wants the end of it.
-            if self.kept_max == 0 { self.drop_piece() } else { self.keep_tail() }
+            // Nobody who wants no log wants the end of it; and there is but one end.
+            if self.kept_max == 0 || self.has_ended { self.drop_piece() } else { self.keep_tail() }
         } else {
             self.move_piece(run)
         }
@@ -87,11 +95,11 @@ impl Channel {
 
     /// Nothing more will come: what the tail holds is to be written, behind a line that says what is missing before it.
     pub(super) fn end(&mut self) {
+        self.has_ended = true;
         let Some(tail) = self.tail.take() else { return };
         if self.dropped > 0 {
-            let (missing, kept_max) = (self.dropped, self.kept_max);
-            let noun = if missing == 1 { "byte is" } else { "bytes are" };
-            let line = format!("\n[batchd: {missing} {noun} missing here, beyond log_bytes_max = {kept_max}]\n");
+            let (missing, kept_max) = (counted(self.dropped, "byte is", "bytes are"), self.kept_max);
+            let line = format!("\n[batchd: {missing} missing here, beyond log_bytes_max = {kept_max}]\n");
             self.unwritten.extend(line.into_bytes());
         }
         self.unwritten.extend(tail);
@@ -103,7 +111,16 @@ impl Channel {
         self.dropped += (self.unwritten.len() + self.tail.take().map_or(0, |tail| tail.len())) as u64;
         self.unwritten.clear();
         while let Turn::Moved(_) = self.drop_piece() {}
-        self.dropped - before
+        let count = self.dropped - before;
+        self.given_up += count;
+        count
+    }
+
+    /// What an operator should know of the log.
+    pub(super) fn remarks(&self) -> impl Iterator<Item = String> {
+        let (log, bytes) = (self.log.name().to_owned(), self.given_up);
+        let unwritten = (bytes > 0).then(|| Missing { log, cause: Cause::Unwritten, bytes }.to_string());
+        self.log.remarks().chain(unwritten)
     }
 
     fn move_piece(&mut self, run: &RunDir) -> Turn {
@@ -172,14 +189,19 @@ impl Channel {
         self.dropped += std::mem::take(&mut self.unwritten).len() as u64;
         let Some(pipe) = &self.pipe else { return Turn::Empty };
         // /dev/null takes pages by splice without a copy.
-        match splice(pipe, None, sys::null(), None, PIECE_BYTES_MAX, SpliceFlags::NONBLOCK) {
-            Err(_) => Turn::Empty,
+        let dropped = match splice(pipe, None, sys::null(), None, PIECE_BYTES_MAX, SpliceFlags::NONBLOCK) {
+            Err(Errno::INVAL) => self.read_piece(COPY_BYTES).map(|piece| piece.map_or(0, |piece| piece.len())),
+            Err(error) => Err(error),
+            Ok(count) => {
+                self.was_read(count);
+                Ok(count)
+            }
+        };
+        match dropped {
+            Ok(0) | Err(_) => Turn::Empty,
             Ok(count) => {
                 self.dropped += count as u64;
-                match self.was_read(count) {
-                    Turn::Moved(_) => Turn::Moved(0),
-                    other => other,
-                }
+                Turn::Moved(0)
             }
         }
     }
@@ -226,4 +248,32 @@ fn read(pipe: BorrowedFd<'_>, length: usize) -> rustix::io::Result<Vec<u8>> {
     let count = rustix::io::read(pipe, &mut piece[..])?;
     piece.truncate(count);
     Ok(piece)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::pipe::pipe;
+
+    use super::*;
+    use crate::rundir::STDOUT;
+    use crate::rundir::access::Access;
+
+    /// What a stranger, who was handed the pipe, writes after the end: the log has its end already.
+    #[test]
+    fn b_after_the_end_nothing_is_kept_and_everything_is_counted() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("load.1");
+        let run = RunDir::create(&path).unwrap();
+        let (reader, writer) = pipe().unwrap();
+        let log = Log::create(&run, STDOUT, Access::default()).unwrap();
+        let mut channel = Channel::new(Stream::Stdout, Some(reader), log, 4);
+        for bytes in [&b"head, tail"[..], b"\n\n\n"] {
+            rustix::io::write(&writer, bytes).unwrap();
+            while let Turn::Moved(_) = channel.turn(&run) {}
+            channel.end();
+            while let Turn::Moved(_) = channel.turn(&run) {}
+        }
+        assert_eq!(std::fs::read_to_string(path.join(STDOUT)).unwrap(), "head, tail");
+        assert_eq!(channel.counts(), (10, 3));
+    }
 }

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fchown, fstat, mkdirat, openat, symlinkat};
+use rustix::fs::{CWD, Mode, OFlags, fchown, fstat, mkdirat, openat, symlinkat};
 use rustix::process::{Gid, Uid};
 
 use super::Refusal;
@@ -16,7 +16,8 @@ use super::user::User;
 use crate::model::id::RunId;
 use crate::model::launch::UpstreamEnd;
 use crate::model::run::Outcome;
-use crate::rundir::{IO, RunDir, STDERR, STDOUT};
+use crate::model::text::counted;
+use crate::rundir::{IO, RunDir, STDERR, STDOUT, open_file, regular};
 
 /// The folder of the upstreams' files, in `io/`.
 const INPUTS: &str = "inputs";
@@ -78,9 +79,9 @@ impl Place<'_> {
                     let target = format!("../../../{}/{log}", upstream.output_of);
                     symlinkat(&target, folder, &name).map_err(|e| Refusal::io("link an input", e.into()))?;
                 }
-                (Some(_), Ok(file)) => {
+                (Some(_), Ok(mut file)) => {
                     let mut copy = self.create(folder, &name)?;
-                    copy_all(&mut File::from(file), &mut copy)?;
+                    copy_all(&mut file, &mut copy)?;
                 }
             }
         }
@@ -138,15 +139,15 @@ impl Place<'_> {
             .ok_or_else(|| incomplete("is unknown, because the end of the run was never recorded".to_owned()))?;
         if exit.stdout_dropped_bytes > 0 {
             let dropped = exit.stdout_dropped_bytes;
-            let noun = if dropped == 1 { "byte" } else { "bytes" };
-            return Err(incomplete(format!("lacks {dropped} {noun}; `batchd show {run}` says why")));
+            let bytes = counted(dropped, "byte", "bytes");
+            return Err(incomplete(format!("lacks {bytes}; `batchd show {run}` says why")));
         }
         let file = open_file(&self.log(run, STDOUT)).map_err(|e| incomplete(format!("can't be opened: {e}")))?;
         let length = fstat(&file).map_err(|e| Refusal::io("examine an input", e.into()))?.st_size;
         if u64::try_from(length) != Ok(exit.stdout_bytes) {
             return Err(incomplete(format!("has {length} bytes instead of {}", exit.stdout_bytes)));
         }
-        Ok(file)
+        Ok(file.into())
     }
 
     fn log(&self, run: &RunId, name: &str) -> PathBuf {
@@ -190,17 +191,6 @@ fn give(file: BorrowedFd<'_>, user: Option<&User>) -> Result<(), Refusal> {
     let Some(user) = user else { return Ok(()) };
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     fchown(file, Some(uid), Some(gid)).map_err(|e| Refusal::io("give a file to the script's user", e.into()))
-}
-
-/// Opens a log of a run: a regular file, no link, never blocking.
-fn open_file(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    regular(openat(CWD, path, flags, Mode::empty())?)
-}
-
-fn regular(file: OwnedFd) -> io::Result<OwnedFd> {
-    let regular = FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::RegularFile;
-    if regular { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")) }
 }
 
 fn copy_all(from: &mut File, to: &mut File) -> Result<(), Refusal> {

@@ -4,9 +4,10 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, SeekFrom, fstat, seek};
+use rustix::fs::{SeekFrom, fstat, seek};
 use rustix::io::Errno;
 
+use crate::model::missing::{Cause, Missing};
 use crate::rundir::access::Access;
 use crate::rundir::{RunDir, sync_on_network};
 
@@ -23,16 +24,9 @@ pub(super) struct Log {
     /// The bytes that other programs removed.
     lost: u64,
     /// What another program did to it.
-    harm: Option<Harm>,
+    harm: Option<Cause>,
     /// Why a file server did not take all of it.
     refused: Option<Errno>,
-}
-
-/// What another program did to a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Harm {
-    Truncated,
-    Removed,
 }
 
 impl Log {
@@ -40,7 +34,7 @@ impl Log {
     pub(super) fn create(run: &RunDir, name: &'static str, access: Access) -> io::Result<Self> {
         let file = run.create_log(name)?;
         access.apply_to_log(&file)?;
-        let id = identity(file.as_fd())?.0;
+        let id = identity(file.as_fd())?;
         Ok(Self { name, access, file: Some(file), id, length: 0, lost: 0, harm: None, refused: None })
     }
 
@@ -53,7 +47,7 @@ impl Log {
         };
         let length = length(file.as_fd())?;
         if length < self.length {
-            self.harmed(Harm::Truncated, length);
+            self.harmed(Cause::Truncated, length);
             // Writing on where it was would leave a hole. (With O_APPEND splice(2) does not work.)
             seek(&file, SeekFrom::Start(length))?;
         }
@@ -72,16 +66,14 @@ impl Log {
 
     fn reopen(&mut self, run: &RunDir) -> rustix::io::Result<OwnedFd> {
         let file = run.reopen_log(self.name).map_err(|error| match Errno::from_io_error(&error) {
-            Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => Errno::NOENT,
-            errno => errno.unwrap_or(Errno::IO),
+            // What is no regular file is the one error without a number.
+            None | Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => Errno::NOENT,
+            Some(errno) => errno,
         })?;
-        let (id, is_file) = identity(file.as_fd())?;
-        if !is_file {
-            return Err(Errno::NOENT);
-        }
+        let id = identity(file.as_fd())?;
         if id != self.id {
             self.access.apply_to_log(&file)?;
-            self.harmed(Harm::Removed, 0);
+            self.harmed(Cause::Removed, 0);
             self.id = id;
             // Another program may have written to the new one already.
             self.length = length(file.as_fd())?;
@@ -91,7 +83,7 @@ impl Log {
     }
 
     /// Only `length` of the bytes that were written are left.
-    fn harmed(&mut self, harm: Harm, length: u64) {
+    fn harmed(&mut self, harm: Cause, length: u64) {
         if self.length > length {
             self.harm = Some(harm);
         }
@@ -118,10 +110,12 @@ impl Log {
                 let synced = sync_on_network(file);
                 self.refused = synced.err().map(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
                 // The last bytes went to a file that was removed, and that nothing could replace.
-                self.harm = self.harm.or(is_removed.then_some(Harm::Removed));
+                if is_removed {
+                    self.harmed(Cause::Removed, 0);
+                }
             }
             // It is not there, and there is no room for an empty one in its place.
-            Err(Errno::NOENT | Errno::NOSPC | Errno::DQUOT) if is_closed => self.harmed(Harm::Removed, 0),
+            Err(Errno::NOENT | Errno::NOSPC | Errno::DQUOT) if is_closed => self.harmed(Cause::Removed, 0),
             Err(_) => {}
         }
         self.close();
@@ -143,25 +137,19 @@ impl Log {
 
     /// What an operator should know of it.
     pub(super) fn remarks(&self) -> impl Iterator<Item = String> {
-        let harm = self.harm.map(|harm| {
-            let did = match harm {
-                Harm::Truncated => "truncated",
-                Harm::Removed => "removed",
-            };
-            format!("{} was {did} by another program while the run wrote to it", self.name)
-        });
+        let missing = |cause| Missing { log: self.name.to_owned(), cause, bytes: self.lost }.to_string();
         let refused = self.refused.map(|error| {
             let error = io::Error::from(error);
             format!("{} may be incomplete: the file server refused a part of it: {error}", self.name)
         });
-        harm.into_iter().chain(refused)
+        self.harm.map(missing).into_iter().chain(refused)
     }
 }
 
-/// Device and inode, and whether it is a regular file.
-fn identity(file: BorrowedFd<'_>) -> rustix::io::Result<((u64, u64), bool)> {
+/// Device and inode.
+fn identity(file: BorrowedFd<'_>) -> rustix::io::Result<(u64, u64)> {
     let stat = fstat(file)?;
-    Ok(((stat.st_dev, stat.st_ino), FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile))
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 fn length(file: BorrowedFd<'_>) -> rustix::io::Result<u64> {

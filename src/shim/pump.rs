@@ -170,7 +170,7 @@ impl Pump {
 
     /// What an operator should know of the logs.
     pub(super) fn remarks(&self) -> impl Iterator<Item = String> {
-        self.channels.iter().flat_map(|channel| channel.log.remarks())
+        self.channels.iter().flat_map(Channel::remarks)
     }
 
     /// Appends the times that were gathered. What can't be written is kept for the next time, since what comes later

@@ -18,6 +18,7 @@ use super::tree::{kill_descendants, signal_descendants};
 use crate::model::definition::Execution;
 use crate::model::launch::ExitCause;
 use crate::model::run::Exit;
+use crate::model::text::counted;
 use crate::rundir::RunDir;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::Ending;
@@ -72,8 +73,6 @@ pub(super) struct Watch<'a> {
     abandoned: bool,
     /// What was told last of what the output waits for.
     waits_for: Option<String>,
-    /// Output that was dropped because the run had to end and it could not be written.
-    given_up: u64,
 }
 
 impl<'a> Watch<'a> {
@@ -106,7 +105,6 @@ impl<'a> Watch<'a> {
             left_running: 0,
             abandoned: false,
             waits_for: None,
-            given_up: 0,
         }
     }
 
@@ -144,9 +142,8 @@ impl<'a> Watch<'a> {
         }
         self.pump.drain(self.run);
         if self.pump.is_blocked() && self.kill_at.is_some_and(|at| at <= Monotonic::now()) {
-            self.given_up = self.pump.give_up();
             // Whatever the script's status is: a run whose output was dropped is not one that has succeeded.
-            if self.given_up > 0 {
+            if self.pump.give_up() > 0 {
                 self.cause = self.stop_cause;
             }
         }
@@ -284,20 +281,17 @@ impl Watch<'_> {
     /// What an operator should know of how the run went, and of how it was begun.
     fn remarks(&self) -> Vec<String> {
         let left = (self.abandoned && self.left_running > 0).then(|| left_behind(self.left_running));
-        let dropped = (self.given_up > 0).then(|| {
-            let noun = if self.given_up == 1 { "byte" } else { "bytes" };
-            format!("{} {noun} of output could not be written before the run had to end", self.given_up)
-        });
-        self.remarks.iter().cloned().chain(left).chain(dropped).chain(self.pump.remarks()).collect()
+        self.remarks.iter().cloned().chain(left).chain(self.pump.remarks()).collect()
     }
 }
 
 /// What became of what a script had started in the background.
 fn left_behind(count: u32) -> String {
-    let (noun, were) = if count == 1 { ("process", "was") } else { ("processes", "were") };
+    let were = if count == 1 { "was" } else { "were" };
     format!(
-        "{count} {noun} {were} still running when the script ended and {were} killed; \
-         a run includes everything that its script starts"
+        "{} {were} still running when the script ended and {were} killed; \
+         a run includes everything that its script starts",
+        counted(count, "process", "processes")
     )
 }
 

@@ -25,6 +25,7 @@ use super::walk::FOLDER;
 use super::{FileError, cannot, folders_of, modes, users};
 use crate::model::files::Files;
 use crate::model::id::{BatchName, DefinitionHash};
+use crate::model::text::counted;
 use crate::os;
 
 /// The folder in `state/`.
@@ -319,7 +320,7 @@ impl Deployment<'_> {
         let (old, new) = (users::shown(stat.st_uid), users::shown(owner.uid));
         let mut remark = format!("the batch's user changed from {old} to {new}: the workspace now belongs to {new}");
         if handed.left > 0 {
-            let files = if handed.left == 1 { "1 file".to_owned() } else { format!("{} files", handed.left) };
+            let files = counted(handed.left, "file", "files");
             remark += &format!("; {old} still owns {files} with several names or in too deeply nested folders");
         }
         Ok(Some(remark))

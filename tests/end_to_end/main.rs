@@ -13,6 +13,7 @@ mod daemon;
 mod guest;
 mod hints;
 mod lifecycle;
+mod logs;
 mod manager;
 mod nfs;
 mod outputs;

@@ -5,10 +5,11 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::cli::show::bytes;
+use crate::model::missing::{Cause, Missing};
 use crate::model::run::Run;
 use crate::model::text::shell_word;
 use crate::rundir::times::{self, Stream};
-use crate::rundir::{STDERR, STDOUT, TIMES};
+use crate::rundir::{STDERR, STDOUT, open_file};
 
 /// Programs that print packed files, by the ending that the file has got.
 const UNPACKERS: [(&str, &str); 4] = [("gz", "zcat"), ("xz", "xzcat"), ("zst", "zstdcat"), ("bz2", "bzcat")];
@@ -39,8 +40,12 @@ pub(super) fn losses(run: &Run, folder: &Path, wanted: [bool; 2]) -> Vec<Loss> {
         // Without a record of the end, the times say how much there was at least.
         let (kept, dropped) = measured[stream as usize].unwrap_or((grown[stream as usize], 0));
         losses.extend(damage(folder, name, kept));
-        if dropped > 0 {
-            let what = format!("{} of {word} are not in the log (see `log_bytes_max`)", bytes(dropped));
+        let (missing, beyond) = exit.map(|exit| Missing::of(exit, name, dropped)).unwrap_or_default();
+        for missing in missing {
+            losses.push(Loss { what: missing.to_string(), is_damage: missing.cause != Cause::Unwritten });
+        }
+        if beyond > 0 {
+            let what = format!("{} of {word} are not in the log (see `log_bytes_max`)", bytes(beyond));
             losses.push(Loss { what, is_damage: false });
         }
     }
@@ -50,7 +55,7 @@ pub(super) fn losses(run: &Run, folder: &Path, wanted: [bool; 2]) -> Vec<Loss> {
 /// Bytes of stdout and stderr by the times.
 fn grown(folder: &Path) -> [u64; 2] {
     let mut grown = [0; 2];
-    for growth in times::read(&fs::read(folder.join(TIMES)).unwrap_or_default()) {
+    for growth in times::read(&times::load(folder)) {
         grown[growth.stream as usize] = growth.to_offset;
     }
     grown
@@ -59,7 +64,7 @@ fn grown(folder: &Path) -> [u64; 2] {
 /// How a log differs from the `expected` bytes that the run has left.
 fn damage(folder: &Path, name: &str, expected: u64) -> Option<Loss> {
     let path = folder.join(name);
-    let length = match fs::File::open(&path).and_then(|file| file.metadata()) {
+    let length = match open_file(&path).and_then(|file| file.metadata()) {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             let what = format!("{} is not readable for you", path.display());
