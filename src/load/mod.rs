@@ -83,7 +83,7 @@ mod tests {
         check("Nightly Report", "mv -T 'b.d/Nightly Report' b.d/nightly-report");
         check("-x", "mv -T b.d/-x b.d/x");
         check("x'; reboot; '", r"mv -T 'b.d/x'\''; reboot; '\''' b.d/x-reboot");
-        check("x\ny", r"mv $'b.d/x\x0ay' b.d/x-y");
+        check("x\ny", r"mv -T $'b.d/x\x0ay' b.d/x-y");
         check("übung", "mv 'b.d/übung' b.d/uebung");
         check("Façade_2", "mv 'b.d/Façade_2' b.d/facade_2");
         check("日本", "rename it; if");
