@@ -17,8 +17,8 @@ use crate::api::inputs::{INPUTS_BYTES_MAX, UNFINISHED};
 use crate::clock;
 use crate::model::input::{INPUTS, InputId};
 use crate::model::record::Record;
-use crate::model::request::{Refusal, Reply, Request, RerunMode};
-use crate::model::run::{Input, Run};
+use crate::model::request::Request;
+use crate::model::run::Run;
 use crate::model::time::Instant;
 
 /// How long the input of a run that did not succeed is kept: somebody has to see the failure first.
@@ -34,17 +34,10 @@ pub(super) type Ended = (InputId, bool);
 /// The inputs of the runs that end with these records.
 pub(super) fn of_ended(records: &[Record]) -> Vec<Ended> {
     let ended = |record: &Record| match record {
-        Record::Run(run) if run.end().is_some() => Some((stored(run)?.clone(), run.succeeded())),
+        Record::Run(run) if run.end().is_some() => Some((run.given.stored_input()?.clone(), run.succeeded())),
         _ => None,
     };
     records.iter().filter_map(ended).collect()
-}
-
-fn stored(run: &Run) -> Option<&InputId> {
-    match &run.given.input {
-        Some(Input::Stored(id)) => Some(id),
-        Some(Input::File(_) | Input::Run(_)) | None => None,
-    }
 }
 
 /// A file in the folder of inputs.
@@ -55,23 +48,14 @@ struct Kept {
 }
 
 impl Daemon {
-    /// The refusal of a request for a run whose input is not there.
-    pub(super) fn lacks_input(&self, request: &Request, history: &[Run]) -> Option<Reply> {
-        let (input, what, hint) = match request {
-            Request::Start { batch, given, .. } => {
-                let Some(Input::Stored(id)) = &given.input else { return None };
-                let hint = format!("send the input with the start: `batchd start {batch} --input - < FILE`");
-                (id, format!("there is no stored input {id}"), hint)
-            }
-            Request::Rerun { run, mode, .. } if *mode != RerunMode::MarkSucceeded => {
-                let input = stored(history.iter().find(|old| old.id == *run)?)?;
-                let hint = format!("start a new chain with the input: `batchd start {} --input - < FILE`", run.batch);
-                (input, format!("the input of {run} is no longer kept"), hint)
-            }
-            _ => return None,
+    /// Which of the stored inputs that a request and the runs it is about name are there.
+    pub(super) fn inputs_there(&self, request: &Request, history: &[Run]) -> BTreeSet<InputId> {
+        let sent_along = match request {
+            Request::Start { given, .. } => given.stored_input(),
+            _ => None,
         };
-        let is_there = input.path(&self.paths.state).is_file();
-        (!is_there).then_some(Reply::Refused { refusal: Refusal::Invalid, what, hint: Some(hint) })
+        let named = history.iter().filter_map(|run| run.given.stored_input()).chain(sent_along);
+        named.filter(|id| id.path(&self.paths.state).is_file()).cloned().collect()
     }
 
     /// The runs of these inputs have ended, and the journal knows.
@@ -114,7 +98,7 @@ impl Daemon {
     }
 
     fn needed_inputs(&self) -> BTreeSet<InputId> {
-        self.scheduler.live().filter_map(stored).cloned().collect()
+        self.scheduler.live().filter_map(|run| run.given.stored_input()).cloned().collect()
     }
 
     fn kept_inputs(&self) -> Vec<Kept> {

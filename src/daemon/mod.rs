@@ -36,7 +36,7 @@ use crate::clock::{self, Alarm};
 use crate::journal::query::Reader;
 use crate::model::id::{JournalId, RunId};
 use crate::model::record::Record;
-use crate::model::request::{Refusal, Reply, Request};
+use crate::model::request::{Reply, Request};
 use crate::model::run::{Given, Input, Run};
 use crate::model::text::counted;
 use crate::paths::Paths;
@@ -226,31 +226,21 @@ impl Daemon {
     async fn request(&mut self, by: &str, request: Request, reply: oneshot::Sender<Reply>) -> Result<()> {
         // What it is about is read from the journal.
         self.commit(Vec::new()).await?;
-        if let Request::Start { given: Given { input: Some(Input::Run(input)), .. }, .. } = &request
-            && self.reader.upstream_end(input)?.is_none()
-        {
-            let what = format!("can't use the output of {input}: there is no such run, or the run has not ended");
-            let hint = Some(format!("`batchd runs {}` lists the runs", input.batch));
-            // Who asked may be gone.
-            let _ = reply.send(Reply::Refused { refusal: Refusal::Unknown, what, hint });
-            return Ok(());
-        }
         let history = match &request {
             Request::Rerun { run, .. } => self.history_of(run)?,
-            Request::Stop { run, .. } => self.reader.run(run)?.into_iter().collect(),
+            Request::Stop { run, .. } | Request::Start { given: Given { input: Some(Input::Run(run)), .. }, .. } => {
+                self.reader.run(run)?.into_iter().collect()
+            }
             Request::Start { .. } | Request::StopAll { .. } | Request::Enable { .. } | Request::Disable { .. } => {
                 Vec::new()
             }
         };
-        if let Some(refused) = self.lacks_input(&request, &history) {
-            let _ = reply.send(refused);
-            return Ok(());
-        }
+        let inputs = self.inputs_there(&request, &history);
         info!(by, "request: {request}");
         self.request_last += 1;
         let id = self.request_last;
         self.replies.insert(id, reply);
-        self.handle(vec![Event::Request { id, by: by.to_owned(), request, history }]).await
+        self.handle(vec![Event::Request { id, by: by.to_owned(), request, history, inputs }]).await
     }
 
     /// Every run of the chains that a run and its upstreams belong to.
