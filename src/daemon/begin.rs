@@ -117,6 +117,7 @@ pub(super) async fn begin(
         loader: messages,
         replies: BTreeMap::new(),
         request_last: 0,
+        awaited_inputs: BTreeSet::new(),
         pending: Vec::new(),
         held: Vec::new(),
         commit_at: None,

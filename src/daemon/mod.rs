@@ -35,6 +35,7 @@ use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
 use crate::journal::query::Reader;
 use crate::model::id::{JournalId, RunId};
+use crate::model::input::InputId;
 use crate::model::record::Record;
 use crate::model::request::{Reply, Request};
 use crate::model::run::{Given, Input, Run};
@@ -112,6 +113,8 @@ struct Daemon {
     /// Who waits for the answer to a request.
     replies: BTreeMap<u64, oneshot::Sender<Reply>>,
     request_last: u64,
+    /// Inputs that were admitted, and that no run has yet.
+    awaited_inputs: BTreeSet<InputId>,
     /// What the acts of one event led to at once, to be handled next.
     pending: Vec<Event>,
     /// Records that are not committed yet: nothing was done because of them. If the daemon dies, they are decided again.
@@ -214,7 +217,12 @@ impl Daemon {
     async fn act(&mut self, act: Act) -> Result<()> {
         match act {
             Act::Operate { request, by, reply } => self.request(&by, request, reply).await?,
-            Act::TidyInputs { unused } => self.tidy_inputs(unused.as_ref()),
+            Act::AdmitInput { input, reply } => {
+                // Who asked may be gone: then it is given up next.
+                let _ = reply.send(self.admit_input(input));
+            }
+            Act::GiveUpInput { input } => self.give_up_input(input),
+            Act::TidyInputs => self.tidy_inputs(),
             Act::Reload { by, reply } => {
                 info!(by, "reload");
                 self.ask_for_reload(reply);
@@ -342,9 +350,9 @@ impl Daemon {
         let mut all = std::mem::take(&mut self.held);
         all.append(&mut records);
         if !all.is_empty() {
-            let ended = inputs::of_ended(&all);
+            let of_runs = inputs::of_runs(&all);
             self.writer.commit(all).await?;
-            self.release_inputs(&ended);
+            self.note_inputs(&of_runs);
             self.changes.send_modify(|count| *count += 1);
         }
         Ok(())

@@ -12,6 +12,7 @@ mod daemon;
 #[path = "../nfs/guest.rs"]
 mod guest;
 mod hints;
+mod inputs;
 mod lifecycle;
 mod manager;
 mod nfs;
