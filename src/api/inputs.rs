@@ -2,10 +2,10 @@
 //!
 //! The daemon's loop decides which inputs are taken and how long they are kept; in here they are only received.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::model::input::{INPUT_BYTES_MAX, INPUTS, INPUTS_BYTES_MAX, INPUTS_MAX, InputId};
+use crate::os::make_durable_folder;
 
 /// Pieces that were received and not yet written: the socket and the disk work at the same time.
 const PIECES_AHEAD: usize = 4;
@@ -131,10 +132,7 @@ async fn receive(body: Body, mut pieces: Option<mpsc::Sender<Piece>>) -> Result<
 /// Writes the pieces into a new file, which gets its name when it is whole and on the disk: the run's row will be, too.
 fn write(state: &Path, id: InputId, length: u64, mut pieces: mpsc::Receiver<Piece>) -> Result<InputId, InputError> {
     let folder = state.join(INPUTS);
-    match DirBuilder::new().mode(0o700).create(&folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-        Ok(()) | Err(_) => {}
-    }
+    make_durable_folder(&folder, 0o700)?;
     let unfinished = Unfinished(id.unfinished_path(state));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished.0)?;
     reserve(&file, length)?;

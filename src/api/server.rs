@@ -42,7 +42,7 @@ const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// A connection that has not sent the head of its next request by then is closed.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
-/// How long an input may take, from its turn to the disk: 64 MiB at 0.5 MiB/s.
+/// How long an input may take, the wait for its turn included: 64 MiB at 0.7 MiB/s, then.
 const INPUT_TIME_MAX: Duration = Duration::from_secs(120);
 /// How many inputs may arrive at once: each has a thread that writes it.
 const INPUTS_AT_ONCE_MAX: usize = 4;

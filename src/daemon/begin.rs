@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc as sync_mpsc;
@@ -37,6 +37,7 @@ use crate::model::record::{Boot, InForce, Record, Recovered};
 use crate::model::run::Run;
 use crate::model::settings::Limits;
 use crate::model::text::counted;
+use crate::os::make_durable_folder;
 use crate::paths::Paths;
 use crate::rundir::access::Access;
 use crate::rundir::{self, LOCK};
@@ -261,8 +262,8 @@ fn make_folders(paths: &Paths) -> Result<File> {
     }
     let cannot = |path: &Path, error| anyhow!("can't create the folder {}: {}", path.display(), said(&error));
     fs::create_dir_all(&paths.runs).map_err(|error| cannot(&paths.runs, error))?;
-    let made = fs::DirBuilder::new().recursive(true).mode(STATE_MODE).create(&paths.state);
-    made.and_then(|()| fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)))
+    make_durable_folder(&paths.state, STATE_MODE)
+        .and_then(|()| fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)))
         .map_err(|error| cannot(&paths.state, error))?;
     let path = lock_path(paths);
     // Whoever can open it can lock it, and keep every daemon out.

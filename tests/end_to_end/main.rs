@@ -9,6 +9,7 @@ mod chains;
 mod clock;
 mod commands;
 mod daemon;
+mod durable;
 #[path = "../nfs/guest.rs"]
 mod guest;
 mod hints;
