@@ -1,9 +1,11 @@
 //! How file systems differ: which of them are network file systems, renames that replace nothing where the file system
-//! refuses the kernel's flag for that, and names of temporary files that no process on another host has.
+//! refuses the kernel's flag for that, names of temporary files that no process on another host has, and folders that are
+//! still there after a power cut.
 
-use std::fs::File;
-use std::io::Read as _;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read as _};
 use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -94,6 +96,28 @@ pub fn link_to_free(
     }
 }
 
+/// Makes a folder that is there after a power cut, and those above it that are missing, each with this mode.
+///
+/// The name of one that is there already is synced as well: who made it may have been killed before it was.
+pub fn make_durable_folder(path: &Path, mode: u32) -> io::Result<()> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !above.exists() {
+        make_durable_folder(above, mode)?;
+    }
+    let is_new = match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => false,
+        Err(error) => return Err(error),
+    };
+    match File::open(above).and_then(|above| above.sync_all()) {
+        // Who may not read the folder above has not made this one.
+        Err(error) if !is_new && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        // A file system that knows no sync of a folder: where others are mounted, such as autofs.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::ReadOnlyFilesystem) => Ok(()),
+        synced => synced,
+    }
+}
+
 /// The name of this process, which no other process has while this one lives, on this host or another, in this container or
 /// another: `HOST-PID`. For temporary files; a process makes one of each kind at a time.
 pub fn process_name() -> String {
@@ -132,6 +156,7 @@ fn random_name() -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::path::PathBuf;
 
     use super::*;
@@ -216,5 +241,24 @@ mod tests {
         assert_eq!(kind(0xef53), None, "ext4");
         assert_eq!(kind(0x0102_1994), None, "tmpfs");
         assert!(!is_on_network(fs::File::open("/proc").unwrap()));
+    }
+
+    #[test]
+    fn folders_are_made_with_all_above_them_and_may_be_there() {
+        let (_home, path) = folder();
+        let mode = |name: &str| fs::metadata(path(name)).unwrap().permissions().mode() & 0o777;
+        for _ in 0..2 {
+            make_durable_folder(&path("a/b/c"), 0o710).unwrap();
+            assert_eq!(["a", "a/b", "a/b/c"].map(mode), [0o710; 3]);
+        }
+        fs::write(path("a/file"), "").unwrap();
+        let refused = |name: &str| make_durable_folder(&path(name), 0o710).unwrap_err().kind();
+        assert_eq!(refused("a/file"), io::ErrorKind::AlreadyExists);
+        assert_eq!(refused("a/file/in"), io::ErrorKind::NotADirectory);
+        std::os::unix::fs::symlink("a/b", path("link")).unwrap();
+        make_durable_folder(&path("link"), 0o700).unwrap();
+        assert_eq!(mode("link"), 0o710);
+        // Where nothing can be synced.
+        make_durable_folder(Path::new("/proc/self"), 0o700).unwrap();
     }
 }

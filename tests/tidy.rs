@@ -32,7 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("folders", &["model", "load", "store", "zones"]),
     ("shim", &["model", "os", "rundir", "store"]),
     ("supervisor", &["model", "rundir", "shim"]),
-    ("api", &["model", "journal::query", "rundir"]),
+    ("api", &["model", "journal::query", "os", "rundir"]),
     ("cli", &CLI_MAY_USE),
     ("daemon", &DAEMON_MAY_USE),
 ];
@@ -60,8 +60,9 @@ const CLI_MAY_USE: [&str; 17] = [
     "api::Problem",
 ];
 
-const DAEMON_MAY_USE: [&str; 16] = [
+const DAEMON_MAY_USE: [&str; 17] = [
     "model",
+    "os",
     "scheduler",
     "load",
     "zones",

@@ -1,13 +1,14 @@
 //! Bodies of `POST /v1/acts`: each that can be read is answered, once, by a scheduler that goes on; what it starts can be
 //! started; and it comes back as it was when it is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use batchd::load::{self, Context, Input};
 use batchd::model::files::{FileContent, Files};
 use batchd::model::graph::Graph;
 use batchd::model::id::{BatchName, JournalId};
+use batchd::model::input::InputId;
 use batchd::model::record::Recovered;
 use batchd::model::request::Request;
 use batchd::model::time::Instant;
@@ -38,6 +39,14 @@ static GRAPH: LazyLock<Arc<Graph>> = LazyLock::new(|| {
     Arc::new(fitted.graph)
 });
 
+/// Whatever input it names is there.
+fn sent_along(request: &Request) -> BTreeSet<InputId> {
+    match request {
+        Request::Start { given, .. } => given.stored_input().cloned().into_iter().collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
 pub(crate) fn check(body: &[u8]) {
     let Ok(request) = serde_json::from_slice::<Request>(body) else { return };
     let written = serde_json::to_vec(&request).expect("it is plain data");
@@ -49,10 +58,12 @@ pub(crate) fn check(body: &[u8]) {
     scheduler.handle(now, Event::Begin(Arc::clone(&GRAPH)), &mut Vec::new());
     for id in [1, 2] {
         let mut effects = Vec::new();
-        let asked = Event::Request { id, by: "uid 1000".to_owned(), request: request.clone(), history: Vec::new() };
+        let by = "uid 1000".to_owned();
+        let (request, inputs) = (request.clone(), sent_along(&request));
+        let asked = Event::Request { id, by, request, history: Vec::new(), inputs };
         scheduler.handle(now, asked, &mut effects);
         let replies = effects.iter().filter(|effect| matches!(effect, Effect::Reply { id: of, .. } if *of == id));
-        assert_eq!(replies.count(), 1, "{request:?}");
+        assert_eq!(replies.count(), 1, "{body:?}");
         assert!(scheduler.next_wakeup().is_none_or(|at| at > now));
         for effect in &effects {
             if let Effect::Start { run, .. } = effect {

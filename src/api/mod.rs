@@ -7,7 +7,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `POST /v1/acts` with a [`Request`] | a [`Reply`]; what is refused is a [`Problem`] |
-//! | `POST /v1/inputs` with the bytes of an input | a [`StoredInput`], for a `start` that follows |
+//! | `POST /v1/inputs` with the bytes of an input | a [`StoredInput`], for a `start` that follows on the same connection |
 //! | `POST /v1/reload` | [`Reloaded`], once what is on the disk now is decided |
 //! | `GET /v1/runs/{id}/end` | the [`RunView`] of its last attempt once that has ended; 204 if that takes longer than [`WAIT_MAX`] |
 
@@ -49,11 +49,20 @@ pub enum Act {
         /// Takes the answer. Dropped without one: the daemon is ending.
         reply: oneshot::Sender<Reply>,
     },
-    /// Remove the stored inputs that nobody needs any more.
-    TidyInputs {
-        /// One whose start was refused.
-        unused: Option<InputId>,
+    /// Somebody wants to send an input.
+    AdmitInput {
+        /// Its name.
+        input: InputId,
+        /// Takes the answer: whether there is room for it.
+        reply: oneshot::Sender<bool>,
     },
+    /// No start follows any more to an input that was admitted.
+    GiveUpInput {
+        /// Its name.
+        input: InputId,
+    },
+    /// Remove the stored inputs that nobody needs any more.
+    TidyInputs,
     /// Decide what is on the disk now.
     Reload {
         /// By whom.

@@ -6,7 +6,7 @@
 mod tests;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -42,10 +42,12 @@ const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// A connection that has not sent the head of its next request by then is closed.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
-/// How long an input may take to arrive and to reach the disk: 64 MiB at 0.5 MiB/s.
+/// How long an input may take, the wait for its turn included: 64 MiB at 0.7 MiB/s, then.
 const INPUT_TIME_MAX: Duration = Duration::from_secs(120);
 /// How many inputs may arrive at once: each has a thread that writes it.
 const INPUTS_AT_ONCE_MAX: usize = 4;
+/// How long the next one waits for its turn: an input takes less than a second on a disk that is not busy.
+const INPUT_TURN_TIME_MAX: Duration = Duration::from_secs(30);
 /// How often the daemon looks for inputs that nobody needs any more.
 const INPUTS_TIDIED_EVERY: Duration = Duration::from_secs(60 * 60);
 /// How long an act may take. It is one commit to the journal; longer means a disk that hangs.
@@ -69,6 +71,17 @@ impl fmt::Display for Peer {
     }
 }
 
+/// The input that came last on a connection, if any did. It is given up with the connection, unless a run has it by then.
+#[derive(Clone, Default)]
+struct Sent(Arc<Mutex<Option<InputId>>>);
+
+impl Sent {
+    /// Notes another one, and gives the one before.
+    fn replace(&self, input: Option<InputId>) -> Option<InputId> {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), input)
+    }
+}
+
 /// What the handlers share.
 #[derive(Clone)]
 struct Shared {
@@ -82,7 +95,7 @@ pub async fn serve(listener: UnixListener, handle: ApiHandle) {
     let mut connections = JoinSet::new();
     connections.spawn(tidy_inputs(handle.acts.clone()));
     let waits = Arc::new(Semaphore::new(WAITS_MAX));
-    let router = router(Shared { handle, waits, inputs: Arc::new(Semaphore::new(INPUTS_AT_ONCE_MAX)) });
+    let router = router(Shared { handle: handle.clone(), waits, inputs: Arc::new(Semaphore::new(INPUTS_AT_ONCE_MAX)) });
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut told = false;
     loop {
@@ -91,7 +104,7 @@ pub async fn serve(listener: UnixListener, handle: ApiHandle) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 told = false;
-                connections.spawn(serve_connection(stream, router.clone(), slot));
+                connections.spawn(serve_connection(stream, router.clone(), handle.acts.clone(), slot));
             }
             Err(error) => {
                 if !told {
@@ -107,15 +120,16 @@ pub async fn serve(listener: UnixListener, handle: ApiHandle) {
 
 /// Asks the loop at once and then every hour to remove inputs that nobody needs any more.
 async fn tidy_inputs(acts: mpsc::Sender<Act>) {
-    while acts.send(Act::TidyInputs { unused: None }).await.is_ok() {
+    while acts.send(Act::TidyInputs).await.is_ok() {
         sleep(INPUTS_TIDIED_EVERY).await;
     }
 }
 
 /// Answers the requests of one connection.
-async fn serve_connection(stream: UnixStream, router: Router, _slot: OwnedSemaphorePermit) {
+async fn serve_connection(stream: UnixStream, router: Router, acts: mpsc::Sender<Act>, _slot: OwnedSemaphorePermit) {
     let Ok(credentials) = stream.peer_cred() else { return };
-    let router = router.layer(Extension(Peer { uid: credentials.uid() }));
+    let sent = Sent::default();
+    let router = router.layer(Extension(Peer { uid: credentials.uid() })).layer(Extension(sent.clone()));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
@@ -123,6 +137,7 @@ async fn serve_connection(stream: UnixStream, router: Router, _slot: OwnedSemaph
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     // The other end hung up, or spoke no HTTP: there is nobody left to tell.
     let _ = connection.await;
+    give_up(&acts, sent.replace(None)).await;
 }
 
 fn router(shared: Shared) -> Router {
@@ -175,17 +190,12 @@ async fn operate(
         return Answer::Problem(StatusCode::FORBIDDEN, problem);
     }
     let by = peer.to_string();
-    let input = sent_along(&request);
     let (reply, answer) = oneshot::channel();
     if shared.handle.acts.send(Act::Operate { request, by, reply }).await.is_err() {
         return ending();
     }
     match answer.await {
         Ok(Reply::Refused { refusal, what, hint }) => {
-            if let Some(unused) = input {
-                // The daemon is ending: the next one tidies.
-                let _ = shared.handle.acts.send(Act::TidyInputs { unused: Some(unused) }).await;
-            }
             Answer::Problem(status_of(refusal), Problem { error: ProblemText { what, hint, refusal: Some(refusal) } })
         }
         Ok(reply) => Answer::Is(reply),
@@ -193,33 +203,61 @@ async fn operate(
     }
 }
 
-/// The input that was sent along with a start.
-fn sent_along(request: &Request) -> Option<InputId> {
-    let Request::Start { given, .. } = request else { return None };
-    match &given.input {
-        Some(Input::Stored(id)) => Some(id.clone()),
-        Some(Input::File(_) | Input::Run(_)) | None => None,
+/// Gives up an input that was sent, unless a run has it: the loop knows.
+async fn give_up(acts: &mpsc::Sender<Act>, input: Option<InputId>) {
+    if let Some(input) = input {
+        // An error: the daemon is ending.
+        let _ = acts.send(Act::GiveUpInput { input }).await;
     }
 }
 
-async fn store_input(State(shared): State<Shared>, body: Body) -> Answer<StoredInput> {
-    // The semaphore is never closed, so this cannot fail.
-    let Ok(_permit) = shared.inputs.acquire().await else { return ending() };
-    let error = match inputs::store(&shared.handle.state, body).await {
+async fn store_input(
+    State(shared): State<Shared>,
+    Extension(sent): Extension<Sent>,
+    body: Body,
+) -> Answer<StoredInput> {
+    let stored = match admitted(&shared, &sent).await {
+        Ok((id, turn)) => inputs::store(&shared.handle.state, id, body, turn).await,
+        Err(error) => {
+            inputs::discard(body).await;
+            Err(error)
+        }
+    };
+    let error = match stored {
         Ok(input) => return Answer::Is(StoredInput { input }),
         Err(error) => error,
     };
     let (status, hint) = match &error {
-        InputError::TooLarge => {
-            (StatusCode::PAYLOAD_TOO_LARGE, "write the input to a file, and name the file: `--input FILE`")
-        }
-        InputError::Full => {
-            (StatusCode::INSUFFICIENT_STORAGE, "wait until the runs that read them have ended, or use `--input FILE`")
-        }
-        InputError::Incomplete => (StatusCode::BAD_REQUEST, "try again"),
+        InputError::TooLarge => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "write the input to a file; root and the daemon's user can name the file: `--input FILE`",
+        ),
+        InputError::Full => (
+            StatusCode::INSUFFICIENT_STORAGE,
+            "wait until one of these runs has ended (`batchd list` shows them); root and the daemon's user can name a file instead: `--input FILE`",
+        ),
+        InputError::Busy | InputError::Incomplete | InputError::Slow => (StatusCode::SERVICE_UNAVAILABLE, "try again"),
+        InputError::Ending => return ending(),
+        InputError::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "free some space there, and try again"),
         InputError::Disk(_) => (StatusCode::INSUFFICIENT_STORAGE, "check the disk of the state folder"),
     };
     Answer::Problem(status, Problem::new(error.to_string(), hint))
+}
+
+/// The name for the next input of a connection, once it is its turn and there is room. It replaces the one before.
+async fn admitted(shared: &Shared, sent: &Sent) -> Result<(InputId, OwnedSemaphorePermit), InputError> {
+    let turn = timeout(INPUT_TURN_TIME_MAX, shared.inputs.clone().acquire_owned()).await;
+    let turn = turn.map_err(|_| InputError::Busy)?.map_err(|_| InputError::Ending)?;
+    let input = inputs::random_id()?;
+    give_up(&shared.handle.acts, sent.replace(Some(input.clone()))).await;
+    let (reply, answer) = oneshot::channel();
+    // If the daemon is ending, the act is dropped, and with it the reply.
+    let _ = shared.handle.acts.send(Act::AdmitInput { input: input.clone(), reply }).await;
+    match answer.await {
+        Ok(true) => Ok((input, turn)),
+        Ok(false) => Err(InputError::Full),
+        Err(_) => Err(InputError::Ending),
+    }
 }
 
 /// Why the user may not ask for this. A member of `socket_group` decides when a script runs, not what: a variable such as

@@ -20,7 +20,7 @@ use crate::model::record::{BatchFacts, InForce, PeriodChange, REBOOT_UNKNOWN, Re
 use crate::model::run::{End, Outcome, Run, State};
 use crate::model::text::counted;
 use crate::model::time::Instant;
-use crate::os::rename_to_free;
+use crate::os::{make_durable_folder, rename_to_free};
 use crate::rundir::RunDir;
 use crate::rundir::records::RunRecord;
 
@@ -29,6 +29,9 @@ pub const UNDER_WAY: &str = "restore.new";
 
 /// What became of the journal, in the reasons of rows that come from folders.
 const RESTORED: &str = "the journal was restored from a backup";
+
+/// The mode of a state folder that is made for the journal, until the next daemon gives it its own.
+const FOLDER_MODE: u32 = 0o700;
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -68,7 +71,8 @@ pub fn restore(places: &Places<'_>, file: &Path, now: Instant) -> Result<Restore
     let known = survey(places.runs)?;
     let folder = places.state.join(UNDER_WAY);
     remove(&folder)?;
-    fs::create_dir_all(&folder).with_context(|| format!("can't create the folder {}", folder.display()))?;
+    make_durable_folder(&folder, FOLDER_MODE)
+        .with_context(|| format!("can't create the folder {}", folder.display()))?;
     let made = folder.join("journal.db");
     let mut sheet = Sheet { journal: Journal::take_back(file, &made)?, records: Vec::new() };
     let recovered = sheet.journal.recover()?;

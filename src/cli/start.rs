@@ -113,7 +113,12 @@ fn read_stdin() -> Result<Vec<u8>> {
     stdin.lock().take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes).context("can't read stdin")?;
     if bytes.len() as u64 > INPUT_BYTES_MAX {
         let what = format!("the input on stdin is larger than {} MiB", INPUT_BYTES_MAX / (1024 * 1024));
-        return Err(Complaint::usage(what, "write the input to a file, and name the file: `--input FILE`"));
+        let hint = "write the input to a file; root and the daemon's user can name the file: `--input FILE`";
+        return Err(Complaint::usage(what, hint));
+    }
+    if bytes.is_empty() {
+        // Perhaps what was to write into the pipe has failed.
+        screen::aside("stdin was empty, so the input is empty\n")?;
     }
     Ok(bytes)
 }

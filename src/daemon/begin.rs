@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc as sync_mpsc;
@@ -37,6 +37,7 @@ use crate::model::record::{Boot, InForce, Record, Recovered};
 use crate::model::run::Run;
 use crate::model::settings::Limits;
 use crate::model::text::counted;
+use crate::os::make_durable_folder;
 use crate::paths::Paths;
 use crate::rundir::access::Access;
 use crate::rundir::{self, LOCK};
@@ -118,6 +119,7 @@ pub(super) async fn begin(
         loader: messages,
         replies: BTreeMap::new(),
         request_last: 0,
+        awaited_inputs: BTreeSet::new(),
         pending: Vec::new(),
         held: Vec::new(),
         commit_at: None,
@@ -259,8 +261,7 @@ fn make_folders(paths: &Paths) -> Result<File> {
     }
     let cannot = |path: &Path, error| anyhow!("can't create the folder {}: {}", path.display(), said(&error));
     fs::create_dir_all(&paths.runs).map_err(|error| cannot(&paths.runs, error))?;
-    let made = fs::DirBuilder::new().recursive(true).mode(STATE_MODE).create(&paths.state);
-    made.map_err(|error| cannot(&paths.state, error))?;
+    make_durable_folder(&paths.state, STATE_MODE).map_err(|error| cannot(&paths.state, error))?;
     fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)).map_err(|error| {
         let owner = paths.state.metadata().ok().and_then(|state| users::user_name(state.uid()).ok()?);
         let owner = owner.map(|owner| format!(", which belongs to {owner}; start the daemon as that user"));

@@ -35,8 +35,9 @@ use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
 use crate::journal::query::Reader;
 use crate::model::id::{JournalId, RunId};
+use crate::model::input::InputId;
 use crate::model::record::Record;
-use crate::model::request::{Refusal, Reply, Request};
+use crate::model::request::{Reply, Request};
 use crate::model::run::{Given, Input, Run};
 use crate::model::text::counted;
 use crate::paths::Paths;
@@ -112,6 +113,8 @@ struct Daemon {
     /// Who waits for the answer to a request.
     replies: BTreeMap<u64, oneshot::Sender<Reply>>,
     request_last: u64,
+    /// Inputs that were admitted, and that no run has yet.
+    awaited_inputs: BTreeSet<InputId>,
     /// What the acts of one event led to at once, to be handled next.
     pending: Vec<Event>,
     /// Records that are not committed yet: nothing was done because of them. If the daemon dies, they are decided again.
@@ -217,7 +220,12 @@ impl Daemon {
     async fn act(&mut self, act: Act) -> Result<()> {
         match act {
             Act::Operate { request, by, reply } => self.request(&by, request, reply).await?,
-            Act::TidyInputs { unused } => self.tidy_inputs(unused.as_ref()),
+            Act::AdmitInput { input, reply } => {
+                // Who asked may be gone: then it is given up next.
+                let _ = reply.send(self.admit_input(input));
+            }
+            Act::GiveUpInput { input } => self.give_up_input(input),
+            Act::TidyInputs => self.tidy_inputs(),
             Act::Reload { by, reply } => {
                 info!(by, "reload");
                 self.ask_for_reload(reply);
@@ -229,31 +237,21 @@ impl Daemon {
     async fn request(&mut self, by: &str, request: Request, reply: oneshot::Sender<Reply>) -> Result<()> {
         // What it is about is read from the journal.
         self.commit(Vec::new()).await?;
-        if let Request::Start { given: Given { input: Some(Input::Run(input)), .. }, .. } = &request
-            && self.reader.upstream_end(input)?.is_none()
-        {
-            let what = format!("can't use the output of {input}: there is no such run, or the run has not ended");
-            let hint = Some(format!("`batchd runs {}` lists the runs", input.batch));
-            // Who asked may be gone.
-            let _ = reply.send(Reply::Refused { refusal: Refusal::Unknown, what, hint });
-            return Ok(());
-        }
         let history = match &request {
             Request::Rerun { run, .. } => self.history_of(run)?,
-            Request::Stop { run, .. } => self.reader.run(run)?.into_iter().collect(),
+            Request::Stop { run, .. } | Request::Start { given: Given { input: Some(Input::Run(run)), .. }, .. } => {
+                self.reader.run(run)?.into_iter().collect()
+            }
             Request::Start { .. } | Request::StopAll { .. } | Request::Enable { .. } | Request::Disable { .. } => {
                 Vec::new()
             }
         };
-        if let Some(refused) = self.lacks_input(&request, &history) {
-            let _ = reply.send(refused);
-            return Ok(());
-        }
+        let inputs = self.inputs_there(&request, &history);
         info!(by, "request: {request}");
         self.request_last += 1;
         let id = self.request_last;
         self.replies.insert(id, reply);
-        self.handle(vec![Event::Request { id, by: by.to_owned(), request, history }]).await
+        self.handle(vec![Event::Request { id, by: by.to_owned(), request, history, inputs }]).await
     }
 
     /// Every run of the chains that a run and its upstreams belong to.
@@ -355,9 +353,9 @@ impl Daemon {
         let mut all = std::mem::take(&mut self.held);
         all.append(&mut records);
         if !all.is_empty() {
-            let ended = inputs::of_ended(&all);
+            let of_runs = inputs::of_runs(&all);
             self.writer.commit(all).await?;
-            self.release_inputs(&ended);
+            self.note_inputs(&of_runs);
             self.changes.send_modify(|count| *count += 1);
         }
         Ok(())

@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 pub const INPUTS: &str = "inputs";
 /// The most bytes of one input: the command line holds it in memory. A file has no limit: `start --input FILE`.
 pub const INPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The most bytes of all inputs together: so many failed runs can be repeated, and no more disk is taken.
+pub const INPUTS_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// The most inputs: the daemon's loop looks at all of them before it takes another, which takes a millisecond.
+pub const INPUTS_MAX: usize = 1000;
+/// The ending of a file that is still being received.
+pub const UNFINISHED: &str = ".new";
 /// The hexadecimal digits of an id: 128 random bits, so nobody guesses the input of somebody else.
 const DIGITS: usize = 32;
 
@@ -27,6 +33,11 @@ impl InputId {
     /// Where the input is, in this state folder.
     pub fn path(&self, state: &Path) -> PathBuf {
         state.join(INPUTS).join(&self.0)
+    }
+
+    /// Where it is while it is being received.
+    pub fn unfinished_path(&self, state: &Path) -> PathBuf {
+        state.join(INPUTS).join(format!("{self}{UNFINISHED}"))
     }
 }
 

@@ -217,6 +217,16 @@ pub struct Given {
     pub input: Option<Input>,
 }
 
+impl Given {
+    /// The input that was sent along.
+    pub fn stored_input(&self) -> Option<&InputId> {
+        match &self.input {
+            Some(Input::Stored(id)) => Some(id),
+            Some(Input::File(_) | Input::Run(_)) | None => None,
+        }
+    }
+}
+
 /// Where a run by hand takes its input from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

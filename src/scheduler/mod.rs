@@ -24,7 +24,7 @@ use std::time::Duration;
 use crate::model::definition::Definition;
 use crate::model::graph::Graph;
 use crate::model::id::{BatchName, JournalId, RunId};
-
+use crate::model::input::InputId;
 use crate::model::launch::{ExitCause, Report};
 use crate::model::record::{BatchFacts, Boot, DecidedAhead, EdgeFacts, InForce, Record, Recovered, ZoneMark};
 use crate::model::request::{Reply, Request};
@@ -47,6 +47,7 @@ mod waits;
 use ahead::Ahead;
 use book::Book;
 pub use due::{COUNTED_MAX, ROWS_AT_ONCE_MAX};
+use request::Known;
 
 /// An occurrence that is decided within this time of `due_at` is on time, whatever `catch_up` says: a loaded host, or a
 /// daemon that was restarted, is no reason to treat it as missed.
@@ -80,8 +81,11 @@ pub enum Event {
         by: String,
         /// What.
         request: Request,
-        /// From the journal, for a rerun: every run of its chain and of its upstreams'; for a stop: the run. Else empty.
+        /// From the journal, for a rerun: every run of its chain and of its upstreams'; for a stop: the run; for a start with
+        /// the output of a run: that run. Else empty.
         history: Vec<Run>,
+        /// Which of the stored inputs that the request and `history` name are there.
+        inputs: BTreeSet<InputId>,
     },
     /// The answer to [`Effect::ReadAhead`].
     DecidedAhead(Vec<DecidedAhead>),
@@ -240,8 +244,8 @@ impl Scheduler {
             Event::Wake => {}
             Event::Reload(graph) => self.reload(now, graph),
             Event::Report { run, report } => self.report(now, &run, report),
-            Event::Request { id, by, request, history } => {
-                let reply = self.request(now, &by, request, history);
+            Event::Request { id, by, request, history, inputs } => {
+                let reply = self.request(now, &by, request, Known { history, inputs });
                 self.acts.push(Effect::Reply { id, reply });
             }
             Event::DecidedAhead(rows) => self.decided_ahead(now, rows),

@@ -1,11 +1,14 @@
 //! What operators ask for, and the answer.
 
+use std::collections::BTreeSet;
+
 use super::Scheduler;
 use super::book::Counts;
 use super::prospects::Asked;
 use crate::model::definition::{Overlap, check_variable_name};
 use crate::model::graph::Node;
 use crate::model::id::{BatchName, RunId};
+use crate::model::input::InputId;
 use crate::model::record::Disabled;
 use crate::model::request::{Prospects, Refusal, Reply, Request, RerunMode};
 use crate::model::run::{End, Follow, Given, Input, Outcome, Run, StopRequest, Trigger};
@@ -14,19 +17,25 @@ use crate::model::time::Instant;
 /// The most variables that a start can be given: more than anybody writes, and `run.json` lists their names.
 const GIVEN_VARIABLES_MAX: usize = 1000;
 
+/// What the daemon knows besides, of what a request is about: see [`super::Event::Request`].
+pub(super) struct Known {
+    pub(super) history: Vec<Run>,
+    pub(super) inputs: BTreeSet<InputId>,
+}
+
 /// An answer, or why it was not done.
 type Answer = Result<Reply, Reply>;
 
 impl Scheduler {
     /// Does what is asked, or says why not.
-    pub(super) fn request(&mut self, now: Instant, by: &str, request: Request, history: Vec<Run>) -> Reply {
+    pub(super) fn request(&mut self, now: Instant, by: &str, request: Request, known: Known) -> Reply {
         let answer = match request {
             Request::Start { batch, follow, given, queue, force } => {
-                self.start_by_hand(now, &batch, follow, given, By { by, queue, force })
+                self.start_by_hand(now, &batch, follow, given, By { by, queue, force, known })
             }
-            Request::Stop { run, reason } => self.stop(now, &run, &stop_request(now, by, reason), &history),
+            Request::Stop { run, reason } => self.stop(now, &run, &stop_request(now, by, reason), &known.history),
             Request::StopAll { reason } => Ok(self.stop_all(now, &stop_request(now, by, reason))),
-            Request::Rerun { run, mode, force } => self.rerun(now, by, &run, Again { mode, force }, history),
+            Request::Rerun { run, mode, force } => self.rerun(now, by, &run, Again { mode, force }, known),
             Request::Enable { batch } => self.enable(&batch),
             Request::Disable { batch, until, reason } => {
                 self.disable(&batch, Disabled { until, reason, by: by.to_owned(), at: now })
@@ -51,6 +60,7 @@ impl Scheduler {
                 Some(hint),
             ));
         }
+        check_input(name, &given, &by.known)?;
         let met = self.met_by(name).map(|other| (other.id.clone(), other.is_under_way()));
         let waits_for_it = matches!(definition.overlap, Overlap::Skip | Overlap::Queue);
         if let Some((other, under_way)) = met.clone().filter(|_| waits_for_it && !by.queue) {
@@ -106,13 +116,16 @@ impl Scheduler {
         self.end(run, End { outcome: Outcome::Skipped, reason: Some(reason), at: now, exit: None }, Counts::Yes);
     }
 
-    fn rerun(&mut self, now: Instant, by: &str, id: &RunId, again: Again, history: Vec<Run>) -> Answer {
-        for run in history {
+    fn rerun(&mut self, now: Instant, by: &str, id: &RunId, again: Again, known: Known) -> Answer {
+        for run in known.history {
             self.book.reopen(run);
         }
         let Some(old) = self.book.get(id).cloned() else { return Err(no_run(id)) };
         let node = self.in_force(&id.batch)?.clone();
         self.may_rerun(now, &node, &old, again.force)?;
+        if again.mode != RerunMode::MarkSucceeded {
+            check_input_again(&old, &known.inputs)?;
+        }
         let upstreams = self.inputs_again(&node, &old)?;
         let follow = match again.mode {
             RerunMode::Only => Follow::Nothing,
@@ -230,11 +243,12 @@ impl Scheduler {
     }
 }
 
-/// The flags of a start by hand.
+/// The flags of a start by hand, and what is known of its input.
 struct By<'a> {
     by: &'a str,
     queue: bool,
     force: bool,
+    known: Known,
 }
 
 /// How and whether a run is repeated.
@@ -278,6 +292,32 @@ fn check_given(given: &Given) -> Result<(), Reply> {
         }
         Some(Input::File(_) | Input::Run(_) | Input::Stored(_)) | None => Ok(()),
     }
+}
+
+/// Refuses a start whose input is not there.
+fn check_input(batch: &BatchName, given: &Given, known: &Known) -> Result<(), Reply> {
+    match &given.input {
+        Some(Input::Run(run)) if !known.history.iter().any(|old| old.id == *run && old.end().is_some()) => {
+            let what = format!("can't use the output of {run}: there is no such run, or the run has not ended");
+            let hint = format!("list the runs of {}: `batchd runs {}`", run.batch, run.batch);
+            Err(refused(Refusal::Unknown, what, Some(hint)))
+        }
+        Some(Input::Stored(id)) if !known.inputs.contains(id) => {
+            let hint = format!("send the input with the start: `batchd start {batch} --input - < FILE`");
+            Err(refused(Refusal::Invalid, format!("there is no stored input {id}"), Some(hint)))
+        }
+        Some(Input::Run(_) | Input::Stored(_) | Input::File(_)) | None => Ok(()),
+    }
+}
+
+/// Refuses to repeat a run whose stored input has been removed.
+fn check_input_again(old: &Run, inputs: &BTreeSet<InputId>) -> Result<(), Reply> {
+    if old.given.stored_input().is_none_or(|id| inputs.contains(id)) {
+        return Ok(());
+    }
+    let hint = format!("start a new chain with the input: `batchd start {} --input - < FILE`", old.id.batch);
+    let what = format!("the input of {} is no longer kept", old.id);
+    Err(refused(Refusal::Invalid, what, Some(hint)))
 }
 
 fn stop_request(now: Instant, by: &str, reason: Option<String>) -> StopRequest {

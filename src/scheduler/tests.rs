@@ -101,7 +101,12 @@ impl World {
         let batch = name(batch);
         let request =
             Request::Start { batch, follow: Follow::Chain, given: Given::default(), queue: true, force: false };
-        self.handle(Event::Request { id: 1, by: "uid 1".to_owned(), request, history: Vec::new() });
+        self.ask(request, Vec::new());
+    }
+
+    fn ask(&mut self, request: Request, history: Vec<Run>) {
+        let by = "uid 1".to_owned();
+        self.handle(Event::Request { id: 1, by, request, history, inputs: BTreeSet::new() });
     }
 
     fn report(&mut self, run: &str, report: Report) {
@@ -456,7 +461,7 @@ fn what_no_script_can_be_given_is_refused() {
     let mut check = |given: &str, expected: Option<&str>| {
         let given: Given = serde_json::from_str(given).unwrap();
         let request = Request::Start { batch: name("load"), follow: Follow::Chain, given, queue: true, force: false };
-        world.handle(Event::Request { id: 1, by: "uid 1".to_owned(), request, history: Vec::new() });
+        world.ask(request, Vec::new());
         let refused = world.effects.iter().find_map(|effect| match effect {
             Effect::Reply { reply: Reply::Refused { what, .. }, .. } => Some(what.as_str()),
             _ => None,

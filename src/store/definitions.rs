@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{FileError, cannot, folders_of};
 use crate::model::files::{FileContent, Files};
 use crate::model::id::DefinitionHash;
+use crate::os::make_durable_folder;
 
 /// The folder in `state/`.
 const DEFINITIONS: &str = "definitions";
@@ -64,9 +65,7 @@ pub fn put(state: &Path, files: &Files) -> Result<DefinitionHash, DefinitionErro
 /// Stores all of `definitions`, each with its hash, that are not there already. They are durable when it returns.
 pub fn put_all(state: &Path, definitions: &[(DefinitionHash, &Files)]) -> Result<(), DefinitionError> {
     let folder = state.join(DEFINITIONS);
-    if make_folder(&folder, DEFINITIONS_MODE)? {
-        sync_folder(state)?;
-    }
+    make_durable_folder(&folder, DEFINITIONS_MODE).map_err(cannot("make", &folder))?;
     let mut seen = BTreeSet::new();
     let missing: Vec<_> = definitions
         .iter()
@@ -235,12 +234,10 @@ fn write_file(path: &Path, file: &FileContent, sync: bool) -> Result<(), FileErr
     Ok(())
 }
 
-/// Makes a folder; false if it was there.
-fn make_folder(path: &Path, mode: u32) -> Result<bool, FileError> {
+fn make_folder(path: &Path, mode: u32) -> Result<(), FileError> {
     match DirBuilder::new().mode(mode).create(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(cannot("make", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(cannot("make", path)(error)),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -9,9 +9,11 @@ mod chains;
 mod clock;
 mod commands;
 mod daemon;
+mod durable;
 #[path = "../nfs/guest.rs"]
 mod guest;
 mod hints;
+mod inputs;
 mod lifecycle;
 mod logs;
 mod manager;

@@ -1,9 +1,8 @@
-//! Starting a run and staying with it: input from stdin, the log, what it waits for, its end, Ctrl-C. And what people are
+//! Starting a run and staying with it: the log, what it waits for, its end, Ctrl-C. And what people are
 //! told who write a command, a name or a word almost right.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Lines};
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, ChildStderr, Stdio};
 use std::time::Instant;
 
@@ -14,14 +13,14 @@ use crate::world::{Output, PATIENCE, World, exits};
 const BATCHD: &str = env!("CARGO_BIN_EXE_batchd");
 
 /// A line in bash, in which `batchd` is the real one; whatever its exit code.
-fn typed(world: &World, line: &str) -> Output {
+pub(crate) fn typed(world: &World, line: &str) -> Output {
     let mut command = world.command("bash");
     command.args(["-c", &format!("set -o pipefail\nbatchd() {{ '{BATCHD}' \"$@\"; }}\n{line}")]);
     world.output(command)
 }
 
 #[track_caller]
-fn says(text: &str, words: &[&str]) {
+pub(crate) fn says(text: &str, words: &[&str]) {
     for word in words {
         assert!(text.contains(word), "nothing of {word:?} in: {text}");
     }
@@ -33,56 +32,6 @@ fn spawned(world: &World, arguments: &[&str]) -> (Child, Lines<BufReader<ChildSt
     let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     (child, lines)
-}
-
-fn stored_inputs(world: &World) -> Vec<std::path::PathBuf> {
-    let Ok(folder) = fs::read_dir(world.path("state/inputs")) else { return Vec::new() };
-    folder.map(|entry| entry.unwrap().path()).collect()
-}
-
-#[test]
-fn an_input_from_stdin_is_private_serves_reruns_and_goes_with_success() {
-    let mut world = World::new();
-    world.batch("load", "retries = 1\nretry_delay = '0s'", "cat; test -e $W/good || exit 3\n");
-    world.batch("off", "enabled = false", "cat\n");
-    world.start();
-    let line = "printf 'a\\0b\\nc' | batchd start load --input - --wait";
-    typed(&world, line).expect(3);
-    // The retry has read it, too.
-    assert_eq!((world.stdout("load.1"), world.stdout("load.2")), ("a\0b\nc".to_owned(), "a\0b\nc".to_owned()));
-    let inputs = stored_inputs(&world);
-    assert_eq!(inputs.len(), 1, "{inputs:?}");
-    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&world.path("state/inputs")), mode(&inputs[0])), (0o700, 0o600));
-    world.batchd(&["doctor"]).expect(0);
-    says(&world.batchd(&["show", "load.1"]).expect(0).out, &["stdin of `batchd start`"]);
-    // A failure may be repeated with it, by another daemon as well.
-    world.end_daemon(Signal::TERM);
-    world.start();
-    world.write("good", "");
-    world.batchd(&["rerun", "load.1", "--wait"]).expect(0);
-    assert_eq!(world.stdout("load.3"), "a\0b\nc");
-    assert_eq!(stored_inputs(&world).len(), 0);
-    let refused = world.batchd(&["rerun", "load.1"]).expect(2);
-    says(&refused.err, &["the input of load.1 is no longer kept", "`batchd start load --input - < FILE`"]);
-    // A start that is refused leaves nothing: that is done behind the answer, and before the next one.
-    typed(&world, "echo x | batchd start off --input -").expect(1);
-    typed(&world, "echo x | batchd start load --input - --wait").expect(0);
-    assert_eq!(stored_inputs(&world).len(), 0);
-    world.batchd(&["doctor"]).expect(0);
-}
-
-#[test]
-fn an_input_that_is_too_large_starts_nothing() {
-    let mut world = World::new();
-    world.batch("load", "", "wc -c\n");
-    world.start();
-    let size = 64 << 20;
-    let large = typed(&world, &format!("head -c {} /dev/zero | batchd start load --input -", size + 1)).expect(2);
-    says(&large.err, &["larger than 64 MiB", "--input FILE"]);
-    assert_eq!((world.runs().len(), stored_inputs(&world).len()), (0, 0));
-    typed(&world, &format!("head -c {size} /dev/zero | batchd start load --input - --wait")).expect(0);
-    assert_eq!(world.stdout("load.1").trim(), size.to_string());
 }
 
 #[test]

@@ -226,3 +226,30 @@ fn e15_a_read_only_disk_is_refused_at_the_start_and_waited_for_later() {
     world.daemon().says(0, "mount that disk for writing");
     assert_eq!(world.daemon_ends(), 1);
 }
+
+#[test]
+fn an_input_leaves_room_for_the_journal_on_its_disk() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new();
+    let _disk = Disk::new(&world, "state", "size=64m");
+    world.batch("load", "", "wc -c\n");
+    world.start();
+    for mebibytes in [64, 40, 8] {
+        let batchd = env!("CARGO_BIN_EXE_batchd");
+        let mut start = world.command("bash");
+        start.args(["-c", &format!("head -c {mebibytes}M /dev/zero | '{batchd}' start load --input - --wait")]);
+        let started = world.output(start);
+        if mebibytes == 8 {
+            started.expect(0);
+            continue;
+        }
+        let refused = started.expect(1);
+        let told = "the disk of the state folder has no space for the input: 32 MiB must stay free";
+        assert!(refused.err.contains(told) && refused.err.contains("free some space"), "{}", refused.err);
+        assert_eq!(fs::read_dir(world.path("state/inputs")).unwrap().count(), 0);
+    }
+    assert_eq!(world.stdout("load.1").trim(), (8 << 20).to_string());
+    assert_well(&mut world);
+}

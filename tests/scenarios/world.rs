@@ -1,6 +1,6 @@
 //! What is around the scheduler of a story: the disk, the clock, a journal, and the place where runs live.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use batchd::folders;
@@ -8,6 +8,7 @@ use batchd::load::{self, Context, Diagnosis, Fitted, Input, Loaded, SettingsFile
 use batchd::model::files::{FileContent, Files};
 use batchd::model::graph::{Entry, Graph};
 use batchd::model::id::{BatchName, RunId};
+use batchd::model::input::InputId;
 use batchd::model::launch::{ExitCause, Report};
 use batchd::model::record::Record;
 use batchd::model::request::{Request, RerunMode};
@@ -34,6 +35,8 @@ pub(crate) struct World {
     /// What became of runs while no daemon was there.
     unreported: Vec<(RunId, Report)>,
     told: Vec<String>,
+    /// The stored inputs that are there.
+    inputs: BTreeSet<InputId>,
 }
 
 type Done<T = ()> = Result<T, String>;
@@ -50,6 +53,7 @@ impl World {
             scheduler: None,
             unreported: Vec::new(),
             told: Vec::new(),
+            inputs: BTreeSet::new(),
         }
     }
 
@@ -79,9 +83,10 @@ impl World {
             }
             "runs" | "waits" | "ends" => self.report(verb, rest)?,
             "next" => self.tell_next()?,
+            "inputs" => self.inputs.clear(),
             _ => self.request(line)?,
         }
-        let is_edit = matches!(verb, "settings:" | "batch" | "remove" | "dies") || line.ends_with(" unseen");
+        let is_edit = matches!(verb, "settings:" | "batch" | "remove" | "inputs" | "dies") || line.ends_with(" unseen");
         if self.told.is_empty() && !is_edit && self.scheduler.is_some() {
             self.told.push("nothing".to_owned());
         }
@@ -193,7 +198,8 @@ impl World {
             at.map(|at| words.remove(at)).is_some()
         };
         let (only, downstream, mark_succeeded) = (flag("--only"), flag("--downstream"), flag("--mark-succeeded"));
-        let (queue, force, input) = (flag("--queue"), flag("--force"), flag("--input"));
+        let (queue, force) = (flag("--queue"), flag("--force"));
+        let input = words.iter().position(|word| *word == "--input").map(|at| words.drain(at..).collect::<Vec<_>>());
         let run = |text: &str| text.parse::<RunId>().map_err(|_| format!("`{text}` is no run"));
         let request = match words[..] {
             ["start", name] => {
@@ -202,7 +208,7 @@ impl World {
                     (false, true) => Follow::Everything,
                     (false, false) => Follow::Chain,
                 };
-                let input = input.then(|| run::Input::File("/tmp/input".to_owned()));
+                let input = input.map(|words| self.input(&words[1..])).transpose()?;
                 Request::Start { batch: batch(name)?, follow, given: Given { input, ..Given::default() }, queue, force }
             }
             ["stop", "all"] => Request::StopAll { reason: None },
@@ -225,10 +231,29 @@ impl World {
         };
         let history = match &request {
             Request::Rerun { run, .. } => self.journal.history(run),
-            Request::Stop { run, .. } => self.journal.runs.get(run).cloned().into_iter().collect(),
+            Request::Stop { run, .. }
+            | Request::Start { given: Given { input: Some(run::Input::Run(run)), .. }, .. } => {
+                self.journal.runs.get(run).cloned().into_iter().collect()
+            }
             _ => Vec::new(),
         };
-        self.handle(Event::Request { id: 1, by: "ann".to_owned(), request, history })
+        let inputs = self.inputs.clone();
+        self.handle(Event::Request { id: 1, by: "ann".to_owned(), request, history, inputs })
+    }
+
+    /// What stands behind `--input`; `-` sends one along.
+    fn input(&mut self, words: &[&str]) -> Done<run::Input> {
+        match words {
+            ["-"] => {
+                let id = InputId::of_random(self.inputs.len() as u128);
+                self.inputs.insert(id.clone());
+                Ok(run::Input::Stored(id))
+            }
+            ["gone"] => Ok(run::Input::Stored(InputId::of_random(u128::MAX))),
+            [path] if path.starts_with('/') => Ok(run::Input::File((*path).to_owned())),
+            [id] => Ok(run::Input::Run(id.parse().map_err(|_| format!("`{id}` is no run"))?)),
+            _ => Err("--input RUN, /FILE, - or gone".to_owned()),
+        }
     }
 
     fn tell_next(&mut self) -> Done {

@@ -400,7 +400,8 @@ impl World {
                 let answer = Event::DecidedAhead(self.journal.decided_after(|_| after));
                 // Somebody may be faster than the answer.
                 let request = Request::Disable { batch: name(self.rng.below(12)), until: None, reason: None };
-                let faster = Event::Request { id: 0, by: "uid 1".to_owned(), request, history: Vec::new() };
+                let (by, history, inputs) = ("uid 1".to_owned(), Vec::new(), BTreeSet::new());
+                let faster = Event::Request { id: 0, by, request, history, inputs };
                 return Ok(if self.rng.chance(30) { vec![answer, faster] } else { vec![answer] });
             }
         }

@@ -51,7 +51,8 @@ impl Door {
     async fn asked(&mut self) -> Act {
         loop {
             match self.acts.recv().await.unwrap() {
-                Act::TidyInputs { unused: None } => {}
+                Act::TidyInputs => {}
+                Act::AdmitInput { reply, .. } => reply.send(true).unwrap(),
                 act => return act,
             }
         }
@@ -213,7 +214,7 @@ async fn without_a_daemon_the_message_says_how_to_start_one() {
 }
 
 #[tokio::test]
-async fn an_input_that_was_sent_is_stored_and_given_up_if_its_start_is_refused() {
+async fn an_input_that_was_sent_is_stored_and_given_up_with_its_connection() {
     let mut door = Door::open();
     let state = door.state();
     let (sent, stored) = tokio::sync::oneshot::channel();
@@ -229,7 +230,81 @@ async fn an_input_that_was_sent_is_stored_and_given_up_if_its_start_is_refused()
     let (request, _) = door.answer(refused.clone()).await;
     let input = stored.await.unwrap();
     assert_eq!(std::fs::read(input.path(&door.state())).unwrap(), b"a\0b");
-    assert_eq!(sent_along(&request), Some(input.clone()));
-    assert!(matches!(door.asked().await, Act::TidyInputs { unused } if unused == Some(input)));
+    assert!(matches!(request, Request::Start { given, .. } if given.stored_input() == Some(&input)));
     assert_eq!(asked.await.unwrap(), refused);
+    // The daemon's loop knows whether a run has it.
+    assert!(matches!(door.asked().await, Act::GiveUpInput { input: of } if of == input));
+}
+
+/// A request with an input of so many bytes, of which none has come.
+fn announced(bytes: usize) -> String {
+    format!("POST /v1/inputs HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {bytes}\r\n\r\n")
+}
+
+async fn answer_to(stream: &mut UnixStream) -> String {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+impl Door {
+    async fn connected(&self, said: &str) -> UnixStream {
+        let mut stream = socket::connect(&self.state()).await.unwrap();
+        stream.write_all(said.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// Lets the next input in.
+    async fn admit(&mut self) {
+        loop {
+            match self.acts.recv().await.unwrap() {
+                Act::AdmitInput { reply, .. } => return reply.send(true).unwrap(),
+                Act::TidyInputs | Act::GiveUpInput { .. } => {}
+                act => panic!("{act:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_more_inputs_arrive_at_once_than_there_are_threads_for() {
+    let mut door = Door::open();
+    let mut arriving = Vec::new();
+    for _ in 0..INPUTS_AT_ONCE_MAX {
+        arriving.push(door.connected(&announced(1)).await);
+        door.admit().await;
+    }
+    let mut next = door.connected(&announced(1)).await;
+    // Who came later is answered: so the daemon has seen the next one, too.
+    let mut later = door.connected("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(answer_to(&mut later).await.starts_with("HTTP/1.1 404"));
+    assert!(door.acts.try_recv().is_err(), "one more than {INPUTS_AT_ONCE_MAX} is let in");
+    arriving[0].write_all(b"x").await.unwrap();
+    door.admit().await;
+    for stream in &mut arriving[1..] {
+        stream.write_all(b"x").await.unwrap();
+    }
+    next.write_all(b"x").await.unwrap();
+    for stream in arriving.iter_mut().chain([&mut next]) {
+        let answer = answer_to(stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn who_finds_no_room_hears_it_after_all_was_sent() {
+    let mut door = Door::open();
+    let state = door.state();
+    let bytes = vec![b'x'; 8 * 1024 * 1024];
+    let sent = tokio::spawn(async move { Client::connect(&state).await.unwrap().store_input(bytes).await });
+    match door.acts.recv().await.unwrap() {
+        Act::TidyInputs => match door.acts.recv().await.unwrap() {
+            Act::AdmitInput { reply, .. } => reply.send(false).unwrap(),
+            act => panic!("{act:?}"),
+        },
+        act => panic!("{act:?}"),
+    }
+    let error = sent.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("runs that have not ended") && error.contains("--input FILE"), "{error}");
+    assert!(!door.folder.path().join("inputs").exists());
 }

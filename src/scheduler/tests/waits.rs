@@ -109,6 +109,6 @@ fn a_start_that_is_skipped_says_so() {
     world.start("a");
     let request = Request::Rerun { run: "a.1".parse().unwrap(), mode: RerunMode::Only, force: false };
     let history = vec![world.row("a.1").clone()];
-    world.handle(Event::Request { id: 1, by: "uid 1".to_owned(), request, history });
+    world.ask(request, history);
     assert!(matches!(reply(&world), Some(Reply::Skipped { .. })), "{:?}", world.effects);
 }

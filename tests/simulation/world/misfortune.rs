@@ -1,5 +1,6 @@
 //! What happens to a world: deaths of the daemon and of the host, outages, clocks that are set, edits, operators.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use batchd::model::id::RunId;
@@ -115,6 +116,7 @@ impl World {
             _ => Vec::new(),
         };
         self.request_last += 1;
-        self.handle(Event::Request { id: self.request_last, by: "uid 1".to_owned(), request, history })
+        let (id, by, inputs) = (self.request_last, "uid 1".to_owned(), BTreeSet::new());
+        self.handle(Event::Request { id, by, request, history, inputs })
     }
 }
