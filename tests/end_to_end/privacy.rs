@@ -196,6 +196,31 @@ fn a8_who_may_write_an_env_file_is_checked() {
     }
 }
 
+/// Root opens the file: a link of the batch's user must not make it open one that this user can't read.
+#[test]
+fn a8_the_user_of_a_batch_gets_no_file_of_root_for_its_env_file() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new();
+    let file = world.path("home/app.env");
+    world.write("root.env", "A=tiger-7f3a\n");
+    set_mode(&world.path("root.env"), 0o600);
+    world.bash("mkdir home; ln -s $W/root.env home/app.env; chown -h nobody home home/app.env");
+    world.batch("app", &format!("user = 'nobody'\nenv_file = '{}'\n", file.display()), "echo \"$A\"\n");
+    world.start();
+    let run = world.batchd(&["start", "app", "--wait"]).expect(125);
+    let what = "the file belongs to `root`, but `nobody` can change where the path leads";
+    assert!(run.err.contains(what) && run.err.contains("move the file to a folder"), "{run:?}");
+    assert!(world.batchd(&["check"]).expect(1).out.contains(what));
+    world.bash("rm home/app.env; echo A=mine > home/app.env; chown nobody home/app.env");
+    let run = world.batchd(&["start", "app", "--wait"]).expect(0);
+    assert_eq!(world.stdout(run.line()), "mine\n");
+    world.batchd(&["check"]).expect(0);
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    assert_eq!(world.bash("grep -rl tiger-7f3a runs state || true"), "");
+}
+
 #[test]
 fn a8_an_env_file_in_a_zip_is_a_mistake() {
     let world = World::new();
