@@ -79,11 +79,6 @@ pub(super) fn look(state: &Path, batch: &str) -> Option<Stat> {
     rustix::fs::statat(CWD, path(state, batch), rustix::fs::AtFlags::empty()).ok()
 }
 
-/// Whether there are notes, or ever were: a version that has none has left this state otherwise.
-pub(super) fn any(state: &Path) -> bool {
-    state.join(MODES).exists()
-}
-
 /// Removes what an earlier daemon began to write and did not finish. For the start of a daemon.
 pub fn clear_unfinished(state: &Path) -> Result<(), FileError> {
     let folder = state.join(MODES);
@@ -102,7 +97,7 @@ pub fn clear_unfinished(state: &Path) -> Result<(), FileError> {
 }
 
 /// Makes the folder of the notes.
-pub(super) fn make_folder(state: &Path) -> Result<(), FileError> {
+fn make_folder(state: &Path) -> Result<(), FileError> {
     let folder = state.join(MODES);
     match DirBuilder::new().mode(FOLDER_MODE).create(&folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(cannot("make", &folder)(error)),

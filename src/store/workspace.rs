@@ -21,10 +21,12 @@ use self::beneath::{Beneath, Staging};
 use self::changes::Changes;
 use self::manifest::{Manifest, Trace, Wanted};
 use super::definitions::{self, DefinitionError};
+use super::upgrade::Upgraded;
 use super::walk::FOLDER;
 use super::{FileError, cannot, folders_of, modes, users};
 use crate::model::files::Files;
 use crate::model::id::{BatchName, DefinitionHash};
+use crate::model::text::counted;
 use crate::os;
 
 /// The folder in `state/`.
@@ -138,35 +140,38 @@ pub fn deploy(state: &Path, target: &Target<'_>) -> Result<Deployed, WorkspaceEr
     }
 }
 
-/// Lets nobody but its user into any workspace. For the first start of a version that makes them so. How many were open.
-pub(super) fn close_all(state: &Path) -> Result<usize, FileError> {
-    let mut closed = 0;
-    for (_, path) in workspaces(state)? {
+/// Lets nobody but its user into any workspace. For the first start of a version that makes them so.
+pub(super) fn close_all(state: &Path, upgraded: &mut Upgraded) {
+    for (_, path) in upgraded.take(workspaces(state)).unwrap_or_default() {
         let folder = match rustix::fs::openat(CWD, &path, FOLDER, Mode::empty()) {
-            Ok(folder) => folder,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-            Err(error) => return Err(cannot("open", &path)(error)),
+            opened => opened.map_err(cannot("open", &path)),
         };
-        closed += usize::from(close(&folder).map_err(cannot("change the mode of", &path))?);
+        let closed = folder.and_then(|folder| close(&folder).map_err(cannot("change the mode of", &path)));
+        upgraded.closed += usize::from(upgraded.take(closed).unwrap_or_default());
     }
-    Ok(closed)
 }
 
-/// Removes the file that `unwanted` names of a workspace's definition, from each workspace that it was deployed to; how many
-/// there were. Workspaces of `busy` batches are left as they are: their next deployment removes the file.
+/// Removes the file that `unwanted` names of a workspace's definition, from each workspace that it was deployed to.
+/// Workspaces of `busy` batches are left as they are.
 pub(super) fn remove_from_all(
     state: &Path,
     busy: &BTreeSet<BatchName>,
     unwanted: &dyn Fn(DefinitionHash) -> Option<String>,
-) -> Result<usize, FileError> {
-    let mut removed = 0;
-    for (name, path) in workspaces(state)? {
+    upgraded: &mut Upgraded,
+) {
+    // What can't be listed was complained of by [`close_all`].
+    for (name, path) in workspaces(state).unwrap_or_default() {
         let Some(manifest) = Manifest::read(&state.join(WORKSPACES), &name) else { continue };
         let file = manifest.definition.and_then(unwanted).filter(|file| manifest.files.contains_key(file));
-        let Some(file) = file.filter(|_| !busy.iter().any(|batch| batch.as_str() == name.batch())) else { continue };
-        removed += usize::from(beneath::remove_file(&path, &file)?);
+        let Some(file) = file else { continue };
+        if busy.iter().any(|batch| batch.as_str() == name.batch()) {
+            upgraded.left += 1;
+        } else {
+            let removed = beneath::remove_file(&path, &file);
+            upgraded.env_files_removed += usize::from(upgraded.take(removed).unwrap_or_default());
+        }
     }
-    Ok(removed)
 }
 
 /// All workspaces there are.
@@ -319,7 +324,7 @@ impl Deployment<'_> {
         let (old, new) = (users::shown(stat.st_uid), users::shown(owner.uid));
         let mut remark = format!("the batch's user changed from {old} to {new}: the workspace now belongs to {new}");
         if handed.left > 0 {
-            let files = if handed.left == 1 { "1 file".to_owned() } else { format!("{} files", handed.left) };
+            let files = counted(handed.left, "file", "files");
             remark += &format!("; {old} still owns {files} with several names or in too deeply nested folders");
         }
         Ok(Some(remark))

@@ -86,16 +86,24 @@ fn a1_a8_the_first_start_tightens_what_an_earlier_version_left() {
     world.start();
     world.batchd(&["start", "report", "--wait"]).expect(0);
     assert_eq!(world.end_daemon(Signal::TERM), 0);
-    world.bash("rm -rf state/modes; chmod 755 state/workspaces/report");
+    world.bash("rm -rf state/modes state/made-private; chmod 755 state/workspaces/report");
     let file = |text: &str| FileContent { bytes: text.as_bytes().to_vec(), mode: 0o644 };
     let old = [("batch.toml", file("env_file = 'job.env'\n")), ("job.env", file("A=tiger-7f3a\n"))];
     let old = Files(old.map(|(path, file)| (path.to_owned(), file)).into());
     let hash = definitions::put(&world.path("state"), &old).unwrap();
+    // The first time it fails: what the daemon writes then must not keep the next start from trying again.
+    let obstacle = world.path(format!("state/definitions/{hash}.json"));
+    fs::create_dir(&obstacle).unwrap();
     world.start();
     assert_eq!(mode(&world.path("state/workspaces/report")), 0o700);
+    world.daemon().says(0, "made 1 workspace private");
+    world.daemon().says(0, "can't make private what an earlier version left");
+    world.batchd(&["start", "report", "--wait"]).expect(0);
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    fs::remove_dir(obstacle).unwrap();
+    world.start();
     assert!(!definitions::definition_path(&world.path("state"), hash).join("job.env").exists());
     definitions::verify(&world.path("state"), hash).unwrap();
-    world.daemon().says(0, "made 1 workspace private");
     world.daemon().says(0, "removed 1 copy of an `env_file`");
     world.batchd(&["doctor"]).expect(0);
     assert_eq!(world.bash("grep -rl tiger-7f3a state || true"), "");

@@ -93,6 +93,33 @@ impl Host {
     }
 }
 
+/// Something that is mounted.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(arguments: &[&str], on: &Path) -> Self {
+        let mount = std::process::Command::new("mount").args(arguments).arg(on).status();
+        assert!(mount.unwrap().success(), "mount {arguments:?}");
+        Self(on.to_owned())
+    }
+
+    /// A file on itself: nobody can remove it.
+    fn bind(file: &Path) -> Self {
+        Self::new(&["--bind", file.to_str().unwrap()], file)
+    }
+
+    /// Another file system.
+    fn tmpfs(on: &Path) -> Self {
+        Self::new(&["-t", "tmpfs", "tmpfs"], on)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
 fn name() -> WorkspaceName {
     WorkspaceName::of_batch(&BatchName::new("report").unwrap())
 }

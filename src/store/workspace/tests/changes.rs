@@ -169,6 +169,18 @@ fn make_old(host: &Host, manifest_of: DefinitionHash) {
     fs::set_permissions(host.path(""), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// Makes private what an earlier version left, while runs of these batches are under way.
+fn upgrade(host: &Host, busy: &[&str]) -> Option<upgrade::Upgraded> {
+    let busy = busy.iter().map(|name| BatchName::new(name).unwrap()).collect();
+    let env_file_of = |index: &[u8]| (index == b"env").then(|| "own.env".to_owned());
+    upgrade::upgrade(host.state(), &busy, "batch.toml", &env_file_of)
+}
+
+/// How many workspaces were closed, how many copies removed, how many workspaces left, and how many acts failed.
+fn counts(upgraded: &upgrade::Upgraded) -> [usize; 4] {
+    [upgraded.closed, upgraded.env_files_removed, upgraded.left, upgraded.problems.len()]
+}
+
 #[test]
 fn what_an_earlier_version_left_is_made_private_once() {
     let host = Host::new(None);
@@ -176,14 +188,8 @@ fn what_an_earlier_version_left_is_made_private_once() {
     host.deploy(hash);
     make_old(&host, hash);
     fs::write(host.path("data"), "by the script").unwrap();
-    let env_file_of = |index: &[u8]| (index == b"env").then(|| "own.env".to_owned());
-    let upgrade = |busy: &[&str]| {
-        let busy = busy.iter().map(|name| BatchName::new(name).unwrap()).collect();
-        upgrade::upgrade(host.state(), &busy, "batch.toml", &env_file_of).unwrap()
-    };
-    let done = upgrade::Upgraded { closed: 1, env_files_removed: 2 };
-    assert_eq!(upgrade(&["other"]), Some(done));
-    assert_eq!(upgrade(&[]), None);
+    assert_eq!(counts(&upgrade(&host, &["other"]).unwrap()), [1, 2, 0, 0]);
+    assert!(upgrade(&host, &[]).is_none());
     assert_eq!(fs::metadata(host.path("")).unwrap().mode() & 0o7777, 0o700);
     assert_eq!(host.list(), ["batch.toml", "data", "script.sh"]);
     // The old definition is still whole, and still checked.
@@ -196,18 +202,69 @@ fn what_an_earlier_version_left_is_made_private_once() {
     assert!(matches!(definitions::verify(host.state(), hash), Err(DefinitionError::Damaged(_))));
 }
 
-/// The workspace of a batch that runs is not touched; its next deployment does the rest.
+/// The workspace of a batch that runs is not touched: its next deployment does the rest, or the next start.
 #[test]
 fn a_busy_workspace_keeps_its_env_file_until_its_next_deployment() {
+    let check = |deployed: bool| {
+        let host = Host::new(None);
+        let hash = host.put(&[("script.sh", ""), ("batch.toml", "env"), ("own.env", "A=1")]);
+        host.deploy(hash);
+        make_old(&host, hash);
+        assert_eq!(counts(&upgrade(&host, &["report"]).unwrap()), [1, 1, 1, 0]);
+        assert!(host.path("own.env").exists());
+        if deployed {
+            host.deploy(host.put(&[("script.sh", ""), ("batch.toml", "env")]));
+        }
+        assert_eq!(counts(&upgrade(&host, &[]).unwrap()), [0, usize::from(!deployed), 0, 0]);
+        assert_eq!(host.list(), ["batch.toml", "script.sh"]);
+        assert!(upgrade(&host, &[]).is_none());
+    };
+    check(true);
+    check(false);
+}
+
+/// What can't be changed keeps nothing else from it, and is tried again, whatever a daemon writes in between.
+#[test]
+fn what_could_not_be_made_private_is_tried_again() {
+    let host = Host::new(None);
+    // The first, the last, and one in between, in the order of any folder.
+    let all = ["1", "2", "3"].map(|n| host.put(&[("script.sh", n), ("batch.toml", "env"), ("own.env", n)]));
+    let stored = |hash: DefinitionHash| definition_path(host.state(), hash);
+    host.deploy(all[0]);
+    make_old(&host, all[0]);
+    for broken in all {
+        // The note of what is removed can't be written there.
+        let obstacle = PathBuf::from(format!("{}.json", stored(broken).display()));
+        for (hash, n) in all.into_iter().zip(["1", "2", "3"]) {
+            let _ = fs::remove_file(format!("{}.json", stored(hash).display()));
+            fs::write(stored(hash).join("own.env"), n).unwrap();
+        }
+        fs::create_dir(&obstacle).unwrap();
+        let upgraded = upgrade(&host, &[]).expect("it is not done");
+        assert_eq!((upgraded.problems.len(), &upgraded.problems[0].path), (1, &obstacle));
+        assert_eq!(all.map(|hash| stored(hash).join("own.env").exists()), all.map(|hash| hash == broken));
+        note(&host, all[0], 0o600);
+        fs::remove_dir(&obstacle).unwrap();
+    }
+    assert_eq!(counts(&upgrade(&host, &[]).expect("it is not done")), [0, 1, 0, 0]);
+    assert!(upgrade(&host, &[]).is_none());
+    assert_eq!(host.list(), ["batch.toml", "script.sh"]);
+}
+
+#[test]
+fn a_copy_in_a_workspace_that_can_not_be_removed_is_tried_again() {
+    if !is_root() {
+        return;
+    }
     let host = Host::new(None);
     let hash = host.put(&[("script.sh", ""), ("batch.toml", "env"), ("own.env", "A=1")]);
     host.deploy(hash);
     make_old(&host, hash);
-    let busy = [BatchName::new("report").unwrap()].into();
-    let env_file_of = |_: &[u8]| Some("own.env".to_owned());
-    let done = upgrade::upgrade(host.state(), &busy, "batch.toml", &env_file_of).unwrap();
-    assert_eq!(done, Some(upgrade::Upgraded { closed: 1, env_files_removed: 1 }));
-    assert!(host.path("own.env").exists());
-    host.deploy(host.put(&[("script.sh", ""), ("batch.toml", "env")]));
-    assert_eq!(host.list(), ["batch.toml", "script.sh"]);
+    let copy = host.path("own.env");
+    let mounted = Mounted::bind(&copy);
+    assert_eq!(counts(&upgrade(&host, &[]).unwrap()), [1, 1, 0, 1]);
+    assert!(copy.exists());
+    drop(mounted);
+    assert_eq!(counts(&upgrade(&host, &[]).unwrap()), [0, 1, 0, 0]);
+    assert!(!copy.exists() && upgrade(&host, &[]).is_none());
 }
