@@ -123,7 +123,7 @@ pub fn workspace_path(state: &Path, name: &WorkspaceName) -> PathBuf {
 pub fn deploy(state: &Path, target: &Target<'_>) -> Result<Deployed, WorkspaceError> {
     let path = workspace_path(state, target.name);
     let workspaces = state.join(WORKSPACES);
-    let noted = modes::look(state, target.name.batch());
+    let noted = modes::look(state, target.name.batch(), target.definition);
     let last = Manifest::read(&workspaces, target.name);
     if last.as_ref().is_some_and(|last| last.is_of(target, noted.as_ref()) && last.holds_in(&path)) {
         return Ok(Deployed { path, written: 0, remarks: Vec::new() });

@@ -59,6 +59,31 @@ fn a1_a_copy_gives_nobody_a_right_that_its_source_does_not() {
     world.batchd(&["doctor"]).expect(0);
 }
 
+/// A definition that does not come into force takes no mode from the one that stays.
+#[test]
+fn a1_an_edit_that_does_not_fit_changes_no_mode_of_what_runs() {
+    let mut world = World::new();
+    world.batch("report", "", "stat -c %a data\n");
+    world.write("batches.d/report/data", "");
+    set_mode(&world.path("batches.d/report/data"), 0o644);
+    world.start();
+    let run = || {
+        let run = world.batchd(&["start", "report", "--wait"]).expect(0);
+        world.stdout(run.line())
+    };
+    assert_eq!(run(), "644\n");
+    world.write("batches.d/report/batch.toml", "after = ['nosuch']\n");
+    set_mode(&world.path("batches.d/report/data"), 0o600);
+    world.batchd(&["reload"]).expect(1);
+    assert_eq!(run(), "644\n");
+    // As well when all of the workspace is made again.
+    world.bash("rm -rf state/workspaces/report");
+    assert_eq!(run(), "644\n");
+    world.write("batches.d/report/batch.toml", "");
+    world.batchd(&["reload"]).expect(0);
+    assert_eq!(run(), "600\n");
+}
+
 /// What is in a zip that only its owner can read is readable for nobody else either.
 #[test]
 fn a1_b_a_zip_of_one_folder_keeps_its_modes() {
