@@ -261,6 +261,7 @@ impl Shim<'_> {
         let target = Target {
             definition: order.definition,
             script: &order.execution.script,
+            include: &order.execution.include,
             name: &workspace,
             owner,
             boot_id: &order.boot,

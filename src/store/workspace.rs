@@ -78,6 +78,8 @@ pub struct Target<'t> {
     pub definition: DefinitionHash,
     /// The script's path in it.
     pub script: &'t str,
+    /// The folders in it that are included.
+    pub include: &'t [String],
     /// The workspace.
     pub name: &'t WorkspaceName,
     /// Whom it belongs to; none: to the daemon's user.
@@ -262,7 +264,7 @@ impl Deployment<'_> {
         }
         for (path, file) in &files.0 {
             let (_file, stat) = staging.write_file(path, file)?;
-            let wanted = Wanted::new(path, file, self.target.script);
+            let wanted = Wanted::new(path, file, self.target);
             self.manifest.files.insert(path.clone(), Trace::of(&stat, &wanted));
         }
         // Before the workspace is there: of a workspace without manifest nobody knows what is to be removed one day.
@@ -289,7 +291,7 @@ impl Deployment<'_> {
             close(&folder).map_err(cannot("change the mode of", &self.path))?;
         }
         let wanted: BTreeMap<&str, Wanted<'_>> =
-            files.0.iter().map(|(path, file)| (path.as_str(), Wanted::new(path, file, self.target.script))).collect();
+            files.0.iter().map(|(path, file)| (path.as_str(), Wanted::new(path, file, self.target))).collect();
         // If this shim dies half way, the next one must know all files that may be there.
         if let Some(unfinished) = Manifest::unfinished(&last, &wanted) {
             unfinished.write(&self.workspaces, self.target.name)?;

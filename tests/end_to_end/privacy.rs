@@ -157,6 +157,22 @@ fn a7_what_a_script_writes_over_its_own_files_stays() {
     assert_eq!(world.read("state/workspaces/count/counter.txt.mine"), "3\n");
 }
 
+/// What is included is code; a file of the batch itself whose name begins like that of an included folder is data.
+#[test]
+fn a7_only_included_folders_are_always_the_definitions() {
+    let mut world = World::new();
+    let script = "for file in _n _own/n _lib/n; do echo $(($(cat $file) + 1)) > $file; cat $file; done\n";
+    world.batch("count", "include = ['_lib/']\n", script);
+    for file in ["count/_n", "count/_own/n", "_lib/n"] {
+        world.write(&format!("batches.d/{file}"), "0\n");
+    }
+    world.start();
+    let run = || world.batchd(&["start", "count", "--wait"]).expect(0).line().to_owned();
+    assert_eq!(world.stdout(&run()), "1\n1\n1\n");
+    assert_eq!(world.stdout(&run()), "2\n2\n1\n");
+    assert_eq!(remarks(&world, "count.2"), ["restored `_lib/n`: changed or removed by an earlier run"]);
+}
+
 #[test]
 fn a8_an_env_file_beside_the_script_is_read_and_never_kept() {
     let mut world = World::new();

@@ -138,10 +138,11 @@ pub(super) struct Wanted<'f> {
 }
 
 impl<'f> Wanted<'f> {
-    /// The file at `path` of a definition whose script is at `script`. Included folders, and nothing else that is meant to
-    /// be changed, begin with `_`.
-    pub(super) fn new(path: &str, file: &'f FileContent, script: &str) -> Self {
-        let fixed = path == script || file.is_executable() || path.starts_with('_');
+    /// The file at `path` of the definition that is deployed.
+    pub(super) fn new(path: &str, file: &'f FileContent, target: &Target<'_>) -> Self {
+        let folder = path.split_once('/').map(|(folder, _)| folder);
+        let is_included = folder.is_some_and(|folder| target.include.iter().any(|included| included == folder));
+        let fixed = path == target.script || file.is_executable() || is_included;
         Self { file, digest: digest_of(&file.bytes), fixed }
     }
 }

@@ -74,6 +74,20 @@ fn a_file_that_a_script_changed_stays_until_the_definition_has_a_new_version() {
     assert_eq!(host.deploy(ten).remarks, [format!("restored `counter.txt`: {RESTORED}")]);
 }
 
+/// A name that begins with `_` makes no file an included one.
+#[test]
+fn a_file_of_the_batch_itself_is_the_scripts_to_change_whatever_its_name() {
+    let host = Host::new(None);
+    let own = ["_counter", "_state/counter", "_common2/a", "sub/_common/a", "_common.txt"];
+    let mut files: Vec<(&str, &str)> = own.iter().map(|path| (*path, "0")).collect();
+    files.extend([("script.sh", ""), ("_common/sub/a", "0")]);
+    let hash = host.put(&files);
+    host.deploy(hash);
+    own.iter().chain(&["_common/sub/a"]).for_each(|path| fs::write(host.path(path), "1").unwrap());
+    assert_eq!(host.deploy(hash).remarks, [format!("restored `_common/sub/a`: {RESTORED}")]);
+    assert_eq!(own.map(|path| host.read(path)), own.map(|_| "1"));
+}
+
 #[test]
 fn a_file_that_a_script_made_first_is_kept_when_the_definition_gets_one_of_that_name() {
     let host = Host::new(None);
