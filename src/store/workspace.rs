@@ -297,13 +297,14 @@ impl Deployment<'_> {
             unfinished.write(&self.workspaces, self.target.name)?;
         }
         let staging = Staging::new(&self.staging_path(), self.target.owner)?;
-        let mut beneath = Beneath::new(&self.path, folder, &staging, files);
+        let mut beneath = Beneath::new(&self.path, folder, &staging, files, &last);
         remove_stale(&mut beneath, &last, files)?;
         for (path, wanted) in &wanted {
             let trace = beneath.put(path, wanted, last.files.get(*path))?;
             self.manifest.files.insert((*path).to_owned(), trace);
         }
         let changes: Changes = beneath.changes;
+        self.manifest.put_beside = beneath.put_beside;
         staging.remove()?;
         self.manifest.write(&self.workspaces, self.target.name)?;
         remarks.extend(changes.remarks());

@@ -155,6 +155,13 @@ fn a7_what_a_script_writes_over_its_own_files_stays() {
         "replaced by the definition's version, the earlier content is kept: `counter.txt` (now `counter.txt.mine`)";
     assert_eq!(remarks(&world, "count.4"), [restored, kept.to_owned()]);
     assert_eq!(world.read("state/workspaces/count/counter.txt.mine"), "3\n");
+    // Another edit, while the script has a file of the next name itself.
+    world.write("state/workspaces/count/counter.txt.mine-2", "own\n");
+    world.write("batches.d/count/counter.txt", "50\n");
+    world.batchd(&["reload"]).expect(0);
+    assert_eq!(world.stdout(&run()), "51\n");
+    let beside = ["", "-2", "-3"].map(|number| world.read(format!("state/workspaces/count/counter.txt.mine{number}")));
+    assert_eq!(beside, ["3\n", "own\n", "41\n"]);
 }
 
 /// What is included is code; a file of the batch itself whose name begins like that of an included folder is data.

@@ -63,12 +63,13 @@ fn a_file_that_a_script_changed_stays_until_the_definition_has_a_new_version() {
         "replaced by the definition's version, the earlier content is kept: `counter.txt` (now `counter.txt.mine`)";
     assert_eq!(host.deploy(ten).remarks, [kept]);
     assert_eq!((host.read("counter.txt"), host.read("counter.txt.mine")), ("10".to_owned(), "3".to_owned()));
-    // Untouched, it follows the definition without a word; changed again, what is kept is the newest.
+    // Untouched, it follows the definition without a word; changed again, it is kept beside what is kept already.
     assert_eq!(host.deploy(zero).remarks, Vec::<String>::new());
     fs::write(host.path("counter.txt"), "7").unwrap();
-    assert_eq!(host.deploy(ten).remarks, [kept]);
-    assert_eq!((host.read("counter.txt"), host.read("counter.txt.mine")), ("10".to_owned(), "7".to_owned()));
-    assert_eq!(host.list(), ["counter.txt", "counter.txt.mine", "script.sh"]);
+    assert_eq!(host.deploy(ten).remarks, [kept.replace(".mine", ".mine-2")]);
+    let all = ["counter.txt", "counter.txt.mine", "counter.txt.mine-2"];
+    assert_eq!(all.map(|path| host.read(path)), ["10", "3", "7"]);
+    assert_eq!(host.list(), [&all[..], &["script.sh"]].concat());
     // One that is gone is made again: nothing of the script's is lost by that.
     fs::remove_file(host.path("counter.txt")).unwrap();
     assert_eq!(host.deploy(ten).remarks, [format!("restored `counter.txt`: {RESTORED}")]);
@@ -101,6 +102,76 @@ fn a_file_that_a_script_made_first_is_kept_when_the_definition_gets_one_of_that_
     assert_eq!(all, ["d", "t", "m", "script's", "script's"]);
 }
 
+/// A definition whose file `data` is new each time, after a script has changed the one before.
+fn edit(host: &Host, number: usize) -> Vec<String> {
+    fs::write(host.path("data"), format!("script's {number}")).unwrap();
+    host.deploy(host.put(&[("script.sh", ""), ("data", &format!("edit {number}"))])).remarks
+}
+
+/// The names beside `data`, with their content.
+fn beside(host: &Host) -> Vec<(String, String)> {
+    let names = host.list().into_iter().filter(|name| name.starts_with("data."));
+    names.map(|name| (name.clone(), host.read(&name))).collect()
+}
+
+#[test]
+fn what_is_kept_replaces_nothing_that_a_script_made() {
+    let host = Host::new(None);
+    host.deploy(host.put(&[("script.sh", ""), ("data", "d")]));
+    fs::write(host.path("data.mine"), "the script's own").unwrap();
+    symlink("/nowhere", host.path("data.mine-2")).unwrap();
+    fs::create_dir(host.path("data.mine-3")).unwrap();
+    let remarks = edit(&host, 1);
+    assert!(remarks[0].ends_with("`data` (now `data.mine-4`)"), "{remarks:?}");
+    assert_eq!((host.read("data.mine"), host.read("data.mine-4")), ("the script's own".into(), "script's 1".into()));
+    assert!(host.path("data.mine-2").is_symlink() && host.path("data.mine-3").is_dir());
+}
+
+/// After ten edits the oldest version that was kept makes room, and nothing else does.
+#[test]
+fn the_versions_that_are_kept_have_an_end() {
+    let host = Host::new(None);
+    host.deploy(host.put(&[("script.sh", ""), ("data", "d")]));
+    (1..=10).for_each(|number| drop(edit(&host, number)));
+    assert_eq!(beside(&host).len(), 10);
+    // It is the script's from now on.
+    fs::write(host.path("data.mine"), "changed").unwrap();
+    let remarks = edit(&host, 11);
+    assert!(remarks[0].ends_with("`data` (now `data.mine-2`)"), "{remarks:?}");
+    let found = beside(&host);
+    assert_eq!((found.len(), host.read("data.mine").as_str()), (10, "changed"));
+    assert!(found.contains(&("data.mine-2".to_owned(), "script's 11".to_owned())), "{found:?}");
+    // If all are the script's, nothing is lost, and the run says why it can't start.
+    for (name, _) in &found {
+        fs::write(host.path(name), "mine").unwrap();
+    }
+    fs::write(host.path("data"), "script's").unwrap();
+    let error = host.try_deploy(host.put(&[("script.sh", ""), ("data", "new")]), BOOT).unwrap_err().to_string();
+    assert!(error.starts_with("can't find a free name beside `") && error.contains("/report/data`"), "{error}");
+    assert_eq!(host.read("data"), "script's");
+}
+
+/// What was data until now is not lost because the definition has made it code.
+#[test]
+fn data_that_a_script_changed_is_kept_when_it_becomes_code() {
+    for (content, include) in [("2", false), ("1", true)] {
+        let mut host = Host::new(None);
+        host.include.clear();
+        host.deploy(host.put(&[("script.sh", ""), ("_lib/data", "1")]));
+        fs::write(host.path("_lib/data"), "script's").unwrap();
+        let mut files = Files(BTreeMap::from([("script.sh".to_owned(), content_of("new", 0o755))]));
+        files.0.insert("_lib/data".to_owned(), content_of(content, if include { 0o644 } else { 0o755 }));
+        host.include.extend(include.then(|| "_lib".to_owned()));
+        let remarks = host.deploy(put(host.state(), &files).unwrap()).remarks;
+        assert!(remarks[0].ends_with("`_lib/data` (now `_lib/data.mine`)"), "{remarks:?}");
+        assert_eq!((host.read("_lib/data"), host.read("_lib/data.mine")), (content.to_owned(), "script's".to_owned()));
+    }
+}
+
+fn content_of(text: &str, mode: u32) -> FileContent {
+    FileContent { bytes: text.into(), mode }
+}
+
 #[test]
 fn a_file_that_leaves_the_definition_goes_unless_a_script_has_changed_it() {
     let host = Host::new(None);
@@ -127,6 +198,39 @@ fn what_stands_in_the_way_has_one_name_however_often_it_does() {
         assert_eq!(host.list(), ["lib/", "lib/a", "lib/a.aside/", "lib/a.aside/round", "script.sh"]);
     }
     assert_eq!(host.list_beside(), [".report.json"]);
+}
+
+#[test]
+fn what_is_set_aside_replaces_nothing_that_a_script_made() {
+    let host = Host::new(None);
+    let hash = host.put(&[("script.sh", ""), ("data", "d")]);
+    host.deploy(hash);
+    let stand_in_the_way = |round: &str| {
+        fs::remove_file(host.path("data")).unwrap();
+        fs::create_dir_all(host.path("data/deep")).unwrap();
+        fs::write(host.path("data/deep/round"), round).unwrap();
+        let remarks = host.deploy(hash).remarks;
+        remarks[0].rsplit_once("(now `").unwrap().1.trim_end_matches("`)").to_owned()
+    };
+    fs::create_dir_all(host.path("data.aside/deep")).unwrap();
+    fs::write(host.path("data.aside/deep/own"), "the script's own").unwrap();
+    for round in ["1", "2"] {
+        assert_eq!(stand_in_the_way(round), "data.aside-2");
+        assert_eq!(
+            (host.read("data.aside/deep/own"), host.read("data.aside-2/deep/round")),
+            ("the script's own".to_owned(), round.to_owned())
+        );
+    }
+    // The script goes on with what was set aside, if only deep in it.
+    fs::write(host.path("data.aside-2/deep/round"), "changed").unwrap();
+    for round in ["3", "4"] {
+        assert_eq!(stand_in_the_way(round), "data.aside-3");
+        assert_eq!(host.read("data.aside-2/deep/round"), "changed");
+    }
+    // Nobody knows any more who made them.
+    fs::remove_file(host.state().join("workspaces/.report.json")).unwrap();
+    assert_eq!(stand_in_the_way("5"), "data.aside-4");
+    assert_eq!((host.read("data.aside-3/deep/round"), host.read("data.aside-4/deep/round")), ("4".into(), "5".into()));
 }
 
 /// A host that lost its power may have lost what was written, and kept when.
