@@ -1,8 +1,10 @@
 //! Deployments over what scripts leave behind, with real links, owners and races.
 //!
-//! What scripts change in the definition's own files stands in `changes`. Tests of owners need root, as the daemon does for `user`; without it they say so and end.
+//! What scripts change in the definition's own files stands in `changes`, how a workspace changes hands in `handover`.
+//! Tests of owners need root, as the daemon does for `user`; without it they say so and end.
 
 mod changes;
+mod handover;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
