@@ -161,14 +161,13 @@ fn measured(exit: &Measured) -> Vec<(&'static str, String)> {
         ("memory", bytes(exit.memory_bytes_max)),
     ];
     if exit.left_running > 0 {
-        lines.push(("left running", format!("{}, killed by batchd", processes(exit.left_running))));
+        lines.push((
+            "left running",
+            format!("{}, killed by batchd", counted(exit.left_running, "process", "processes")),
+        ));
     }
     lines.extend(exit.remarks.iter().map(|remark| ("remark", remark.clone())));
     lines
-}
-
-fn processes(count: u32) -> String {
-    if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
 }
 
 /// A number of bytes for people.

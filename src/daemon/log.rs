@@ -16,6 +16,8 @@ use rustix::io::Errno;
 use tracing::warn;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::model::text::counted;
+
 /// Lines that wait for the thread take at most this much memory: minutes of a busy daemon's log. More is dropped.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
 /// At its end the daemon waits this long for the last lines: a reader that is there takes them in milliseconds.
@@ -102,7 +104,7 @@ impl Shared {
             let reason = queue.reason.clone();
             drop(queue);
             if dropped > 0 {
-                let lines = if dropped == 1 { "1 log line was" } else { &format!("{dropped} log lines were") };
+                let lines = counted(dropped, "log line was", "log lines were");
                 warn!("{lines} lost because the log could not be written: {reason}");
             }
         }

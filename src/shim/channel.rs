@@ -9,6 +9,7 @@ use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, splice};
 
 use super::log::Log;
 use super::sys;
+use crate::model::text::counted;
 use crate::rundir::RunDir;
 use crate::rundir::times::Stream;
 
@@ -89,9 +90,8 @@ impl Channel {
     pub(super) fn end(&mut self) {
         let Some(tail) = self.tail.take() else { return };
         if self.dropped > 0 {
-            let (missing, kept_max) = (self.dropped, self.kept_max);
-            let noun = if missing == 1 { "byte is" } else { "bytes are" };
-            let line = format!("\n[batchd: {missing} {noun} missing here, beyond log_bytes_max = {kept_max}]\n");
+            let (missing, kept_max) = (counted(self.dropped, "byte is", "bytes are"), self.kept_max);
+            let line = format!("\n[batchd: {missing} missing here, beyond log_bytes_max = {kept_max}]\n");
             self.unwritten.extend(line.into_bytes());
         }
         self.unwritten.extend(tail);

@@ -16,6 +16,7 @@ use super::user::User;
 use crate::model::id::RunId;
 use crate::model::launch::UpstreamEnd;
 use crate::model::run::Outcome;
+use crate::model::text::counted;
 use crate::rundir::{IO, RunDir, STDERR, STDOUT};
 
 /// The folder of the upstreams' files, in `io/`.
@@ -137,9 +138,8 @@ impl Place<'_> {
             .as_ref()
             .ok_or_else(|| incomplete("is unknown, because the end of the run was never recorded".to_owned()))?;
         if exit.stdout_dropped_bytes > 0 {
-            let dropped = exit.stdout_dropped_bytes;
-            let noun = if dropped == 1 { "byte" } else { "bytes" };
-            return Err(incomplete(format!("lacks {dropped} {noun}; `batchd show {run}` says why")));
+            let dropped = counted(exit.stdout_dropped_bytes, "byte", "bytes");
+            return Err(incomplete(format!("lacks {dropped}; `batchd show {run}` says why")));
         }
         let file = open_file(&self.log(run, STDOUT)).map_err(|e| incomplete(format!("can't be opened: {e}")))?;
         let length = fstat(&file).map_err(|e| Refusal::io("examine an input", e.into()))?.st_size;

@@ -18,6 +18,7 @@ use super::tree::{kill_descendants, signal_descendants};
 use crate::model::definition::Execution;
 use crate::model::launch::ExitCause;
 use crate::model::run::Exit;
+use crate::model::text::counted;
 use crate::rundir::RunDir;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::Ending;
@@ -285,8 +286,8 @@ impl Watch<'_> {
     fn remarks(&self) -> Vec<String> {
         let left = (self.abandoned && self.left_running > 0).then(|| left_behind(self.left_running));
         let dropped = (self.given_up > 0).then(|| {
-            let noun = if self.given_up == 1 { "byte" } else { "bytes" };
-            format!("{} {noun} of output could not be written before the run had to end", self.given_up)
+            let bytes = counted(self.given_up, "byte", "bytes");
+            format!("{bytes} of output could not be written before the run had to end")
         });
         self.remarks.iter().cloned().chain(left).chain(dropped).chain(self.pump.remarks()).collect()
     }
