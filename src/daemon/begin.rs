@@ -234,19 +234,23 @@ fn recover(journal: &Journal, paths: &Paths, around: &Surroundings) -> Result<Re
 fn upgrade_store(state: &Path, recovered: &Recovered, around: &Surroundings) {
     let busy = recovered.runs.iter().filter(|run| run.is_under_way()).map(|run| run.id.batch.clone()).collect();
     let env_file_of = |toml: &[u8]| around.env_file_of(toml);
-    match upgrade::upgrade(state, &busy, BATCH_TOML, &env_file_of) {
-        Ok(None) => {}
-        Ok(Some(upgraded)) => {
-            if upgraded.closed > 0 {
-                let workspaces = counted(upgraded.closed, "workspace", "workspaces");
-                warn!("made {workspaces} private (mode 0700): programs of other users can't read them any more");
-            }
-            if upgraded.env_files_removed > 0 {
-                let copies = counted(upgraded.env_files_removed, "copy of an `env_file`", "copies of `env_file`s");
-                warn!("removed {copies} that an earlier version kept in the state folder");
-            }
-        }
-        Err(error) => warn!("can't make private what an earlier version left in the state folder: {error}"),
+    let Some(upgraded) = upgrade::upgrade(state, &busy, BATCH_TOML, &env_file_of) else { return };
+    if upgraded.closed > 0 {
+        let workspaces = counted(upgraded.closed, "workspace", "workspaces");
+        warn!("made {workspaces} private (mode 0700): programs of other users can't read them any more");
+    }
+    if upgraded.env_files_removed > 0 {
+        let copies = counted(upgraded.env_files_removed, "copy of an `env_file`", "copies of `env_file`s");
+        warn!("removed {copies} that an earlier version kept in the state folder");
+    }
+    if upgraded.left > 0 {
+        let workspaces = counted(upgraded.left, "workspace", "workspaces");
+        warn!("kept the copy of an `env_file` in {workspaces} in use; the next run or the next start removes it");
+    }
+    if let Some(problem) = upgraded.problems.first() {
+        let more = upgraded.problems.len() - 1;
+        let more = if more > 0 { format!(" ({more} more)") } else { String::new() };
+        warn!("can't make private what an earlier version left: {problem}{more}; the next start tries again");
     }
 }
 

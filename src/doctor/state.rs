@@ -42,6 +42,7 @@ const KNOWN: &[(&str, Kind, &[u32])] = &[
     ("reserve", Kind::File, &[0o600]),
     ("definitions", Kind::Folder, &[0o700]),
     ("inputs", Kind::Folder, &[0o700]),
+    ("made-private", Kind::File, &[0o600]),
     ("modes", Kind::Folder, &[0o700]),
     ("socket", Kind::Folder, &[0o700, 0o750]),
     // Whoever comes through its folder may use it.
@@ -67,9 +68,7 @@ pub fn check(entry: &Entry, owner: u32, moving: bool) -> Vec<Violation> {
         (None, Some(("definitions", name))) if name.strip_suffix(".json").is_some_and(is_hash) => {
             Some((Kind::File, &[]))
         }
-        (None, Some(("modes", name)))
-            if name.strip_suffix(".json").is_some_and(|name| BatchName::new(name).is_ok()) =>
-        {
+        (None, Some(("modes", name))) if name.strip_suffix(".json").is_some_and(is_of_definition) => {
             Some((Kind::File, &[0o600]))
         }
         (None, Some(("workspaces", name))) => return workspace(entry, name, moving),
@@ -129,10 +128,12 @@ fn workspace(entry: &Entry, name: &str, moving: bool) -> Vec<Violation> {
 }
 
 fn is_workspace(name: &str) -> bool {
-    match name.split_once('@') {
-        Some((batch, hash)) => BatchName::new(batch).is_ok() && is_hash(hash),
-        None => BatchName::new(name).is_ok(),
-    }
+    is_of_definition(name) || BatchName::new(name).is_ok()
+}
+
+/// `<batch>@<hash>`: of one definition of a batch.
+fn is_of_definition(name: &str) -> bool {
+    name.split_once('@').is_some_and(|(batch, hash)| BatchName::new(batch).is_ok() && is_hash(hash))
 }
 
 fn is_hash(name: &str) -> bool {
@@ -160,6 +161,10 @@ mod tests {
         check("workspaces/load", Kind::Folder, 0o757, Some("`chmod o-w state/workspaces/load`"));
         check("workspaces/load", Kind::File, 0o644, Some("move it away"));
         check("workspaces/.load.json", Kind::File, 0o646, Some("`chmod o-w state/workspaces/.load.json`"));
+        let note = format!("modes/load@{}.json", "ab".repeat(32));
+        check(&note, Kind::File, 0o600, None);
+        check(&note, Kind::File, 0o644, Some(&format!("`chmod 600 state/{note}`")));
+        check("made-private", Kind::File, 0o644, Some("`chmod 600 state/made-private`"));
         check("journal.db", Kind::Folder, 0o755, Some("move it away"));
         check("daemon.lock", Kind::File, 0o644, Some("`chmod 600 state/daemon.lock`"));
         check("workspaces", Kind::Folder, 0o755, Some("`chmod 711 state/workspaces`"));

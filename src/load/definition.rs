@@ -134,6 +134,7 @@ struct Written {
     use_previous_output: bool,
     enabled: bool,
     script: Script,
+    include: Vec<String>,
     args: Vec<String>,
     working_dir: Option<String>,
     own: Policies,
@@ -155,11 +156,11 @@ impl Written {
             use_previous_output: flag(reader, "use_previous_output").unwrap_or(false),
             enabled: flag(reader, "enabled").unwrap_or(true),
             script: script::read(reader, input, context.batches),
+            include: includes(reader, input),
             args: reader.list("args", Shape::List, values::text).map(plain).unwrap_or_default(),
             working_dir: unexpanded::path(reader, "working_dir", values::absolute_path),
             own,
         };
-        check_includes(reader, input);
         written.check_edges(reader, input.name);
         written.own.clone().with_defaults(&context.settings.defaults).check_retry_delays(reader);
         written
@@ -215,6 +216,7 @@ impl Written {
             hosts: policies.hosts.unwrap_or_default(),
             execution: Execution {
                 script: self.script.path,
+                include: self.include,
                 interpreter: self.script.interpreter,
                 args: self.args,
                 env: policies.env,
@@ -300,8 +302,8 @@ fn remark_on_days(reader: &mut Reader<'_, '_>, entry: &At<String>) {
     reader.findings.remark(entry.span(), Diagnosis::hinted(what, hint));
 }
 
-/// Complains about what `include` cannot include.
-fn check_includes(reader: &mut Reader<'_, '_>, input: &Input<'_>) {
+/// The folders that are included. Complains about what can't be.
+fn includes(reader: &mut Reader<'_, '_>, input: &Input<'_>) -> Vec<String> {
     let folder = |key: &str, value: &DeValue<'_>| {
         let name = values::filled_text(key, value)?;
         let plain = name.trim_end_matches('/');
@@ -310,9 +312,10 @@ fn check_includes(reader: &mut Reader<'_, '_>, input: &Input<'_>) {
             let hint = "name a folder in `batches.d` that begins with `_`, such as `_common`";
             return Err(Wrong::Value(Diagnosis::hinted(what, hint)));
         }
-        Ok(name)
+        Ok(plain.to_owned())
     };
-    for entry in reader.list("include", Shape::List, folder).map(At::into_inner).unwrap_or_default() {
+    let entries = reader.list("include", Shape::List, folder).map(At::into_inner).unwrap_or_default();
+    for entry in &entries {
         if input.missing_includes.contains(entry.get_ref()) {
             let what = format!("there is no folder `{}` in `batches.d`", quoted(entry.get_ref()));
             reader
@@ -320,6 +323,7 @@ fn check_includes(reader: &mut Reader<'_, '_>, input: &Input<'_>) {
                 .at(entry.span(), Diagnosis::hinted(what, "create the folder, or remove its name from `include`"));
         }
     }
+    entries.into_iter().map(At::into_inner).collect()
 }
 
 /// What to write as the `batch.toml` that is missing.

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 pub struct Outline {
     /// The key `script`, as written.
     pub script: Option<String>,
-    /// The key `include`, as written; what is no string is left out.
+    /// The key `include`, without a `/` at the end of a name; what is no string is left out.
     pub include: Vec<String>,
     /// The key `env_file`, without `./` before it: a relative one is no part of the definition.
     pub env_file: Option<String>,
@@ -22,8 +22,9 @@ pub fn outline(text: &str) -> Outline {
     let text = |key: &str| value(key).and_then(DeValue::as_str).map(str::to_owned);
     let script = text("script");
     let env_file = text("env_file").map(|file| file.trim_start_matches("./").to_owned());
-    let entries = value("include").and_then(DeValue::as_array).into_iter().flat_map(|list| list.iter());
-    let include = entries.filter_map(|entry| entry.get_ref().as_str()).map(str::to_owned).collect();
+    let include = value("include").and_then(DeValue::as_array).into_iter().flat_map(|list| list.iter());
+    let include = include.filter_map(|entry| entry.get_ref().as_str());
+    let include = include.map(|name| name.trim_end_matches('/').to_owned()).collect();
     Outline { script, include, env_file }
 }
 
@@ -42,7 +43,7 @@ mod tests {
             assert_eq!(outline(text), expected, "{text}");
         };
         check("", None, &[]);
-        check("script = \"a.zip\"\ninclude = [\"_a\", 1, \"_b\"]", Some("a.zip"), &["_a", "_b"]);
+        check("script = \"a.zip\"\ninclude = [\"_a\", 1, \"_b/\"]", Some("a.zip"), &["_a", "_b"]);
         check("script = 1\ninclude = \"_a\"", None, &[]);
         let env_file = |text: &str| outline(text).env_file;
         assert_eq!(env_file("env_file = \"./own.env\"").as_deref(), Some("own.env"));

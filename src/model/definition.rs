@@ -115,6 +115,9 @@ pub struct Definition {
 pub struct Execution {
     /// The script's path inside the definition: for a zip, `script.sh`, since the definition holds what was in it.
     pub script: String,
+    /// The folders of `batches.d` that the definition includes: what is in them is code, and is always the definition's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<String>,
     /// The program that gets the script, with its own arguments first. Already resolved: the key, else the `#!` line, else `bash`.
     pub interpreter: Vec<String>,
     /// Arguments behind the script.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::model::files::Files;
 use crate::model::time::Instant;
-use crate::rundir::access::Access;
+use crate::rundir::access::{Access, Reader};
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::{Claim, Ending, ExitRecord, Record, Started, VERSION};
 use crate::rundir::room::Room;
@@ -189,7 +189,8 @@ impl Shim<'_> {
         let execution = &self.order.execution;
         let signals = sys::signal_descriptor().map_err(|e| Refusal::io("create a signal descriptor", e))?;
         let user = self.user()?;
-        let access = Access { reader: user.as_ref().map(|user| user.uid), ..self.order.access };
+        let reader = user.as_ref().map(|user| Reader { uid: user.uid, gid: user.gid });
+        let access = Access { reader, ..self.order.access };
         access.apply_to_folder(self.run).map_err(|e| Refusal::io("set the mode of the run folder", e.into()))?;
         let Deployed { path: workspace, remarks, .. } = self.deploy(user.as_ref())?;
         crash_point(CrashPoint::ShimDeployed);
@@ -261,6 +262,7 @@ impl Shim<'_> {
         let target = Target {
             definition: order.definition,
             script: &order.execution.script,
+            include: &order.execution.include,
             name: &workspace,
             owner,
             boot_id: &order.boot,

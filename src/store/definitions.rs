@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::upgrade::Upgraded;
 use super::{FileError, cannot, folders_of};
 use crate::model::files::{FileContent, Files};
 use crate::model::id::DefinitionHash;
@@ -135,32 +136,44 @@ impl Reduced {
     }
 }
 
-/// Removes the file that `unwanted` names, given the bytes of a definition's file `index`, from each stored definition; how
-/// many there were. For the first start of a version that does not keep such files.
+/// Removes the file that `unwanted` names, given the bytes of a definition's file `index`, from each stored definition. For
+/// the first start of a version that does not keep such files.
 pub(super) fn remove_from_all(
     state: &Path,
     index: &str,
     unwanted: &dyn Fn(&[u8]) -> Option<String>,
-) -> Result<usize, FileError> {
-    let folder = state.join(DEFINITIONS);
-    let mut removed = 0;
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(cannot("read", &folder)(error)),
-    };
-    for entry in entries {
-        let entry = entry.map_err(cannot("read", &folder))?;
-        let Some(hash) = entry.file_name().to_str().and_then(|name| name.parse::<DefinitionHash>().ok()) else {
-            continue;
-        };
+    upgraded: &mut Upgraded,
+) {
+    let remove = |hash: DefinitionHash| {
         let path = definition_path(state, hash);
         fs::set_permissions(&path, fs::Permissions::from_mode(DEFINITIONS_MODE))
             .map_err(cannot("change the mode of", &path))?;
-        let name = fs::read(path.join(index)).ok().and_then(|bytes| unwanted(&bytes));
-        removed += usize::from(name.map_or(Ok(false), |name| remove_from(state, hash, &name))?);
+        let name = match fs::read(path.join(index)) {
+            Ok(bytes) => unwanted(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(cannot("read", &path.join(index))(error)),
+        };
+        name.map_or(Ok(false), |name| remove_from(state, hash, &name))
+    };
+    for hash in upgraded.take(stored(state)).unwrap_or_default() {
+        upgraded.env_files_removed += usize::from(upgraded.take(remove(hash)).unwrap_or_default());
     }
-    Ok(removed)
+}
+
+/// The hashes of all definitions that are stored.
+fn stored(state: &Path) -> Result<Vec<DefinitionHash>, FileError> {
+    let folder = state.join(DEFINITIONS);
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(cannot("read", &folder)(error)),
+    };
+    let mut stored = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(cannot("read", &folder))?.file_name();
+        stored.extend(name.to_str().and_then(|name| name.parse::<DefinitionHash>().ok()));
+    }
+    Ok(stored)
 }
 
 /// Removes one file from a stored definition, if it is there.

@@ -9,11 +9,13 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::descent::{Descent, End};
 use super::read::BatchesDir;
-use super::trust::{Role, Trust};
+use super::trust::{Distrust, Role, Trust};
+use super::users;
 use super::walk::{FILE, FOLDER};
 use crate::model::definition::{VariableNameError, check_variable_name};
 use crate::model::diagnostic::Diagnostic;
@@ -24,6 +26,8 @@ use crate::model::text::shown;
 const ENV_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// What some editors put before the first line.
 const BYTE_ORDER_MARK: char = '\u{feff}';
+/// What is said of a folder, a device, a pipe.
+const NOT_A_FILE: &str = "the path is not a regular file";
 
 /// Which file it is, and whose files are believed.
 #[derive(Clone, Copy, Debug)]
@@ -83,10 +87,6 @@ impl EnvFileError {
         Self { hint, kind: Some(error.kind()), ..Self::new(path, what) }
     }
 
-    fn of_trust(path: &Path, (what, hint): (String, String)) -> Self {
-        Self { hint: Some(hint), ..Self::new(path, what) }
-    }
-
     /// As a complaint about the batch. A path below `batches` is shown from there, as in other complaints.
     pub fn diagnostic(&self, batch: &BatchName, batches: &Path) -> Diagnostic {
         let file = self.path.strip_prefix(batches).unwrap_or(&self.path).display().to_string();
@@ -114,18 +114,46 @@ pub fn read(file: &EnvFile<'_>) -> Result<Vec<(String, String)>, EnvFileError> {
     parse(&text).map_err(|(line, what)| EnvFileError { line: Some(line), ..EnvFileError::new(&path, what) })
 }
 
-/// An absolute one may belong to root, to the daemon's user and to the batch's.
+/// An absolute one may belong to root, to the daemon's user and to the batch's. But the batch's user must not lead batchd to
+/// a file of root's that this user can't read: what is reached through folders or links of this user has to be this user's.
 fn open_absolute(file: &EnvFile<'_>) -> Result<(PathBuf, OwnedFd), EnvFileError> {
     let path = PathBuf::from(file.file);
-    let of_system = |error: io::Error| EnvFileError::of_system(&path, error);
+    let of_system = |error: Errno| EnvFileError::of_system(&path, error.into());
     let user: Vec<String> = file.user.map(str::to_owned).into_iter().collect();
     let trust = trust(&path, file.trusted_owners.map(|_| user.as_slice()))?;
-    let parents = trust.check_parents(&path).map_err(of_system)?;
-    if let Some(complaint) = parents.into_iter().next() {
-        return Err(of_complaint(&path, complaint));
+    let distrusted = |place: &Path, distrust: Distrust| {
+        let hint = distrust.command(place, false);
+        EnvFileError { hint: Some(hint), ..EnvFileError::new(&path, said_of(&path, place, distrust)) }
+    };
+    let mut descent = Descent::from_root(&path).map_err(of_system)?;
+    // The first place at which the user decides where the path leads.
+    let mut turn = None;
+    while let Some(step) = descent.next().map_err(of_system)? {
+        if let Some(distrust) = trust.distrust(&step.stat, Role::Parent) {
+            return Err(distrusted(&step.path, distrust));
+        }
+        if !trust.is_own(step.stat.st_uid) || (step.is_link() && step.is_in_shared_folder) {
+            turn.get_or_insert(step.path);
+        }
     }
-    let open = rustix::fs::openat(CWD, &path, FILE, Mode::empty()).map_err(|error| of_system(error.into()))?;
-    check(&trust, &path, &open)?;
+    let end = descent.end().ok_or_else(|| EnvFileError::new(&path, NOT_A_FILE))?;
+    if end.is_in_shared_folder {
+        turn.get_or_insert(path.clone());
+    }
+    let open = open_end(&end).map_err(of_system)?;
+    let stat = regular(&path, &open)?;
+    if let Some(distrust) = trust.distrust(&stat, Role::Definition) {
+        return Err(distrusted(&path, distrust));
+    }
+    if let (Some(user), Some(turn)) = (file.user.filter(|_| trust.believes_others()), turn)
+        && trust.is_own(stat.st_uid)
+    {
+        let (owner, turn) = (users::shown(stat.st_uid), shown(&turn.display().to_string()));
+        let what =
+            format!("the file belongs to {owner}, but `{}` can change where the path leads, at {turn}", shown(user));
+        let hint = "move the file to a folder that only root can write to, and change `env_file`".to_owned();
+        return Err(EnvFileError { hint: Some(hint), ..EnvFileError::new(&path, what) });
+    }
     Ok((path, open))
 }
 
@@ -136,7 +164,7 @@ fn open_relative(file: &EnvFile<'_>) -> Result<(PathBuf, OwnedFd), EnvFileError>
     let dir = BatchesDir::open(file.batches).map_err(|error| EnvFileError::new(&beside, error.to_string()))?;
     let parents = dir.check_parents(&trust).map_err(|error| EnvFileError::new(&beside, error.to_string()))?;
     if let Some(complaint) = parents.into_iter().next() {
-        return Err(of_complaint(&beside, complaint));
+        return Err(EnvFileError { hint: complaint.hint.clone(), ..EnvFileError::new(&beside, complaint.headline()) });
     }
     let found = open_beneath(&trust, file.batches, file.batch.as_str(), file.file);
     match (&found, file.file.split_once('/')) {
@@ -150,7 +178,8 @@ fn open_relative(file: &EnvFile<'_>) -> Result<(PathBuf, OwnedFd), EnvFileError>
     }
 }
 
-/// Opens `file` in `folder` of `batches`: no link leads out of the folder, and all on the way is trusted.
+/// Opens `file` in `folder` of `batches`: no link leads out of the folder, and all on the way is trusted. Whoever owns
+/// something there decides what runs with the daemon's rights, and could as well read any file by that.
 fn open_beneath(trust: &Trust, batches: &Path, folder: &str, file: &str) -> Result<(PathBuf, OwnedFd), EnvFileError> {
     let top_path = batches.join(folder);
     let path = top_path.join(file);
@@ -161,17 +190,23 @@ fn open_beneath(trust: &Trust, batches: &Path, folder: &str, file: &str) -> Resu
         }
         error => EnvFileError::of_system(&path, error.into()),
     };
+    let distrusted = |place: &Path, distrust: Distrust| {
+        let hint = distrust.hint(place, false);
+        EnvFileError { hint: Some(hint), ..EnvFileError::new(&path, said_of(&path, place, distrust)) }
+    };
     let top = rustix::fs::openat(CWD, &top_path, FOLDER, Mode::empty()).map_err(of_system)?;
-    check_owner(trust, &path, &top_path, &top)?;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    for (end, _) in file.match_indices('/') {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let above = rustix::fs::openat2(&top, &file[..end], flags, Mode::empty(), resolve).map_err(of_system)?;
-        check_owner(trust, &path, &top_path.join(&file[..end]), &above)?;
+    let mut descent = Descent::beneath(top, &top_path, Path::new(file)).map_err(of_system)?;
+    while let Some(step) = descent.next().map_err(of_system)? {
+        if let Some(distrust) = trust.distrust(&step.stat, Role::Definition) {
+            return Err(distrusted(&step.path, distrust));
+        }
     }
-    let open = rustix::fs::openat2(&top, file, FILE, Mode::empty(), resolve).map_err(of_system)?;
-    check(trust, &path, &open)?;
-    Ok((path, open))
+    let end = descent.end().ok_or_else(|| EnvFileError::new(&path, NOT_A_FILE))?;
+    let open = open_end(&end).map_err(of_system)?;
+    match trust.distrust(&regular(&path, &open)?, Role::Definition) {
+        Some(distrust) => Err(distrusted(&path, distrust)),
+        None => Ok((path, open)),
+    }
 }
 
 fn trust(path: &Path, owners: Option<&[String]>) -> Result<Trust, EnvFileError> {
@@ -181,29 +216,24 @@ fn trust(path: &Path, owners: Option<&[String]>) -> Result<Trust, EnvFileError> 
     }
 }
 
-/// Checks what was opened as the `env_file`.
-fn check(trust: &Trust, path: &Path, open: &OwnedFd) -> Result<(), EnvFileError> {
-    let stat = rustix::fs::fstat(open).map_err(|error| EnvFileError::of_system(path, error.into()))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(EnvFileError::new(path, "the path is not a regular file"));
-    }
-    check_owner(trust, path, path, open)
+/// Opens the file at the end of a path. It is not looked at again by its name: what was opened is what is checked.
+fn open_end(end: &End) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(&end.folder, &end.name, FILE | OFlags::NOFOLLOW, Mode::empty())
 }
 
-/// Checks who may write what was opened, at `place`.
-fn check_owner(trust: &Trust, path: &Path, place: &Path, open: &OwnedFd) -> Result<(), EnvFileError> {
+/// How what was opened as the `env_file` looks.
+fn regular(path: &Path, open: &OwnedFd) -> Result<Stat, EnvFileError> {
     let stat = rustix::fs::fstat(open).map_err(|error| EnvFileError::of_system(path, error.into()))?;
-    match trust.distrust(&stat, Role::Definition) {
-        Some(distrust) => Err(EnvFileError::of_trust(place, (distrust.what("this"), distrust.hint(place, false)))),
-        None => Ok(()),
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(stat),
+        _ => Err(EnvFileError::new(path, NOT_A_FILE)),
     }
 }
 
-/// A complaint about a folder on the way to the file.
-fn of_complaint(path: &Path, complaint: Diagnostic) -> EnvFileError {
-    let is_of_file = Path::new(&complaint.file) == path;
-    let what = if is_of_file { complaint.what.clone() } else { complaint.headline() };
-    EnvFileError { hint: complaint.hint, ..EnvFileError::new(path, what) }
+/// What is wrong with who can write to `place`, which is the file at `path` or is on the way to it.
+fn said_of(path: &Path, place: &Path, distrust: Distrust) -> String {
+    let what = distrust.what("this");
+    if place == path { what } else { format!("{}: {what}", shown(&place.display().to_string())) }
 }
 
 /// Reads `KEY=VALUE` lines: blank lines and lines that begin with `#` are passed over, `export ` before a key too. A value
@@ -266,34 +296,4 @@ fn unquote(value: &str) -> Result<String, &'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::definition::VARIABLE_NAME_BYTES_MAX;
-
-    #[test]
-    fn env_files() {
-        let check = |text: &str, expected: Result<&[(&str, &str)], usize>| {
-            let expected =
-                expected.map(|pairs| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
-            assert_eq!(parse(text).map_err(|(line, _)| line), expected, "{text:?}");
-        };
-        check("", Ok(&[]));
-        check("# a comment\n\n  A=1\r\nexport B = x \n", Err(4));
-        check("A=1\r\nexport B= x y # z \n", Ok(&[("A", "1"), ("B", "x y # z")]));
-        check("A='a \"b\" $c \\n'", Ok(&[("A", "a \"b\" $c \\n")]));
-        check(r#"A="a \"b\" \$c \\ \n \t""#, Ok(&[("A", "a \"b\" $c \\ \n \\t")]));
-        check("A=\nB=''\nC=\"\"", Ok(&[("A", ""), ("B", ""), ("C", "")]));
-        check("A=b=c", Ok(&[("A", "b=c")]));
-        check("A", Err(1));
-        check("\n1A=b", Err(2));
-        check("=b", Err(1));
-        check("A='b", Err(1));
-        check("A='b'c'", Err(1));
-        check("A=\"b\" c", Err(1));
-        check("A=\"b\\", Err(1));
-        check("A=a\0b", Err(1));
-        check("\u{feff}A=b", Err(1));
-        check(&format!("{}=b", "\0".repeat(VARIABLE_NAME_BYTES_MAX + 1)), Err(1));
-        check(&format!("{}=b", "A".repeat(VARIABLE_NAME_BYTES_MAX + 1)), Err(1));
-    }
-}
+mod tests;

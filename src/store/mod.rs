@@ -4,6 +4,7 @@
 //! workspace; it prints nothing, reads no clock, and starts no thread.
 
 pub mod definitions;
+mod descent;
 pub mod env_file;
 pub mod modes;
 pub mod read;

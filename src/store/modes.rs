@@ -1,7 +1,8 @@
-//! `state/modes/<batch>.json`: the permission bits of a batch's files, as their sources have them.
+//! `state/modes/<batch>@<hash>.json`: the permission bits of a batch's files, as their sources have them.
 //!
 //! They are no part of a definition's hash, so that a mere `chmod` is no new definition; it is in force at the next run. The
-//! daemon notes them when it reads a folder, and the shim gives them to the files of the workspace.
+//! daemon notes them when it reads a folder, and the shim gives them to the files of the workspace. Each definition has a
+//! note of its own: one that was read is perhaps never in force, and a run of an earlier one may still wait.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -34,16 +35,14 @@ const EXECUTE: u32 = 0o111;
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
     version: u32,
-    /// Whose files they are.
-    definition: DefinitionHash,
     modes: BTreeMap<String, u32>,
 }
 
-/// Notes the modes of `files`, the definition of `batch`, if they are not noted yet.
+/// Notes the modes of `files`, a definition of `batch`, if they are not noted yet.
 pub fn note(state: &Path, batch: &str, definition: DefinitionHash, files: &Files) -> Result<(), FileError> {
-    let path = path(state, batch);
+    let path = path(state, batch, definition);
     let modes = files.0.iter().map(|(path, file)| (path.clone(), file.mode & MODE_MASK)).collect();
-    let note = Note { version: VERSION, definition, modes };
+    let note = Note { version: VERSION, modes };
     let bytes = serde_json::to_vec(&note).map_err(cannot("write", &path))?;
     if fs::read(&path).is_ok_and(|noted| noted == bytes) {
         return Ok(());
@@ -60,12 +59,11 @@ pub fn note(state: &Path, batch: &str, definition: DefinitionHash, files: &Files
     fs::rename(&beside, &path).map_err(cannot("rename", &beside))
 }
 
-/// Gives `files`, the definition of `batch`, the modes that are noted. Without a note of this very definition they are
-/// private: that takes no right from the script, and gives none to others.
+/// Gives `files`, a definition of `batch`, the modes that are noted. Without a note they are private: that takes no right
+/// from the script, and gives none to others.
 pub(super) fn apply(state: &Path, batch: &str, definition: DefinitionHash, files: &mut Files) {
-    let bytes = fs::read(path(state, batch)).unwrap_or_default();
-    let note = serde_json::from_slice::<Note>(&bytes).ok();
-    let note = note.filter(|note| note.version == VERSION && note.definition == definition);
+    let bytes = fs::read(path(state, batch, definition)).unwrap_or_default();
+    let note = serde_json::from_slice::<Note>(&bytes).ok().filter(|note| note.version == VERSION);
     for (path, file) in &mut files.0 {
         let Some(mode) = note.as_ref().and_then(|note| note.modes.get(path)) else { continue };
         let executable = file.mode & EXECUTE;
@@ -74,14 +72,9 @@ pub(super) fn apply(state: &Path, batch: &str, definition: DefinitionHash, files
     }
 }
 
-/// How the note of a batch looks from outside, if there is one.
-pub(super) fn look(state: &Path, batch: &str) -> Option<Stat> {
-    rustix::fs::statat(CWD, path(state, batch), rustix::fs::AtFlags::empty()).ok()
-}
-
-/// Whether there are notes, or ever were: a version that has none has left this state otherwise.
-pub(super) fn any(state: &Path) -> bool {
-    state.join(MODES).exists()
+/// How the note of a definition looks from outside, if there is one.
+pub(super) fn look(state: &Path, batch: &str, definition: DefinitionHash) -> Option<Stat> {
+    rustix::fs::statat(CWD, path(state, batch, definition), rustix::fs::AtFlags::empty()).ok()
 }
 
 /// Removes what an earlier daemon began to write and did not finish. For the start of a daemon.
@@ -102,7 +95,7 @@ pub fn clear_unfinished(state: &Path) -> Result<(), FileError> {
 }
 
 /// Makes the folder of the notes.
-pub(super) fn make_folder(state: &Path) -> Result<(), FileError> {
+fn make_folder(state: &Path) -> Result<(), FileError> {
     let folder = state.join(MODES);
     match DirBuilder::new().mode(FOLDER_MODE).create(&folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(cannot("make", &folder)(error)),
@@ -110,8 +103,8 @@ pub(super) fn make_folder(state: &Path) -> Result<(), FileError> {
     }
 }
 
-fn path(state: &Path, batch: &str) -> PathBuf {
-    state.join(MODES).join(format!("{batch}.json"))
+fn path(state: &Path, batch: &str, definition: DefinitionHash) -> PathBuf {
+    state.join(MODES).join(format!("{batch}@{definition}.json"))
 }
 
 #[cfg(test)]
@@ -140,13 +133,15 @@ mod tests {
         assert_eq!((applied(state, hash, 0o700), applied(state, hash, 0o600)), (0o755, 0o644));
         // Of another definition nothing is known.
         assert_eq!(applied(state, DefinitionHash([2; 32]), 0o600), 0o600);
-        fs::write(path(state, "report"), "{").unwrap();
+        note(state, "report", DefinitionHash([2; 32]), &files(0o644)).unwrap();
+        assert_eq!((applied(state, hash, 0o700), applied(state, hash, 0o600)), (0o755, 0o644));
+        fs::write(path(state, "report", hash), "{").unwrap();
         assert_eq!(applied(state, hash, 0o600), 0o600);
-        let inode = look(state, "report").unwrap().st_ino;
+        let inode = look(state, "report", hash).unwrap().st_ino;
         note(state, "report", hash, &files(0o644)).unwrap();
-        assert_ne!(look(state, "report").unwrap().st_ino, inode);
-        let inode = look(state, "report").unwrap().st_ino;
+        assert_ne!(look(state, "report", hash).unwrap().st_ino, inode);
+        let inode = look(state, "report", hash).unwrap().st_ino;
         note(state, "report", hash, &files(0o644)).unwrap();
-        assert_eq!(look(state, "report").unwrap().st_ino, inode);
+        assert_eq!(look(state, "report", hash).unwrap().st_ino, inode);
     }
 }

@@ -3,19 +3,16 @@
 //! It knows owners and mode bits. What is in the files, and which of them are read, it does not know.
 
 use std::collections::BTreeMap;
-use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{FileType, Stat};
 
+use super::descent::Descent;
 use super::users;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::text::{shell_path, shown};
 
-/// How many symbolic links a path may lead through, as in the kernel.
-const LINKS_MAX: usize = 40;
 /// The mode bit that lets the group write.
 const GROUP_WRITES: u32 = 0o020;
 /// The mode bit that lets everybody write.
@@ -89,70 +86,50 @@ impl Trust {
         Self { rules: None }
     }
 
-    /// Checks `path` and all folders above it, links on the way included. `path` is absolute.
+    /// Checks `path` and all folders above it, links on the way included: who can write to a folder in which a link stands, or
+    /// owns the link, decides too. `path` is absolute.
     pub(super) fn check_parents(&self, path: &Path) -> io::Result<Vec<Diagnostic>> {
         let mut diagnostics = Vec::new();
         if self.rules.is_none() {
             return Ok(diagnostics);
         }
-        // Walked part by part, so that also the folders in which links stand are checked: who can write there decides too.
-        let mut ahead: VecDeque<OsString> = parts(path).collect();
-        let batches = path.canonicalize()?;
-        let mut here = PathBuf::from("/");
-        let mut links = 0;
-        self.check_parent(&here, &batches, &mut diagnostics)?;
-        while let Some(part) = ahead.pop_front() {
-            if part == ".." {
-                here.pop();
-                continue;
-            }
-            let next = here.join(&part);
-            if !next.symlink_metadata()?.is_symlink() {
-                here = next;
-                self.check_parent(&here, &batches, &mut diagnostics)?;
-                continue;
-            }
-            links += 1;
-            if links > LINKS_MAX {
-                return Err(rustix::io::Errno::LOOP.into());
-            }
-            let target = next.read_link()?;
-            if target.is_absolute() {
-                here = PathBuf::from("/");
-            }
-            for part in parts(&target).rev() {
-                ahead.push_front(part);
-            }
+        let mut descent = Descent::from_root(path)?;
+        while let Some(step) = descent.next()? {
+            let Some(distrust) = self.distrust(&step.stat, Role::Parent) else { continue };
+            // Who made the folder of batches with a wide umask made all that is in it so.
+            let whole_tree = step.is_last && FileType::from_raw_mode(step.stat.st_mode) == FileType::Directory;
+            let (what, hint) = (distrust.what("this"), distrust.hint(&step.path, whole_tree));
+            diagnostics.push(Diagnostic::of_file(None, shown(&step.path.display().to_string()), what).with_hint(hint));
         }
         diagnostics.sort();
         diagnostics.dedup();
         Ok(diagnostics)
     }
 
-    fn check_parent(&self, folder: &Path, batches: &Path, diagnostics: &mut Vec<Diagnostic>) -> io::Result<()> {
-        let stat = rustix::fs::stat(folder)?;
-        if let Some(distrust) = self.distrust(&stat, Role::Parent) {
-            // Who made the folder of batches with a wide umask made all that is in it so.
-            let whole_tree = folder == batches && FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            let hint = distrust.hint(folder, whole_tree);
-            let what = distrust.what("this");
-            diagnostics.push(Diagnostic::of_file(None, shown(&folder.display().to_string()), what).with_hint(hint));
-        }
-        Ok(())
+    /// Whether this user is root or the daemon's. All are, if everybody is believed.
+    pub(super) fn is_own(&self, uid: u32) -> bool {
+        self.rules.as_ref().is_none_or(|rules| uid == 0 || uid == rules.daemon_uid)
+    }
+
+    /// Whether anybody but root and the daemon's user is believed, and not everybody.
+    pub(super) fn believes_others(&self) -> bool {
+        self.rules.as_ref().is_some_and(|rules| rules.owners.keys().any(|uid| !self.is_own(*uid)))
     }
 
     /// What is wrong with who can write the file of this `stat`.
     pub(super) fn distrust(&self, stat: &Stat, role: Role) -> Option<Distrust> {
         let rules = self.rules.as_ref()?;
         let Some(private_group) = rules.owners.get(&stat.st_uid) else {
-            return Some(Distrust::Owner { uid: stat.st_uid, daemon_uid: rules.daemon_uid });
+            let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+            return Some(Distrust::Owner { uid: stat.st_uid, daemon_uid: rules.daemon_uid, is_link });
         };
         let mode = stat.st_mode;
-        let sticky_parent = role == Role::Parent
+        let is_sticky_parent = role == Role::Parent
             && FileType::from_raw_mode(mode) == FileType::Directory
             && mode & STICKY != 0
             && stat.st_uid == 0;
-        if sticky_parent {
+        // Nobody can write a link, whatever its mode says.
+        if is_sticky_parent || FileType::from_raw_mode(mode) == FileType::Symlink {
             return None;
         }
         let private = rules.daemon_uid != 0 && *private_group == Some(stat.st_gid);
@@ -171,6 +148,8 @@ pub(super) enum Distrust {
         uid: u32,
         /// Who should own it.
         daemon_uid: u32,
+        /// It is a symbolic link.
+        is_link: bool,
     },
     /// These can write it.
     Mode {
@@ -205,14 +184,23 @@ impl Distrust {
         }
     }
 
-    /// The command that ends it, for `path` alone or for all that is in it.
+    /// What ends it, for `path` alone or for all that is in it.
     pub(super) fn hint(self, path: &Path, whole_tree: bool) -> String {
+        let command = self.command(path, whole_tree);
+        match self {
+            Self::Owner { .. } => format!("{command}, or add its owner to `trusted_owners` in the settings"),
+            Self::Mode { .. } => command,
+        }
+    }
+
+    /// The command that ends it, for `path` alone or for all that is in it.
+    pub(super) fn command(self, path: &Path, whole_tree: bool) -> String {
         let recursive = if whole_tree { "-R " } else { "" };
         let path = shell_path(&path.display().to_string());
         match self {
-            Self::Owner { daemon_uid, .. } => {
-                let user = user_argument(daemon_uid);
-                format!("run `chown {recursive}{user} {path}`, or add its owner to `trusted_owners` in the settings")
+            Self::Owner { daemon_uid, is_link, .. } => {
+                let (user, link) = (user_argument(daemon_uid), if is_link { "-h " } else { "" });
+                format!("run `chown {recursive}{link}{user} {path}`")
             }
             Self::Mode { group, others } => {
                 let who = match (group, others) {
@@ -231,13 +219,9 @@ fn lookup_failed(name: &str) -> impl FnOnce(io::Error) -> TrustError {
     move |source| TrustError::Lookup { name, source }
 }
 
-/// The named parts and `..` of a path.
-fn parts(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
-    path.components().filter_map(|component| match component {
-        Component::Normal(part) => Some(part.to_owned()),
-        Component::ParentDir => Some("..".into()),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-    })
+/// Whether anybody may make entries in a folder that [`Trust`] accepts: it is sticky, as `/tmp`.
+pub(super) fn in_which_all_make_entries(folder: &Stat) -> bool {
+    folder.st_mode & OTHERS_WRITE != 0
 }
 
 /// A user as an argument of `chown`. One that can't be looked up is a number.
@@ -255,9 +239,10 @@ fn user_shown(uid: u32) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 
     use super::*;
+    use crate::root::is_root;
 
     /// Stands for a host where users 7 (private group 70) and 8 (none) are trusted.
     fn trust(daemon_uid: u32) -> Trust {
@@ -324,6 +309,28 @@ mod tests {
         assert_eq!(files, [open.to_str().unwrap()]);
         assert_eq!(trust.check_parents(&safe.join("batches.d")).unwrap(), []);
         assert_eq!(Trust::insecure().check_parents(&open.join("link")).unwrap(), []);
+    }
+
+    /// As in `/tmp`, where everybody may make links, and point them elsewhere the next moment.
+    #[test]
+    fn a_link_of_a_stranger_is_not_followed() {
+        if !is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let (shared, link) = (root.path().join("shared"), root.path().join("shared/link"));
+        fs::create_dir(&shared).unwrap();
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::create_dir(root.path().join("batches.d")).unwrap();
+        symlink("../batches.d", &link).unwrap();
+        let trust = Trust::new(&[]).unwrap();
+        assert_eq!(trust.check_parents(&link).unwrap(), []);
+        lchown(&link, Some(54_321), None).unwrap();
+        let found = trust.check_parents(&link).unwrap();
+        let link = link.to_str().unwrap();
+        let hint = format!("run `chown -h root {link}`, or add its owner to `trusted_owners` in the settings");
+        let found: Vec<_> = found.iter().map(|found| (found.file.as_str(), found.hint.as_deref())).collect();
+        assert_eq!(found, [(link, Some(hint.as_str()))]);
     }
 
     #[test]

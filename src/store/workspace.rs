@@ -21,6 +21,7 @@ use self::beneath::{Beneath, Staging};
 use self::changes::Changes;
 use self::manifest::{Manifest, Trace, Wanted};
 use super::definitions::{self, DefinitionError};
+use super::upgrade::Upgraded;
 use super::walk::FOLDER;
 use super::{FileError, cannot, folders_of, modes, users};
 use crate::model::files::Files;
@@ -77,6 +78,8 @@ pub struct Target<'t> {
     pub definition: DefinitionHash,
     /// The script's path in it.
     pub script: &'t str,
+    /// The folders in it that are included.
+    pub include: &'t [String],
     /// The workspace.
     pub name: &'t WorkspaceName,
     /// Whom it belongs to; none: to the daemon's user.
@@ -122,7 +125,7 @@ pub fn workspace_path(state: &Path, name: &WorkspaceName) -> PathBuf {
 pub fn deploy(state: &Path, target: &Target<'_>) -> Result<Deployed, WorkspaceError> {
     let path = workspace_path(state, target.name);
     let workspaces = state.join(WORKSPACES);
-    let noted = modes::look(state, target.name.batch());
+    let noted = modes::look(state, target.name.batch(), target.definition);
     let last = Manifest::read(&workspaces, target.name);
     if last.as_ref().is_some_and(|last| last.is_of(target, noted.as_ref()) && last.holds_in(&path)) {
         return Ok(Deployed { path, written: 0, remarks: Vec::new() });
@@ -139,35 +142,38 @@ pub fn deploy(state: &Path, target: &Target<'_>) -> Result<Deployed, WorkspaceEr
     }
 }
 
-/// Lets nobody but its user into any workspace. For the first start of a version that makes them so. How many were open.
-pub(super) fn close_all(state: &Path) -> Result<usize, FileError> {
-    let mut closed = 0;
-    for (_, path) in workspaces(state)? {
+/// Lets nobody but its user into any workspace. For the first start of a version that makes them so.
+pub(super) fn close_all(state: &Path, upgraded: &mut Upgraded) {
+    for (_, path) in upgraded.take(workspaces(state)).unwrap_or_default() {
         let folder = match rustix::fs::openat(CWD, &path, FOLDER, Mode::empty()) {
-            Ok(folder) => folder,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-            Err(error) => return Err(cannot("open", &path)(error)),
+            opened => opened.map_err(cannot("open", &path)),
         };
-        closed += usize::from(close(&folder).map_err(cannot("change the mode of", &path))?);
+        let closed = folder.and_then(|folder| close(&folder).map_err(cannot("change the mode of", &path)));
+        upgraded.closed += usize::from(upgraded.take(closed).unwrap_or_default());
     }
-    Ok(closed)
 }
 
-/// Removes the file that `unwanted` names of a workspace's definition, from each workspace that it was deployed to; how many
-/// there were. Workspaces of `busy` batches are left as they are: their next deployment removes the file.
+/// Removes the file that `unwanted` names of a workspace's definition, from each workspace that it was deployed to.
+/// Workspaces of `busy` batches are left as they are.
 pub(super) fn remove_from_all(
     state: &Path,
     busy: &BTreeSet<BatchName>,
     unwanted: &dyn Fn(DefinitionHash) -> Option<String>,
-) -> Result<usize, FileError> {
-    let mut removed = 0;
-    for (name, path) in workspaces(state)? {
+    upgraded: &mut Upgraded,
+) {
+    // What can't be listed was complained of by [`close_all`].
+    for (name, path) in workspaces(state).unwrap_or_default() {
         let Some(manifest) = Manifest::read(&state.join(WORKSPACES), &name) else { continue };
         let file = manifest.definition.and_then(unwanted).filter(|file| manifest.files.contains_key(file));
-        let Some(file) = file.filter(|_| !busy.iter().any(|batch| batch.as_str() == name.batch())) else { continue };
-        removed += usize::from(beneath::remove_file(&path, &file)?);
+        let Some(file) = file else { continue };
+        if busy.iter().any(|batch| batch.as_str() == name.batch()) {
+            upgraded.left += 1;
+        } else {
+            let removed = beneath::remove_file(&path, &file);
+            upgraded.env_files_removed += usize::from(upgraded.take(removed).unwrap_or_default());
+        }
     }
-    Ok(removed)
 }
 
 /// All workspaces there are.
@@ -258,7 +264,7 @@ impl Deployment<'_> {
         }
         for (path, file) in &files.0 {
             let (_file, stat) = staging.write_file(path, file)?;
-            let wanted = Wanted::new(path, file, self.target.script);
+            let wanted = Wanted::new(path, file, self.target);
             self.manifest.files.insert(path.clone(), Trace::of(&stat, &wanted));
         }
         // Before the workspace is there: of a workspace without manifest nobody knows what is to be removed one day.
@@ -285,19 +291,20 @@ impl Deployment<'_> {
             close(&folder).map_err(cannot("change the mode of", &self.path))?;
         }
         let wanted: BTreeMap<&str, Wanted<'_>> =
-            files.0.iter().map(|(path, file)| (path.as_str(), Wanted::new(path, file, self.target.script))).collect();
+            files.0.iter().map(|(path, file)| (path.as_str(), Wanted::new(path, file, self.target))).collect();
         // If this shim dies half way, the next one must know all files that may be there.
         if let Some(unfinished) = Manifest::unfinished(&last, &wanted) {
             unfinished.write(&self.workspaces, self.target.name)?;
         }
         let staging = Staging::new(&self.staging_path(), self.target.owner)?;
-        let mut beneath = Beneath::new(&self.path, folder, &staging, files);
+        let mut beneath = Beneath::new(&self.path, folder, &staging, files, &last);
         remove_stale(&mut beneath, &last, files)?;
         for (path, wanted) in &wanted {
             let trace = beneath.put(path, wanted, last.files.get(*path))?;
             self.manifest.files.insert((*path).to_owned(), trace);
         }
         let changes: Changes = beneath.changes;
+        self.manifest.put_beside = beneath.put_beside;
         staging.remove()?;
         self.manifest.write(&self.workspaces, self.target.name)?;
         remarks.extend(changes.remarks());

@@ -59,6 +59,31 @@ fn a1_a_copy_gives_nobody_a_right_that_its_source_does_not() {
     world.batchd(&["doctor"]).expect(0);
 }
 
+/// A definition that does not come into force takes no mode from the one that stays.
+#[test]
+fn a1_an_edit_that_does_not_fit_changes_no_mode_of_what_runs() {
+    let mut world = World::new();
+    world.batch("report", "", "stat -c %a data\n");
+    world.write("batches.d/report/data", "");
+    set_mode(&world.path("batches.d/report/data"), 0o644);
+    world.start();
+    let run = || {
+        let run = world.batchd(&["start", "report", "--wait"]).expect(0);
+        world.stdout(run.line())
+    };
+    assert_eq!(run(), "644\n");
+    world.write("batches.d/report/batch.toml", "after = ['nosuch']\n");
+    set_mode(&world.path("batches.d/report/data"), 0o600);
+    world.batchd(&["reload"]).expect(1);
+    assert_eq!(run(), "644\n");
+    // As well when all of the workspace is made again.
+    world.bash("rm -rf state/workspaces/report");
+    assert_eq!(run(), "644\n");
+    world.write("batches.d/report/batch.toml", "");
+    world.batchd(&["reload"]).expect(0);
+    assert_eq!(run(), "600\n");
+}
+
 /// What is in a zip that only its owner can read is readable for nobody else either.
 #[test]
 fn a1_b_a_zip_of_one_folder_keeps_its_modes() {
@@ -86,16 +111,24 @@ fn a1_a8_the_first_start_tightens_what_an_earlier_version_left() {
     world.start();
     world.batchd(&["start", "report", "--wait"]).expect(0);
     assert_eq!(world.end_daemon(Signal::TERM), 0);
-    world.bash("rm -rf state/modes; chmod 755 state/workspaces/report");
+    world.bash("rm -rf state/modes state/made-private; chmod 755 state/workspaces/report");
     let file = |text: &str| FileContent { bytes: text.as_bytes().to_vec(), mode: 0o644 };
     let old = [("batch.toml", file("env_file = 'job.env'\n")), ("job.env", file("A=tiger-7f3a\n"))];
     let old = Files(old.map(|(path, file)| (path.to_owned(), file)).into());
     let hash = definitions::put(&world.path("state"), &old).unwrap();
+    // The first time it fails: what the daemon writes then must not keep the next start from trying again.
+    let obstacle = world.path(format!("state/definitions/{hash}.json"));
+    fs::create_dir(&obstacle).unwrap();
     world.start();
     assert_eq!(mode(&world.path("state/workspaces/report")), 0o700);
+    world.daemon().says(0, "made 1 workspace private");
+    world.daemon().says(0, "can't make private what an earlier version left");
+    world.batchd(&["start", "report", "--wait"]).expect(0);
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    fs::remove_dir(obstacle).unwrap();
+    world.start();
     assert!(!definitions::definition_path(&world.path("state"), hash).join("job.env").exists());
     definitions::verify(&world.path("state"), hash).unwrap();
-    world.daemon().says(0, "made 1 workspace private");
     world.daemon().says(0, "removed 1 copy of an `env_file`");
     world.batchd(&["doctor"]).expect(0);
     assert_eq!(world.bash("grep -rl tiger-7f3a state || true"), "");
@@ -122,6 +155,29 @@ fn a7_what_a_script_writes_over_its_own_files_stays() {
         "replaced by the definition's version, the earlier content is kept: `counter.txt` (now `counter.txt.mine`)";
     assert_eq!(remarks(&world, "count.4"), [restored, kept.to_owned()]);
     assert_eq!(world.read("state/workspaces/count/counter.txt.mine"), "3\n");
+    // Another edit, while the script has a file of the next name itself.
+    world.write("state/workspaces/count/counter.txt.mine-2", "own\n");
+    world.write("batches.d/count/counter.txt", "50\n");
+    world.batchd(&["reload"]).expect(0);
+    assert_eq!(world.stdout(&run()), "51\n");
+    let beside = ["", "-2", "-3"].map(|number| world.read(format!("state/workspaces/count/counter.txt.mine{number}")));
+    assert_eq!(beside, ["3\n", "own\n", "41\n"]);
+}
+
+/// What is included is code; a file of the batch itself whose name begins like that of an included folder is data.
+#[test]
+fn a7_only_included_folders_are_always_the_definitions() {
+    let mut world = World::new();
+    let script = "for file in _n _own/n _lib/n; do echo $(($(cat $file) + 1)) > $file; cat $file; done\n";
+    world.batch("count", "include = ['_lib/']\n", script);
+    for file in ["count/_n", "count/_own/n", "_lib/n"] {
+        world.write(&format!("batches.d/{file}"), "0\n");
+    }
+    world.start();
+    let run = || world.batchd(&["start", "count", "--wait"]).expect(0).line().to_owned();
+    assert_eq!(world.stdout(&run()), "1\n1\n1\n");
+    assert_eq!(world.stdout(&run()), "2\n2\n1\n");
+    assert_eq!(remarks(&world, "count.2"), ["restored `_lib/n`: changed or removed by an earlier run"]);
 }
 
 #[test]
@@ -194,6 +250,31 @@ fn a8_who_may_write_an_env_file_is_checked() {
         world.batchd(&["start", "absolute", "--wait"]).expect(0);
         world.batchd(&["start", "relative", "--wait"]).expect(0);
     }
+}
+
+/// Root opens the file: a link of the batch's user must not make it open one that this user can't read.
+#[test]
+fn a8_the_user_of_a_batch_gets_no_file_of_root_for_its_env_file() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new();
+    let file = world.path("home/app.env");
+    world.write("root.env", "A=tiger-7f3a\n");
+    set_mode(&world.path("root.env"), 0o600);
+    world.bash("mkdir home; ln -s $W/root.env home/app.env; chown -h nobody home home/app.env");
+    world.batch("app", &format!("user = 'nobody'\nenv_file = '{}'\n", file.display()), "echo \"$A\"\n");
+    world.start();
+    let run = world.batchd(&["start", "app", "--wait"]).expect(125);
+    let what = "the file belongs to `root`, but `nobody` can change where the path leads";
+    assert!(run.err.contains(what) && run.err.contains("move the file to a folder"), "{run:?}");
+    assert!(world.batchd(&["check"]).expect(1).out.contains(what));
+    world.bash("rm home/app.env; echo A=mine > home/app.env; chown nobody home/app.env");
+    let run = world.batchd(&["start", "app", "--wait"]).expect(0);
+    assert_eq!(world.stdout(run.line()), "mine\n");
+    world.batchd(&["check"]).expect(0);
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    assert_eq!(world.bash("grep -rl tiger-7f3a runs state || true"), "");
 }
 
 #[test]

@@ -90,7 +90,8 @@ fn in_the_guest_workspaces_are_made_and_brought_up_to_date() {
         });
         let hash = put(state.path(), &Files(files.collect())).unwrap();
         let boot_id = boot();
-        let target = Target { definition: hash, script: "script.sh", name: &name, owner: None, boot_id: &boot_id };
+        let target =
+            Target { definition: hash, script: "script.sh", include: &[], name: &name, owner: None, boot_id: &boot_id };
         deploy(state.path(), &target).unwrap()
     };
     deploy(&["script.sh"]);

@@ -173,7 +173,7 @@ fn f2_a_full_disk_stops_the_script_and_not_the_log() {
     assert!(world.text(&launch, "stdout.log").ends_with("xxx\ndone\n"));
 }
 
-struct Unmount(std::path::PathBuf);
+pub(crate) struct Unmount(pub(crate) std::path::PathBuf);
 
 impl Drop for Unmount {
     fn drop(&mut self) {

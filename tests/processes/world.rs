@@ -376,6 +376,7 @@ pub(crate) fn definition(name: &BatchName, hash: DefinitionHash) -> Definition {
         RetryPolicy { retries: 0, delay: Duration::ZERO, backoff: 1.0, delay_max: Duration::ZERO, on_lost: false };
     let execution = Execution {
         script: "script.sh".to_owned(),
+        include: Vec::new(),
         interpreter: vec!["bash".to_owned()],
         args: Vec::new(),
         env: BTreeMap::new(),

@@ -196,6 +196,7 @@ fn plain(name: BatchName, edit: u64) -> Definition {
         hosts: Vec::new(),
         execution: Execution {
             script: "script.sh".to_owned(),
+            include: Vec::new(),
             interpreter: vec!["bash".to_owned()],
             args: Vec::new(),
             env: BTreeMap::new(),

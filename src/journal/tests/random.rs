@@ -145,6 +145,7 @@ impl Random {
             hosts: self.texts(),
             execution: Execution {
                 script: self.text(),
+                include: self.texts(),
                 interpreter: self.texts(),
                 args: self.texts(),
                 env: BTreeMap::from([(self.text(), self.text())]),

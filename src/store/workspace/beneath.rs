@@ -4,6 +4,9 @@
 //! renamed into place; nothing below the foreign folder ever gets an owner or a mode. Folders there are opened from its
 //! descriptor, and never through a link.
 
+mod beside;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -17,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use super::super::walk::{FILE, FOLDER};
 use super::super::{FileError, cannot};
 use super::changes::Changes;
-use super::manifest::{ContentDigest, finish_digest};
+use super::manifest::{ContentDigest, Manifest, Stamp, finish_digest};
 use super::{NEW_FILE, Owner, Trace, Wanted, belongs_to, give};
 use crate::model::files::{DEFINITION_BYTES_MAX, FileContent, Files, MODE_MASK};
 
@@ -27,17 +30,10 @@ const PRIVATE_MODE: Mode = Mode::from_raw_mode(0o700);
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
 /// How often a folder is opened, or a file renamed, that somebody else keeps taking away.
 const ATTEMPTS_MAX: u32 = 10;
-/// Names that are tried for a file that is kept, if the definition or a folder has the usual one.
-const NAMES_MAX: u32 = 10;
 /// The bits that decide whether a script can read and execute a file of its definition.
 const USED_MODE: u32 = 0o500;
 /// How much of a file is read at once.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// What is behind the name of a file that a script made of one of the definition's.
-const MINE: &str = "mine";
-/// What is behind the name of something that stood in the way of one of the definition's files.
-const ASIDE: &str = "aside";
-
 /// A folder of the daemon's, in which new files get their content and owner.
 pub(super) struct Staging {
     /// Where it is.
@@ -125,6 +121,10 @@ pub(super) struct Beneath<'a> {
     files: &'a Files,
     /// What was changed, and what a script had changed.
     pub(super) changes: Changes,
+    /// What deployments have put beside files of the definition, by its path.
+    pub(super) put_beside: BTreeMap<String, Stamp>,
+    /// How much of that was removed.
+    discarded: usize,
 }
 
 /// What is at the place of a file.
@@ -141,9 +141,17 @@ enum Found {
 }
 
 impl<'a> Beneath<'a> {
-    /// What is new in `folder`, which is at `path`, is of `files` and comes from `staging`, on the same file system.
-    pub(super) fn new(path: &'a Path, folder: OwnedFd, staging: &'a Staging, files: &'a Files) -> Self {
-        Self { path, folder: Rc::new(folder), staging, files, changes: Changes::default() }
+    /// What is new in `folder`, which is at `path`, is of `files` and comes from `staging`, on the same file system. `last` is
+    /// what was deployed there before.
+    pub(super) fn new(
+        path: &'a Path,
+        folder: OwnedFd,
+        staging: &'a Staging,
+        files: &'a Files,
+        last: &Manifest,
+    ) -> Self {
+        let (changes, put_beside) = (Changes::default(), last.put_beside.clone());
+        Self { path, folder: Rc::new(folder), staging, files, changes, put_beside, discarded: 0 }
     }
 
     /// Makes the file at `path` what it should be, unless it is one that the script may change, and has changed. `known` is
@@ -198,6 +206,8 @@ impl<'a> Beneath<'a> {
         known: Option<&Trace>,
     ) -> Result<(), FileError> {
         let was_deployed = known.is_some_and(Trace::was_deployed);
+        // What was data until now is the script's, even if it is code from now on.
+        let is_code = wanted.fixed && known.is_some_and(|known| known.was_deployed() && known.fixed);
         match found {
             Found::Nothing if was_deployed && !self.changes.has_set_aside_above(path) => {
                 self.changes.restored.push(path.to_owned())
@@ -212,7 +222,7 @@ impl<'a> Beneath<'a> {
                 let lost_mode = known.is_some_and(|known| {
                     known.mode == wanted.file.mode && (stat.st_mode ^ known.mode) & USED_MODE != 0
                 });
-                if is_changed && !(wanted.fixed && was_deployed) {
+                if is_changed && !is_code {
                     self.keep(folder, path)?;
                 } else if is_changed || (wanted.fixed && lost_mode) {
                     self.changes.restored.push(path.to_owned());
@@ -318,66 +328,6 @@ impl<'a> Beneath<'a> {
             }
         }
         Err(cannot("rename a file to", &self.path.join(path))(Errno::BUSY))
-    }
-
-    /// Keeps what the script has made of a file beside it, in the place of what was kept before.
-    fn keep(&mut self, folder: &OwnedFd, path: &str) -> Result<(), FileError> {
-        let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
-        for kept in self.free_names(path, MINE) {
-            let kept_name = kept.rsplit_once('/').map_or(kept.as_str(), |(_, name)| name);
-            match rustix::fs::renameat(folder, name, folder, kept_name) {
-                Ok(()) => {
-                    self.changes.kept.push((path.to_owned(), kept));
-                    return Ok(());
-                }
-                // It is gone by itself.
-                Err(Errno::NOENT) => return Ok(()),
-                Err(Errno::ISDIR) => {}
-                Err(error) => return Err(cannot("rename", &self.path.join(path))(error)),
-            }
-        }
-        Err(cannot("find a name to keep", &self.path.join(path))(Errno::EXIST))
-    }
-
-    /// Sets aside what stands in the way, in the place of what was set aside before.
-    fn set_aside(&mut self, folder: &OwnedFd, path: &str) -> Result<(), FileError> {
-        let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
-        let Some(aside) = self.free_names(path, ASIDE).next() else {
-            return Err(cannot("find a name to set aside", &self.path.join(path))(Errno::EXIST));
-        };
-        let aside_name = aside.rsplit_once('/').map_or(aside.as_str(), |(_, name)| name);
-        for attempt in 0..ATTEMPTS_MAX {
-            match rustix::fs::renameat(folder, name, folder, aside_name) {
-                Ok(()) => {
-                    self.changes.set_aside.push((path.to_owned(), aside));
-                    return Ok(());
-                }
-                // It is gone by itself.
-                Err(Errno::NOENT) => return Ok(()),
-                // A folder does not give way: it goes where only the daemon's user can enter, and is removed there.
-                Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => {
-                    let old = format!("old-{}-{attempt}", self.changes.set_aside.len());
-                    match rustix::fs::renameat(folder, aside_name, &self.staging.folder, &old) {
-                        Ok(()) | Err(Errno::NOENT) => {}
-                        Err(error) => return Err(cannot("remove", &self.path.join(&aside))(error)),
-                    }
-                }
-                Err(error) => return Err(cannot("set aside", &self.path.join(path))(error)),
-            }
-        }
-        Err(cannot("set aside", &self.path.join(path))(Errno::BUSY))
-    }
-
-    /// Names for what is kept of the file at `path`, as paths: none is one of the definition's.
-    fn free_names(&self, path: &str, ending: &str) -> impl Iterator<Item = String> + use<'a> {
-        let files = self.files;
-        let numbered = |name: String| (2..=NAMES_MAX).map(move |number| format!("{name}-{number}"));
-        let first = format!("{path}.{ending}");
-        let is_free = move |name: &String| {
-            let below = format!("{name}/");
-            !files.0.contains_key(name) && !files.0.keys().any(|path| path.starts_with(&below))
-        };
-        std::iter::once(first.clone()).chain(numbered(first)).filter(is_free)
     }
 
     /// The folder at `path`, not through links. Empty: the foreign folder itself.

@@ -12,7 +12,7 @@ use super::super::walk::FOLDER;
 use super::Owner;
 
 /// How deep the folders of a workspace are followed: each level holds a few descriptors, and no tool nests deeper on purpose.
-const DEPTH_MAX: usize = 100;
+pub(super) const DEPTH_MAX: usize = 100;
 
 /// Opens something only to look at it, and not what it leads to.
 const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);

@@ -41,6 +41,10 @@ pub(super) struct Manifest {
     modes: Option<Stamp>,
     /// By their paths in the workspace.
     pub(super) files: BTreeMap<String, Trace>,
+    /// What deployments have put beside the files: a script's version, or what stood in the way. All else of such a name is
+    /// the script's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) put_beside: BTreeMap<String, Stamp>,
 }
 
 /// How a file looks from outside. Whatever is done to the file later changes the time.
@@ -64,10 +68,15 @@ impl Stamp {
         }
     }
 
+    /// When the file was changed last: seconds, nanoseconds.
+    pub(super) fn changed_at(&self) -> (i64, i64) {
+        (self.changed_s, self.changed_ns)
+    }
+
     /// Whether nobody has touched the file since. Its length is left out: a host that loses its power may cut it.
     fn is_untouched(&self, stat: &Stat) -> bool {
         let now = Self::of(stat);
-        (now.inode, now.changed_s, now.changed_ns) == (self.inode, self.changed_s, self.changed_ns)
+        (now.inode, now.changed_at()) == (self.inode, self.changed_at())
     }
 }
 
@@ -101,7 +110,7 @@ pub(super) struct Trace {
     begun: Option<ContentDigest>,
     /// It is always the definition's: the script, an executable, an included file.
     #[serde(default)]
-    fixed: bool,
+    pub(super) fixed: bool,
 }
 
 impl Trace {
@@ -138,10 +147,11 @@ pub(super) struct Wanted<'f> {
 }
 
 impl<'f> Wanted<'f> {
-    /// The file at `path` of a definition whose script is at `script`. Included folders, and nothing else that is meant to
-    /// be changed, begin with `_`.
-    pub(super) fn new(path: &str, file: &'f FileContent, script: &str) -> Self {
-        let fixed = path == script || file.is_executable() || path.starts_with('_');
+    /// The file at `path` of the definition that is deployed.
+    pub(super) fn new(path: &str, file: &'f FileContent, target: &Target<'_>) -> Self {
+        let folder = path.split_once('/').map(|(folder, _)| folder);
+        let is_included = folder.is_some_and(|folder| target.include.iter().any(|included| included == folder));
+        let fixed = path == target.script || file.is_executable() || is_included;
         Self { file, digest: digest_of(&file.bytes), fixed }
     }
 }
@@ -156,6 +166,7 @@ impl Manifest {
             boot_id: target.boot_id.to_owned(),
             modes: modes.map(Stamp::of),
             files: BTreeMap::new(),
+            put_beside: BTreeMap::new(),
         }
     }
 
@@ -171,7 +182,7 @@ impl Manifest {
             let trace = files.entry((*path).to_owned()).or_default();
             trace.begun = Some(file.digest.clone());
         }
-        Some(Self { version: VERSION, files, ..Self::default() })
+        Some(Self { version: VERSION, files, put_beside: last.put_beside.clone(), ..Self::default() })
     }
 
     /// The one of a workspace, if it can be read. One that can't counts as none: then every file is compared.

@@ -1,8 +1,10 @@
 //! Deployments over what scripts leave behind, with real links, owners and races.
 //!
-//! What scripts change in the definition's own files stands in `changes`. Tests of owners need root, as the daemon does for `user`; without it they say so and end.
+//! What scripts change in the definition's own files stands in `changes`, how a workspace changes hands in `handover`.
+//! Tests of owners need root, as the daemon does for `user`; without it they say so and end.
 
 mod changes;
+mod handover;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -22,6 +24,8 @@ const BOOT: &str = "boot-1";
 struct Host {
     folder: tempfile::TempDir,
     owner: Option<Owner>,
+    /// The folders that definitions include.
+    include: Vec<String>,
 }
 
 impl Host {
@@ -29,7 +33,7 @@ impl Host {
         let folder = tempfile::tempdir().unwrap();
         // As `state/` is: others come through.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        Self { folder, owner }
+        Self { folder, owner, include: vec!["_common".to_owned()] }
     }
 
     fn state(&self) -> &Path {
@@ -46,10 +50,12 @@ impl Host {
         put(self.state(), &Files(entries.iter().map(file).collect())).unwrap()
     }
 
+    fn target<'t>(&'t self, definition: DefinitionHash, name: &'t WorkspaceName, boot_id: &'t str) -> Target<'t> {
+        Target { definition, script: "script.sh", include: &self.include, name, owner: self.owner, boot_id }
+    }
+
     fn try_deploy(&self, definition: DefinitionHash, boot_id: &str) -> Result<Deployed, WorkspaceError> {
-        let name = name();
-        let target = Target { definition, script: "script.sh", name: &name, owner: self.owner, boot_id };
-        deploy(self.state(), &target)
+        deploy(self.state(), &self.target(definition, &name(), boot_id))
     }
 
     fn deploy(&self, definition: DefinitionHash) -> Deployed {
@@ -90,6 +96,33 @@ impl Host {
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|n| n != "report").collect();
         names.sort();
         names
+    }
+}
+
+/// Something that is mounted.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(arguments: &[&str], on: &Path) -> Self {
+        let mount = std::process::Command::new("mount").args(arguments).arg(on).status();
+        assert!(mount.unwrap().success(), "mount {arguments:?}");
+        Self(on.to_owned())
+    }
+
+    /// A file on itself: nobody can remove it.
+    fn bind(file: &Path) -> Self {
+        Self::new(&["--bind", file.to_str().unwrap()], file)
+    }
+
+    /// Another file system.
+    fn tmpfs(on: &Path) -> Self {
+        Self::new(&["-t", "tmpfs", "tmpfs"], on)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
 
@@ -147,10 +180,12 @@ fn a_deployment_that_died_half_way_leaves_nothing_behind_in_the_end() {
     host.deploy(one);
     // A shim that died right after its first file: the manifest of both, and some of the files.
     let files = definitions::read_back(host.state(), two).unwrap();
-    let wanted = files.0.iter().map(|(path, file)| (path.as_str(), Wanted::new(path, file, "script.sh"))).collect();
+    let name = name();
+    let target = host.target(two, &name, BOOT);
+    let wanted = files.0.iter().map(|(path, file)| (path.as_str(), Wanted::new(path, file, &target))).collect();
     let workspaces = host.state().join(WORKSPACES);
-    let last = Manifest::read(&workspaces, &name()).unwrap();
-    Manifest::unfinished(&last, &wanted).unwrap().write(&workspaces, &name()).unwrap();
+    let last = Manifest::read(&workspaces, &name).unwrap();
+    Manifest::unfinished(&last, &wanted).unwrap().write(&workspaces, &name).unwrap();
     fs::write(host.path("only-in-two"), "").unwrap();
     let deployed = host.deploy(one);
     assert_eq!((deployed.written, deployed.remarks), (0, Vec::new()));
@@ -342,7 +377,7 @@ fn two_shims_may_make_the_same_workspace() {
     let files = Files([("script.sh".to_owned(), FileContent { bytes: b"echo".to_vec(), mode: 0o700 })].into());
     let hash = put(host.state(), &files).unwrap();
     let name = name();
-    let target = Target { definition: hash, script: "script.sh", name: &name, owner: None, boot_id: BOOT };
+    let target = host.target(hash, &name, BOOT);
     let deployment = || Deployment {
         workspaces: host.state().join(WORKSPACES),
         path: workspace_path(host.state(), &name),
