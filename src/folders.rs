@@ -383,7 +383,7 @@ pub fn still_open(batches: &Path, batch: &BatchName, file: &str) -> Diagnostic {
         }
         None => "this file is still open for writing".to_owned(),
     };
-    let hint = "the batch stays as it was until the file is closed; to write slowly, write a copy and rename it";
+    let hint = "the batch stays as it was until the file is closed; write to a copy, then rename the copy";
     Diagnostic::of_file(Some(batch.clone()), shown(file), what).with_hint(hint)
 }
 
@@ -422,8 +422,10 @@ fn open_zip(
         return Some(Diagnostic::of_file(Some(name.clone()), file, what).with_hint(hint));
     }
     if let Some(path) = env_file.filter(|path| entries.0.contains_key(*path)) {
-        let what = format!("the `env_file` `{path}` is inside the zip, and secrets in a zip are kept with it");
-        let hint = format!("remove `{path}` from the zip, and put it beside the zip");
+        let what = format!(
+            "the `env_file` `{path}` is inside the zip, and batchd stores zips, so the secrets would be copied"
+        );
+        let hint = format!("remove `{path}` from the zip, and put it next to the zip");
         return Some(Diagnostic::of_file(Some(name.clone()), file, what).with_hint(hint));
     }
     // Whoever can't read the archive can't read what was in it.

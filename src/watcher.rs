@@ -112,7 +112,7 @@ impl Watcher {
                 result.map_err(|error| error.to_string())
             }
             // Left to itself.
-            Err(_) => Err("the thread that watches could not be started, or has died".to_owned()),
+            Err(_) => Err("the watcher thread couldn't be started, or crashed".to_owned()),
         }
     }
 
@@ -427,7 +427,7 @@ mod tests {
     fn k8_a_watcher_that_panics_is_begun_anew() {
         let mut watched = Watched::new();
         let said = watched.watcher.ask(|_| panic!("as notify does without its thread")).unwrap_err();
-        assert!(said.contains("has died"), "{said}");
+        assert!(said.contains("has crashed"), "{said}");
         watched.watcher.renew();
         assert_eq!(watched.watcher.trouble, None);
         watched.check("touch batches.d/a/script.sh", &folder("a"));

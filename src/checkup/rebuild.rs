@@ -68,7 +68,7 @@ pub(super) struct Known {
 /// Writes a new journal at `file`. Refuses while a daemon or a run lives, and if anything is at `file`.
 pub fn rebuild(places: &Places<'_>, file: &Path, now: Instant) -> Result<Rebuilt> {
     if super::daemon_lives(places.state) {
-        bail!("a daemon is running on {}. Stop it first; its runs go on without it", places.state.display());
+        bail!("a daemon is running on {}. Stop the daemon first; its runs continue", places.state.display());
     }
     let known = survey(places.runs)?;
     let most = known.journals.iter().max_by_key(|(_, count)| **count);
@@ -117,7 +117,9 @@ pub(super) fn behind(facts: &BatchFacts) -> Result<u64> {
     let next = facts.next_number + NUMBERS_LEFT_OUT;
     if next > RUN_NUMBER_MAX {
         let (batch, number) = (&facts.name, facts.next_number - 1);
-        bail!("a folder or a run.json names {batch}.{number}, and no run number can be that high: move it away first");
+        bail!(
+            "a folder or a run.json names {batch}.{number}, which is above the highest possible run number; move the folder away"
+        );
     }
     Ok(next)
 }
@@ -227,13 +229,13 @@ pub(super) fn end_of(folder: &RunDir, token: &Token, why: &str) -> (Option<Insta
         Ending::Exited { cause, success, exit, .. } => (exit, success, cause),
         Ending::CouldNotRun { reason } => return not(Outcome::Failed, at, reason),
         Ending::InputIncomplete { reason } => return not(Outcome::Aborted, at, format!("input incomplete: {reason}")),
-        Ending::StoppedBeforeStart => return not(Outcome::Cancelled, at, "stopped before it began".to_owned()),
+        Ending::StoppedBeforeStart => return not(Outcome::Cancelled, at, "stopped before it started".to_owned()),
     };
     let (outcome, reason) = match cause {
         ExitCause::Itself if success => (Outcome::Succeeded, None),
         ExitCause::Itself => (Outcome::Failed, Some(format!("its exit status; {why}"))),
         ExitCause::Timeout => (Outcome::TimedOut, Some("the script ran longer than its timeout".to_owned())),
-        ExitCause::Stop => (Outcome::Cancelled, Some(format!("stopped, nobody knows by whom: {why}"))),
+        ExitCause::Stop => (Outcome::Cancelled, Some(format!("stopped by an unknown user: {why}"))),
     };
     let end = End { outcome, reason, at, exit: Some(exit) };
     (Some(record.started_at.unwrap_or(at)), end)

@@ -58,7 +58,7 @@ impl fmt::Display for Restored {
 /// Puts the backup `file` in force. Refuses while a daemon or a run lives, and if a journal is in place.
 pub fn restore(places: &Places<'_>, file: &Path, now: Instant) -> Result<Restored> {
     if super::daemon_lives(places.state) {
-        bail!("a daemon is running on {}. Stop it first; its runs go on without it", places.state.display());
+        bail!("a daemon is running on {}. Stop the daemon first; its runs continue", places.state.display());
     }
     let free = |name: &str| places.state.join(name).symlink_metadata().is_err();
     if !["journal.db", "journal.db-wal"].into_iter().all(free) {

@@ -159,7 +159,7 @@ impl Facts {
         let entries = self.batches.values().map(entry).collect::<Result<Vec<_>>>()?;
         Graph::new(entries, Limits::default()).map_err(|_| {
             let hint = "see the daemon's log; `batchd check` shows the errors in the files";
-            Complaint::failure("the definitions in the journal don't fit together", hint)
+            Complaint::failure("the definitions in the journal contradict each other", hint)
         })
     }
 

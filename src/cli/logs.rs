@@ -80,10 +80,14 @@ pub(super) fn run(args: &LogsArgs, context: &mut Context) -> Result<Exit> {
     if args.follow {
         if run.end().is_none() {
             interrupt::announce(&run.id);
+            facts::tell_of_daemon(context, true)?;
         }
         let ended = follow::follow(run, &mut tail, of_batch, context)?;
         let exit = tell_of_losses(&ended, &tail, context)?;
-        writeln!(io::stderr(), "{}", show::ending(&RunView::from(&ended)))?;
+        match ended.end() {
+            Some(_) => writeln!(io::stderr(), "{}", show::ending(&RunView::from(&ended)))?,
+            None => writeln!(io::stderr(), "the script of {} has ended; the next daemon records how", ended.id)?,
+        }
         return Ok(exit);
     }
     if facts::is_there(&tail.folder)? {

@@ -373,7 +373,7 @@ fn head(sources: &mut [Source<'_>], index: usize) -> Option<Reverse<Head>> {
 fn describe(moved: Moved) -> String {
     match moved {
         Moved::Skipped(civil) => format!("moved, because clocks skip {}", civil.format("%H:%M")),
-        Moved::FirstPassOnly => "clocks show this time twice; this is the first".to_owned(),
+        Moved::FirstPassOnly => "this time occurs twice; the first one is used".to_owned(),
     }
 }
 

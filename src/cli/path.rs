@@ -49,7 +49,7 @@ pub(super) fn run(args: &PathArgs, context: &mut Context) -> Result<Exit> {
         (None, None, Some(batch)) => (definition(context, batch)?, format!("no daemon has put {batch} in force yet")),
         (None, None, None) => {
             return Err(Complaint::usage(
-                "no run or batch was named",
+                "name a run or a batch",
                 "name a run, or use --workspace BATCH or --definition BATCH",
             ));
         }

@@ -213,7 +213,7 @@ fn clear_unfinished(state: &Path) {
         warn!("can't remove unfinished files of an earlier daemon: {error}");
     }
     if let Err(error) = modes::clear_unfinished(state) {
-        warn!("what an earlier daemon had begun to write stays: {error}");
+        warn!("can't remove unfinished files in the state folder: {error}");
     }
     // One of a shim that is just ending may be gone before it is removed.
     if let Err(error) = workspace::clear_unfinished(state) {
@@ -294,7 +294,7 @@ fn take_lock(lock: &File, paths: &Paths) -> Result<()> {
     while !try_lock(lock).with_context(cannot)? {
         if clock::monotonic() >= until {
             bail!(
-                "another daemon is running on {}. End it first, or choose another state folder with --state",
+                "another daemon is running on {}. Stop it first, or use another state folder: `--state DIR`",
                 paths.state.display()
             );
         }
@@ -363,7 +363,7 @@ fn graph_before(zones: &Zones, recovered: &Recovered, limits: &Limits) -> Graph 
     };
     Graph::new(entries(false), limits.clone()).unwrap_or_else(|_| {
         // It was a graph when it was recorded. If this batchd sees it otherwise, nothing follows until the disk is read.
-        warn!("the last definitions in force no longer fit together; edges are ignored until batches.d has been read");
+        warn!("the last definitions contradict each other; dependencies are ignored until batches.d is read");
         Graph::new(entries(true), limits.clone()).unwrap_or_default()
     })
 }
@@ -445,7 +445,7 @@ impl Daemon {
                 }
                 Err(_) => {
                     let runs = counted(open.len(), "run", "runs");
-                    warn!("can't read the state of {runs} of an earlier daemon yet; scheduling begins without");
+                    warn!("can't read {runs} of an earlier daemon yet; scheduling starts without them");
                     break;
                 }
             }

@@ -58,7 +58,7 @@ impl Inlets {
 fn alive<T>(received: Option<T>, part: &str) -> Result<T> {
     received.ok_or_else(|| {
         anyhow!(
-            "{part} has died. This is a bug in batchd, please report it. Scripts go on, and the next daemon takes them over"
+            "{part} crashed. This is a bug in batchd; please report it. Scripts continue, and the next daemon takes them over"
         )
     })
 }

@@ -317,7 +317,7 @@ impl Loader {
         }
         let was_alarm = self.alarm.take().is_some();
         if was_alarm {
-            info!("{}: the alarm is over; its content is in force again", self.batches.display());
+            info!("{}: the folder has batches again; its definitions are in force", self.batches.display());
         }
         let mut changed = was_alarm;
         // Hints that came while nothing could be looked at led nowhere.

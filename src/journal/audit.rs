@@ -48,7 +48,7 @@ impl Audit {
             said.retain(|line| line != "ok");
             let keys =
                 connection.prepare("PRAGMA foreign_key_check")?.query_map([], |row| row.get::<_, String>(0))?.count();
-            said.extend((keys > 0).then(|| format!("{keys} foreign keys lead nowhere")));
+            said.extend((keys > 0).then(|| format!("{keys} foreign keys refer to missing rows")));
             let mut there = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = ?")?;
             let mut missing = Vec::new();
             for name in TRIGGERS.iter().chain(RULES) {

@@ -110,7 +110,7 @@ pub enum OpenError {
     },
     /// The daemon was killed, and who reads may not do what SQLite needs to read what it left.
     #[error(
-        "{path} has a `-wal` file that a killed daemon left, and to read it takes permission to write in its folder: start the daemon, or run the command as the daemon's user"
+        "{path} has a `-wal` file that a killed daemon left, and reading it requires write permission for its folder: start the daemon, or run the command as the daemon's user"
     )]
     NeedsRecovery {
         /// The file.

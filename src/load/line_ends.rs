@@ -41,14 +41,12 @@ fn remark(input: &Input<'_>, path: &str, bytes: &[u8], batches: &str) -> Option<
         false => first_line.ends_with(b"\r"),
     };
     let returns = match is_shell {
-        true => "lines of this file end with a carriage return, which shells read as part of the line",
-        false => "the `#!` line ends with a carriage return, which the system takes as part of the program's name",
+        true => "the file has Windows line ends (CRLF); shells read the carriage return as text",
+        false => "the `#!` line has a Windows line end (CRLF), so the system can't find the program",
     };
     let (what, command) = match (has_mark, has_returns) {
         (false, false) => return None,
-        (true, false) => {
-            ("this file begins with a byte order mark, which hides its first line from the system", NO_MARK)
-        }
+        (true, false) => ("the file begins with a byte order mark, so the system doesn't see its `#!` line", NO_MARK),
         (false, true) => (returns, NO_RETURNS),
         (true, true) => ("this file has a byte order mark and carriage returns, which shells read as text", NEITHER),
     };

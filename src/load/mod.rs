@@ -84,8 +84,8 @@ mod tests {
         check("-x", "mv -T b.d/-x b.d/x");
         check("x'; reboot; '", r"mv -T 'b.d/x'\''; reboot; '\''' b.d/x-reboot");
         check("x\ny", r"mv -T $'b.d/x\x0ay' b.d/x-y");
-        check("übung", "mv 'b.d/übung' b.d/uebung");
-        check("Façade_2", "mv 'b.d/Façade_2' b.d/facade_2");
+        check("übung", "mv -T 'b.d/übung' b.d/uebung");
+        check("Façade_2", "mv -T 'b.d/Façade_2' b.d/facade_2");
         check("日本", "rename it; if");
         assert_eq!(batch_name("", "report").unwrap().as_str(), "report");
     }

@@ -218,10 +218,7 @@ fn shebang(bytes: &[u8], on_disk: Option<&str>) -> Result<Vec<String>, Complaint
     if line.ends_with(b"\r") {
         return Err((
             Some(0),
-            crlf(
-                "the `#!` line ends with a carriage return, which the system takes as part of the program's name",
-                on_disk,
-            ),
+            crlf("the `#!` line has a Windows line end (CRLF), so the system can't find the program", on_disk),
         ));
     }
     let Ok(line) = std::str::from_utf8(line) else {
@@ -261,10 +258,7 @@ fn check_line_ends(bytes: &[u8], interpreter: &[String], on_disk: Option<&str>) 
         None => Ok(()),
         Some(first) => Err((
             Some(first),
-            crlf(
-                "the line ends with a carriage return, as on Windows; a shell reads that as part of the line",
-                on_disk,
-            ),
+            crlf("the line has a Windows line end (CRLF); shells read the carriage return as text", on_disk),
         )),
     }
 }
@@ -340,7 +334,7 @@ mod tests {
         check(b"#!/usr/bin/env python3", Ok(&["python3"]));
         check(b"#!/usr/bin/env -S bash -eu\n", Ok(&["/usr/bin/env", "-S bash -eu"]));
         check(b"#!/usr/bin/env bash -eu\n", Err("as one word"));
-        check(b"#!/bin/sh\r\n", Err("carriage return"));
+        check(b"#!/bin/sh\r\n", Err("Windows line end"));
         check(b"#!\n", Err("names no program"));
         check(b"#!python3\n", Err("absolute path, found `python3`"));
         check(b"#!/bin/\xff\n", Err("not UTF-8"));

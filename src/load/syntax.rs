@@ -37,7 +37,7 @@ pub(super) fn text_of<'b>(
     let path = if folder.is_empty() { shell_path(file) } else { shell_path(&format!("{folder}/{file}")) };
     if bytes.len() > TEXT_BYTES_MAX {
         let what = format!("the file has {} bytes, more than the {TEXT_BYTES_MAX} that are read", bytes.len());
-        return (None, refused(Diagnosis::hinted(what, "put data in a file of its own")));
+        return (None, refused(Diagnosis::hinted(what, "move data to a separate file")));
     }
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return (None, refused(Diagnosis::hinted("the file is UTF-16, not UTF-8", to_utf8("UTF-16", &path))));

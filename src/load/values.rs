@@ -48,7 +48,7 @@ pub(super) fn text(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
     if text.contains('\0') {
         return wrong(
             format!("`{key}` contains a NUL character"),
-            "remove it; no argument, path or variable can hold it",
+            "remove it; arguments, paths and variables can't contain NUL",
         );
     }
     Ok(text.to_owned())

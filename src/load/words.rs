@@ -243,7 +243,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (&["runs_dir", "logs", "log_dir", "log"], "runs", "the folder with one folder per run"),
     (&["state_dir", "data", "data_dir", "db"], "state", "the daemon's own folder"),
     (&["default"], "defaults", "`[defaults]`"),
-    (&["pool"], "pools", "`[pools]`, a name and a number of slots a line"),
+    (&["pool"], "pools", "`[pools]`, one line per pool: `name = slots`"),
 ];
 
 /// The keys at the top of the settings.

@@ -31,9 +31,9 @@ impl VariableNameError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Malformed(_) => "a name has letters, digits and `_`, and no digit first",
+            Self::Malformed(_) => "a name has letters, digits and `_`, and can't begin with a digit",
             Self::TooLong(_) => "choose a shorter one",
-            Self::Reserved(_) => "names that begin with `BATCHD_` are given by batchd itself; choose another",
+            Self::Reserved(_) => "names that begin with `BATCHD_` are reserved for batchd; choose another",
         }
     }
 }

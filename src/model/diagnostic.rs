@@ -91,7 +91,7 @@ pub fn errors(diagnostics: &[Diagnostic]) -> usize {
 pub fn not_a_batch_name(batches: &str, folder: &str) -> Diagnostic {
     let at = |name: &str| shell_path(&format!("{batches}/{name}"));
     let what = format!(
-        "this folder's name is not a batch name; a batch name begins with a-z or 0-9, continues with a-z, 0-9, `_` or `-`, \
+        "the folder's name is not a batch name; a batch name begins with a-z or 0-9, continues with a-z, 0-9, `_` or `-`, \
          and has at most {BATCH_NAME_CHARACTERS_MAX} characters"
     );
     let hint = match BatchName::suggestion(folder) {

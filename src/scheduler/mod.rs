@@ -358,7 +358,7 @@ impl Scheduler {
             );
         };
         let next = Run { attempt: run.attempt, ..self.next_attempt(now, &node, &run) };
-        let reason = format!("runs/{} belongs to another journal: it goes on as {}", run.id, next.id);
+        let reason = format!("runs/{} belongs to another journal; the run continues as {}", run.id, next.id);
         let (id, end) = (run.id.clone(), End { outcome: Outcome::Failed, reason: Some(reason), at: now, exit: None });
         self.end(run, end, book::Counts::No);
         self.ended.retain(|ended| ended.run != id);

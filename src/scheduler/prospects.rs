@@ -58,7 +58,7 @@ impl Scheduler {
                 Prospect::Runs => prospects.follows.push(name.clone()),
                 Prospect::Once(others) => prospects.follows_once.push((name.clone(), others.clone())),
                 Prospect::LeftOut(run) => {
-                    prospects.does_not_follow.push((name.clone(), format!("{run} has succeeded in this chain")));
+                    prospects.does_not_follow.push((name.clone(), format!("{run} already succeeded in this chain")));
                 }
                 Prospect::Ends(why) | Prospect::Absent(why) => {
                     prospects.does_not_follow.push((name.clone(), why.clone()));

@@ -147,7 +147,7 @@ impl Scheduler {
         let new = run.id.clone();
         if again.mode == RerunMode::MarkSucceeded {
             let reason =
-                format!("marked as succeeded by {by} without running the script; it stands for {old}", old = old.id);
+                format!("marked as succeeded by {by} without running the script; it replaces {old}", old = old.id);
             self.end(run, End { outcome: Outcome::Succeeded, reason: Some(reason), at: now, exit: None }, Counts::Yes);
         } else {
             self.admit_patiently(now, run);

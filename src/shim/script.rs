@@ -295,9 +295,7 @@ fn c_strings(texts: impl Iterator<Item = String>) -> Result<CStrings, Refusal> {
 
 fn c_string(text: String) -> Result<CString, Refusal> {
     CString::new(text).map_err(|_| {
-        Refusal::could_not_run(
-            "an argument, a variable or a path contains a zero byte; remove the zero byte".to_owned(),
-        )
+        Refusal::could_not_run("an argument, a variable or a path contains a NUL byte; remove the NUL byte".to_owned())
     })
 }
 

@@ -255,13 +255,15 @@ pub fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)>
         }
         let at = |what| (index + 1, what);
         let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
-        let (key, value) = line.split_once('=').ok_or(at("no `=`; a line is KEY=VALUE"))?;
+        let (key, value) = line.split_once('=').ok_or(at("the line has no `=`; write KEY=VALUE"))?;
         match check_variable_name(key) {
             // Of a name of batchd's own, its own value counts: it comes later.
             Ok(()) | Err(VariableNameError::Reserved(_)) => {}
             Err(VariableNameError::TooLong(_)) => return Err(at("the name before `=` is longer than 128 bytes")),
             Err(VariableNameError::Malformed(_)) => {
-                return Err(at("the name before `=` is not one of letters, digits and `_` that begins with no digit"));
+                return Err(at(
+                    "the name before `=` may contain only letters, digits and `_`, and can't begin with a digit",
+                ));
             }
         }
         variables.push((key.to_owned(), unquote(value.trim()).map_err(at)?));
@@ -272,7 +274,7 @@ pub fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)>
 fn unquote(value: &str) -> Result<String, &'static str> {
     const OPEN: &str = "a quote is not closed, or something follows it";
     if value.contains('\0') {
-        return Err("a value can't hold a zero byte");
+        return Err("a value can't contain a NUL byte");
     }
     if let Some(rest) = value.strip_prefix('\'') {
         let inner = rest.strip_suffix('\'').ok_or(OPEN)?;

@@ -203,7 +203,7 @@ impl BatchesDir {
                     let (folder, toml) = (at(batch.as_str()), at(&format!("{batch}/batch.toml")));
                     format!("make it one: `mkdir {folder} && mv {} {folder}/ && touch {toml}`", at(name))
                 }
-                None => "make a folder for it, with a `batch.toml` beside it".to_owned(),
+                None => "create a folder for it, with a `batch.toml`".to_owned(),
             };
             ("this zip is ignored; a batch is a folder with a `batch.toml`, and the zip belongs in that folder", hint)
         } else if matches!(name, "batch.toml" | "script.sh") {
@@ -230,7 +230,7 @@ impl BatchesDir {
         let batch = BatchName::new(name).ok()?;
         let what = match target {
             Ok(_) => "this is a link to something other than a folder",
-            Err(_) => "this link leads nowhere",
+            Err(_) => "this link is broken: its target doesn't exist",
         };
         let hint = "a batch is a folder; replace the link with one, or remove the link";
         Some(Diagnostic::of_file(Some(batch), shown(name), what).with_hint(hint))

@@ -204,7 +204,7 @@ impl<'a> Walk<'a> {
             }
             Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {
                 let hint = format!("remove it: `rm {}`", self.on_disk(path));
-                self.refuse(path, "this link leads nowhere".to_owned(), Some(hint));
+                self.refuse(path, "this link is broken: its target doesn't exist".to_owned(), Some(hint));
                 Ok(())
             }
             // What it led through was renamed meanwhile.

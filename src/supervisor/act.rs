@@ -48,7 +48,7 @@ impl Server {
         match RunDir::create(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.home.make_again().is_ok() => {
                 let runs = self.around.runs.display();
-                warn!("{runs} was removed and is made again: the logs of earlier runs are gone");
+                warn!("{runs} was removed and has been created again; the logs of earlier runs are lost");
                 RunDir::create(&path)
             }
             made => made,

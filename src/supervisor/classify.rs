@@ -79,7 +79,7 @@ pub enum Finding {
     WaitForLock,
     /// No user code ran: begin anew.
     NothingRan,
-    /// It was stopped before it began.
+    /// It was stopped before it started.
     StoppedBeforeStart,
     /// Its number is taken by a folder that is not ours.
     FolderTaken,

@@ -38,23 +38,23 @@ impl Home {
         let path = self.path.display();
         let quoted = shell_word(&self.path.to_string_lossy());
         let missing = |remedy: String| Err(format!("the folder of the runs, {path}, is missing; {remedy}"));
-        let by_hand = || missing(format!("make it again with `mkdir -p {quoted}`"));
+        let by_hand = || missing(format!("create it again with `mkdir -p {quoted}`"));
         let Some(was) = &self.was else { return by_hand() };
         if let Some(target) = &was.target {
             let target = shell_word(&self.path.parent().unwrap_or(Path::new("/")).join(target).to_string_lossy());
             return missing(format!(
-                "it was a symbolic link: make it again with `mkdir -p {target} && ln -sfn {target} {quoted}`"
+                "it was a symbolic link; create it again with `mkdir -p {target} && ln -sfn {target} {quoted}`"
             ));
         }
         if was.folder.dev() != was.parent.dev() {
-            return missing(format!("it was a file system of its own: `mkdir -p {quoted} && mount {quoted}`"));
+            return missing(format!("it was a separate mount: `mkdir -p {quoted} && mount {quoted}`"));
         }
         let parent = fs::metadata(self.path.parent().unwrap_or(Path::new("/")));
         if !parent.is_ok_and(|parent| (parent.dev(), parent.ino()) == (was.parent.dev(), was.parent.ino())) {
             return by_hand();
         }
         self.make(&was.folder).or_else(|error| {
-            missing(format!("it could not be made again ({}): make it with `mkdir -p {quoted}`", said(&error)))
+            missing(format!("it can't be created ({}); create it with `mkdir -p {quoted}`", said(&error)))
         })
     }
 

@@ -74,7 +74,7 @@ pub(super) fn token_text(launch: &Launch) -> String {
 pub(super) fn order(launch: &Launch, around: &Surroundings, serial: u64) -> Result<Order, &'static str> {
     let run = &launch.run;
     let hash = run.definition.ok_or("the run's row in the journal has no definition; this is a bug in batchd")?;
-    let gone = "the batch and its stored definition are gone; start the batch again when it is back";
+    let gone = "the batch and its stored definition are gone; restore the batch, then start it again";
     let definition = launch.definition.as_ref().ok_or(gone)?;
     // Runs beside each other must not change each other's scripts.
     let own_workspace = definition.overlap == Overlap::Allow;

@@ -122,7 +122,7 @@ impl Server {
                     // Its run has something else to wait for.
                     Err(error) if error.is_cancelled() => {}
                     // Nobody would look at its run again: the daemon ends with this, and the next one finds the run.
-                    Err(error) => return error!(%error, "a task that watches a run has died; the daemon ends"),
+                    Err(error) => return error!(%error, "the task that watches a run crashed; the daemon exits"),
                 },
                 answer = next_answer(&mut self.link) => match answer {
                     Some(answer) => self.take_answer(answer),
@@ -160,7 +160,7 @@ impl Server {
     /// Tidies a run's folder. If the system is short of something now, that is tried again, and said once.
     fn settle(&mut self, run: RunId, settling: Settling) {
         let Err(error) = RunDir::open(&self.folder(&run)).and_then(|folder| folder.settle()) else { return };
-        // One that was stopped before it began has no folder.
+        // One that was stopped before it started has no folder.
         if error.kind() == io::ErrorKind::NotFound {
             return;
         }

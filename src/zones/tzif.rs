@@ -14,7 +14,7 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Zone, String> {
     let file = TimeZone::from_tz_data(bytes).map_err(|error| error.to_string())?;
     let file = file.as_ref();
     if !file.leap_seconds().is_empty() {
-        return Err("it counts leap seconds, which the clocks of computers don't".to_owned());
+        return Err("it contains leap seconds, which batchd doesn't support".to_owned());
     }
     let types = file.local_time_types();
     let ruled = match file.extra_rule() {

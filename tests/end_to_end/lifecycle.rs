@@ -69,6 +69,20 @@ fn b9_what_ends_while_no_daemon_is_there_is_imported() {
     slow.check_end();
 }
 
+#[test]
+fn b_a_log_is_followed_to_its_end_without_a_daemon() {
+    let mut slow = Slow::new();
+    slow.begin();
+    assert_eq!(slow.world.end_daemon(Signal::TERM), 0);
+    slow.go.tell();
+    slow.world.all_gone();
+    let followed = slow.world.batchd(&["logs", "-f", "slow.1"]).expect(0);
+    assert_eq!(followed.out, "go\n");
+    for expected in ["the daemon is not running", "the script of slow.1 has ended; the next daemon records how"] {
+        assert!(followed.err.contains(expected), "{followed:?}");
+    }
+}
+
 /// How many runs end while no daemon is there.
 const MANY: usize = 100;
 
@@ -302,7 +316,7 @@ fn a_run_that_cannot_be_adopted_yet_does_not_keep_the_others() {
     let lock = RunDir::open(&slow.world.run_file("slow.1", "")).unwrap().lock().unwrap().expect("nobody else has it");
     let daemon = slow.world.start();
     assert!(
-        daemon.log_text().contains("can't read the state of 1 run of an earlier daemon yet; scheduling begins without"),
+        daemon.log_text().contains("can't read 1 run of an earlier daemon yet; scheduling starts without them"),
         "{}",
         daemon.log_text()
     );

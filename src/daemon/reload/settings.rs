@@ -66,7 +66,7 @@ impl Loader {
         let (around, diagnostics) = match read {
             Ok(read) => read,
             Err(problem) => {
-                let what = format!("can't read the settings, so they stay as they were: {problem:#}");
+                let what = format!("can't read the settings; the previous settings stay in force: {problem:#}");
                 self.of_settings = vec![Diagnostic::of_file(None, &self.around.settings.file, what)];
                 return;
             }
@@ -85,7 +85,7 @@ impl Loader {
             let what = "`batches`, `runs`, `state`, `socket_group`, `runs_mode` or `log_output` has changed \
                         since the daemon started";
             let diagnostic = Diagnostic::of_file(None, &self.around.settings.file, what);
-            self.of_settings.push(diagnostic.with_hint("restart the daemon; running scripts go on"));
+            self.of_settings.push(diagnostic.with_hint("restart the daemon; running scripts continue"));
         }
         self.folders.forget_looks();
     }

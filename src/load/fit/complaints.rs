@@ -71,7 +71,8 @@ impl Fitting<'_> {
                 let what = format!(
                     "{joins} `{inside}`, which only runs after a failure, and `{outside}`; they never run in the same chain"
                 );
-                let hint = "name only one of them in `after`, or split the batch in two that `include` the same script";
+                let hint =
+                    "name only one of them in `after`, or split it into two batches that `include` the same script";
                 Diagnosis::hinted(what, hint)
             }
         }

@@ -117,7 +117,7 @@ fn refuses_what_is_no_file_of_the_folder() {
     check(&|r| symlink("/etc/passwd", r.join("batch.toml")).unwrap(), leads_out);
     check(&|r| symlink("../report/script.sh", r.join("batch.toml")).unwrap(), leads_out);
     check(&|r| symlink("/proc/self/fd/0", r.join("batch.toml")).unwrap(), leads_out);
-    let nowhere = "report/batch.toml: this link leads nowhere";
+    let nowhere = "report/batch.toml: this link is broken: its target doesn't exist";
     check(&|r| symlink("none", r.join("batch.toml")).unwrap(), nowhere);
     check(&|r| symlink("batch.toml", r.join("batch.toml")).unwrap(), nowhere);
     check(&|r| symlink(".", r.join("loop")).unwrap(), "report/loop: this is a link to a folder");
