@@ -7,6 +7,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -26,6 +27,9 @@ use crate::rundir::records::RunRecord;
 
 /// The folder in the state in which the journal is made; it goes when that is in place.
 pub const UNDER_WAY: &str = "restore.new";
+
+/// Nobody but the daemon's user has any business with a journal that is being made.
+const FOLDER_MODE: u32 = 0o700;
 
 /// What became of the journal, in the reasons of rows that come from folders.
 const RESTORED: &str = "the journal was restored from a backup";
@@ -68,7 +72,8 @@ pub fn restore(places: &Places<'_>, file: &Path, now: Instant) -> Result<Restore
     let known = survey(places.runs)?;
     let folder = places.state.join(UNDER_WAY);
     remove(&folder)?;
-    fs::create_dir_all(&folder).with_context(|| format!("can't create the folder {}", folder.display()))?;
+    let made = fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&folder);
+    made.with_context(|| format!("can't create the folder {}", folder.display()))?;
     let made = folder.join("journal.db");
     let mut sheet = Sheet { journal: Journal::take_back(file, &made)?, records: Vec::new() };
     let recovered = sheet.journal.recover()?;

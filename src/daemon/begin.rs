@@ -29,7 +29,7 @@ use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
 use crate::folders::{BATCH_TOML, Surroundings, own_program, schedule};
 use crate::journal::query::{Filter, Reader};
-use crate::journal::{Journal, OpenError};
+use crate::journal::{Journal, OpenError, private};
 use crate::model::definition::Definition;
 use crate::model::graph::{Entry, Graph};
 use crate::model::id::{BatchName, RunId};
@@ -57,10 +57,6 @@ const ACTS_WAITING_MAX: usize = 256;
 const UNTIDY_AMONG: u32 = 1000;
 /// Everybody may pass through the state folder, to a workspace of theirs; nobody else may list it (design 3.1).
 const STATE_MODE: u32 = 0o711;
-/// The journal without a `socket_group`, and with one.
-const JOURNAL_MODE: u32 = 0o600;
-/// See [`JOURNAL_MODE`].
-const JOURNAL_MODE_FOR_GROUP: u32 = 0o640;
 /// How long a lock that somebody holds is tried: an exec takes milliseconds, and a person who starts a second daemon can wait.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two tries.
@@ -181,25 +177,12 @@ fn socket_group(around: &Surroundings, paths: &Paths) -> Result<Option<u32>> {
     users::gid_of(name)?.with_context(missing).map(Some)
 }
 
-/// In the journal stand arguments and variables of runs, which may be secrets: it is read by whoever may use the socket, and by
-/// nobody else.
+/// Lets those read the journal who may use the socket, and nobody else.
 fn protect_journal(path: &Path, group: Option<u32>) -> Result<()> {
-    let mode = if group.is_some() { JOURNAL_MODE_FOR_GROUP } else { JOURNAL_MODE };
-    // SQLite gives its other files the mode and the owner of the first; an earlier version may have left some.
-    for ending in ["", "-wal", "-shm"] {
-        let mut file = path.as_os_str().to_owned();
-        file.push(ending);
-        let set = || {
-            std::os::unix::fs::chown(&file, None, group)?;
-            fs::set_permissions(&file, fs::Permissions::from_mode(mode))
-        };
-        match set() {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error)
-                    .with_context(|| format!("can't set the owner and mode of {}", Path::new(&file).display()));
-            }
-            Ok(()) | Err(_) => {}
-        }
+    let cannot = || format!("can't set the group and mode of {} and the files beside it", path.display());
+    private::protect(path, group).with_context(cannot)?;
+    if let Err(error) = private::protect_copies(path) {
+        warn!("a copy of {} may be readable for everybody: {error}", path.display());
     }
     Ok(())
 }
