@@ -296,14 +296,10 @@ fn open_journal(paths: &Paths, group: Option<u32>) -> Result<(Journal, Reserve, 
         opened => opened?,
     };
     protect_journal(&paths.journal(), group)?;
-    let no_room = reserve.make().err().map(|error| {
-        let reason = format!(
-            "the disk of {} has no space for the journal: nothing starts until there is some",
-            paths.state.display()
-        );
-        warn!("{reason} ({error})");
-        reason
-    });
+    let no_room = reserve.make().err().map(|short| short.to_string());
+    if let Some(reason) = &no_room {
+        warn!("{reason}");
+    }
     Ok((journal, reserve, no_room))
 }
 

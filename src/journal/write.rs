@@ -43,6 +43,12 @@ impl Journal {
         drop(self.connection.transaction_with_behavior(TransactionBehavior::Immediate));
     }
 
+    /// Moves all that is in the `-wal` file to where it belongs, and cuts that file off. What can't be moved now (a reader
+    /// needs it, or there is no room) stays where it is.
+    pub fn empty_wal(&mut self) {
+        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+
     fn write_all(&mut self, records: &[Record], number: Option<u64>) -> std::result::Result<(), CommitError> {
         if records.is_empty() {
             return Ok(());

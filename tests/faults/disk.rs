@@ -10,10 +10,13 @@ use crate::host::Disk;
 use crate::world::root::is_root;
 use crate::world::{Pipe, World};
 
-/// Room for the journal, its reserve, and the 16 MiB that must be free for it to be made again.
+/// Room for the journal, its reserve, and what must be free beside it.
 const STATE: &str = "size=32m";
 /// What a run waits for while the reserve is given up.
-const FULL: &str = "the disk of the journal is full";
+const FULL: &str = "/state is full (0 MiB free): nothing starts until 2 MiB are free";
+
+/// Makes the journal twice as many bytes longer.
+const EVENT: &str = "INSERT INTO event (at, text) VALUES (0, hex(zeroblob(?)))";
 
 /// A world whose state is on a small disk: `quick` ends at once, `slow` waits for a word, and `next` follows it.
 fn small() -> (World, Disk, [Pipe; 2]) {
@@ -100,6 +103,73 @@ fn e2_the_room_that_is_given_up_is_the_journals_alone() {
     assert_well(&mut world);
 }
 
+/// A world whose state is so small that only what the journal holds makes it heal.
+fn tight() -> (World, Disk) {
+    let mut world = World::new();
+    let disk = Disk::new(&world, "state", "size=24m");
+    world.batch("quick", "", "echo quick");
+    world.batch("big", "", "echo big");
+    world.write("batches.d/big/data", vec![7; 12 * 1024 * 1024]);
+    world.start();
+    world.batchd(&["start", "quick", "--wait"]).expect(0);
+    disk.fill_but(0);
+    world.batchd(&["start", "quick"]).expect(0);
+    sees_wait(&world, "quick.2", FULL);
+    (world, disk)
+}
+
+#[test]
+fn a3_a_full_disk_heals_when_as_much_is_free_as_before() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, disk) = tight();
+    // What is recorded meanwhile makes the `-wal` file longer, up to what it may keep for good.
+    let journal = Connection::open(world.path("state/journal.db")).unwrap();
+    journal.execute_batch("PRAGMA wal_autocheckpoint = 0").unwrap();
+    for _ in 0..80 {
+        journal.execute(EVENT, [20_000]).unwrap();
+        journal.execute("DELETE FROM event WHERE at = 0", []).unwrap();
+    }
+    drop(journal);
+    disk.free();
+    assert_eq!(world.end("quick.2")["outcome"], "succeeded");
+    assert_well(&mut world);
+}
+
+#[test]
+fn a3_what_the_journal_holds_counts_at_a_start_too() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, disk) = tight();
+    assert_eq!(world.end_daemon(Signal::KILL), -9);
+    disk.free();
+    world.start();
+    assert_eq!(world.end("quick.2")["outcome"], "succeeded");
+    assert!(!world.daemon().log_text().contains("nothing starts until"), "{}", world.daemon().log_text());
+    assert_well(&mut world);
+}
+
+#[test]
+fn a3_a_start_on_a_full_disk_says_how_much_is_free_and_how_much_is_needed() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new();
+    let disk = Disk::new(&world, "state", STATE);
+    world.batch("quick", "", "echo quick");
+    disk.fill_but(5 * 1024 * 1024 + 4096);
+    world.start();
+    let reason = "/state is full (4 MiB free): nothing starts until 10 MiB are free";
+    world.daemon().says(0, reason);
+    world.batchd(&["start", "quick"]).expect(0);
+    sees_wait(&world, "quick.1", reason);
+    disk.free();
+    assert_eq!(world.end("quick.1")["outcome"], "succeeded");
+    assert_well(&mut world);
+}
+
 #[test]
 fn e2_scripts_are_stopped_although_nothing_can_be_recorded() {
     if !is_root() {
@@ -114,8 +184,7 @@ fn e2_scripts_are_stopped_although_nothing_can_be_recorded() {
     world.daemon().says(0, FULL);
     // Somebody uses up what the reserve has given.
     let journal = Connection::open(world.path("state/journal.db")).unwrap();
-    let event = "INSERT INTO event (at, text) VALUES (0, hex(zeroblob(2000)))";
-    while journal.execute(event, []).is_ok() {}
+    while journal.execute(EVENT, [2000]).is_ok() {}
     world.daemon().says(0, "the journal can't be written (");
     assert_eq!(world.end_daemon(Signal::TERM), 0);
     world.all_gone();
