@@ -41,7 +41,6 @@ use crate::paths::Paths;
 use crate::rundir::access::Access;
 use crate::rundir::{self, LOCK};
 use crate::scheduler::{Event, Scheduler};
-use crate::shim::shortage::said;
 use crate::store::{definitions, modes, upgrade, users, workspace};
 use crate::supervisor::{self, Local, Place as _};
 use crate::watcher::Watcher;
@@ -241,7 +240,10 @@ fn make_folders(paths: &Paths) -> Result<File> {
             paths.batches.display()
         );
     }
-    let cannot = |path: &Path, error| anyhow!("can't create the folder {}: {}", path.display(), said(&error));
+    let cannot = |path: &Path, error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => anyhow!("{} is a file, not a folder; move it away", path.display()),
+        _ => anyhow!("can't create the folder {}: {}", path.display(), supervisor::said(path, &error)),
+    };
     fs::create_dir_all(&paths.runs).map_err(|error| cannot(&paths.runs, error))?;
     let made = fs::DirBuilder::new().recursive(true).mode(STATE_MODE).create(&paths.state);
     made.and_then(|()| fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)))

@@ -254,6 +254,7 @@ fn f2_the_end_of_a_script_waits_for_room_to_be_written_down() {
     assert_well(&mut world);
 }
 
+/// Of each number of inodes that are left, the shim gets to another step.
 #[test]
 fn g4_out_of_inodes_is_as_a_full_disk() {
     if !is_root() {
@@ -263,13 +264,23 @@ fn g4_out_of_inodes_is_as_a_full_disk() {
     let disk = Disk::new(&world, "runs", "size=4m,nr_inodes=64");
     world.batch("quick", "retries = 3", "echo quick");
     world.start();
-    disk.use_up_inodes();
-    world.batchd(&["start", "quick"]).expect(0);
-    sees_wait(&world, "quick.1", "df -i");
-    disk.free_inodes();
-    let end = world.end("quick.1");
-    assert_eq!((end["outcome"].as_str(), end["attempt"].as_u64()), (Some("succeeded"), Some(1)));
-    assert_eq!(world.runs().len(), 1, "nothing was charged as a retry");
+    for left in 0..=8 {
+        let mark = world.daemon().mark();
+        disk.use_up_inodes_but(left);
+        let run = world.batchd(&["start", "quick"]).expect(0).line().to_owned();
+        let line = world.daemon().line_after(mark, &format!("{run} waits"), |line| waits(line, &run, ""));
+        let reason = line["reason"].as_str().unwrap();
+        assert!(reason.contains("No space left on device") && reason.contains("df -i"), "{left}: {reason}");
+        // It does not hold what it waits for.
+        let names = world.bash(&format!("ls -A runs/{run} 2>/dev/null || true"));
+        assert!(names.split_whitespace().all(|name| name == "run.json"), "{left}: {names}");
+        disk.free_inodes();
+        let end = world.end(&run);
+        assert_eq!((end["outcome"].as_str(), end["attempt"].as_u64()), (Some("succeeded"), Some(1)), "{left}");
+        assert!(!world.run_file(&run, "aside.1").exists());
+        fs::remove_dir_all(world.path("runs").join(&run)).unwrap();
+    }
+    assert_eq!(world.runs().len(), 9, "nothing was charged as a retry");
     assert_well(&mut world);
 }
 
@@ -280,11 +291,12 @@ fn e15_a_read_only_disk_is_refused_at_the_start_and_waited_for_later() {
     }
     let mut world = World::new();
     world.batch("quick", "", "echo quick");
+    let _runs = Disk::new(&world, "runs", "size=4m");
     world.start();
-    let runs = Disk::new(&world, "runs", "ro");
+    world.bash("mount -o remount,ro runs");
     world.batchd(&["start", "quick"]).expect(0);
     sees_wait(&world, "quick.1", "mount that disk for writing");
-    drop(runs);
+    world.bash("mount -o remount,rw runs");
     assert_eq!(world.end("quick.1")["outcome"], "succeeded");
     assert_well(&mut world);
     let _state = Disk::new(&world, "state", "ro");

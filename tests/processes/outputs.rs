@@ -156,6 +156,9 @@ fn f2_a_full_disk_stops_the_script_and_not_the_log() {
     let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&disk).status();
     assert!(mount.unwrap().success());
     let _unmount = Unmount(disk.clone());
+    // It is there when the supervisor begins.
+    world.drop_supervisor();
+    world.start();
     fs::write(disk.join("ballast"), vec![0; 600_000]).unwrap();
     let launch = world.plan("job", "head -c 700000 /dev/zero | tr '\\0' x; echo; echo done", |_, _| {});
     world.launch(&launch);
