@@ -47,7 +47,7 @@ pub struct Report {
     pub daemon: bool,
     /// Rows of runs.
     pub rows: u64,
-    /// Those that say nothing of what led to what: of a journal before version 2, or a rebuilt one.
+    /// Those that say nothing of what led to what: of a journal before version 2, or a restored or rebuilt one.
     pub rows_unproven: u64,
     /// Folders in `runs`.
     pub folders: u64,

@@ -147,11 +147,19 @@ pub(super) fn survey(runs: &Path) -> Result<Known> {
     disk::names(runs, |name| {
         let Ok(id) = name.parse::<RunId>() else { return Ok(()) };
         known.note(&id);
-        let Ok(folder) = RunDir::open(&runs.join(name)) else { return Ok(()) };
+        let path = runs.join(name);
+        let folder = match RunDir::open(&path) {
+            Ok(folder) => folder,
+            // A run that was left out because nobody could look would run again.
+            Err(error) if path.symlink_metadata().is_ok_and(|found| found.is_dir()) => {
+                return Err(error).with_context(|| format!("can't open runs/{name}"));
+            }
+            Err(_) => return Ok(()),
+        };
         if folder.is_locked().with_context(|| format!("can't look at runs/{name}"))? {
             bail!("{name} is still running: wait until it has ended, or stop it");
         }
-        let Some(record) = RunDir::run_record(&runs.join(name), &id) else { return Ok(()) };
+        let Some(record) = RunDir::run_record(&path, &id) else { return Ok(()) };
         *known.journals.entry(record.token.journal.0).or_default() += 1;
         known.note(&record.chain);
         record.upstreams.iter().for_each(|upstream| known.note(&upstream.run));
@@ -233,7 +241,7 @@ pub(super) fn end_of(folder: &RunDir, token: &Token, why: &str) -> (Option<Insta
     };
     let (outcome, reason) = match cause {
         ExitCause::Itself if success => (Outcome::Succeeded, None),
-        ExitCause::Itself => (Outcome::Failed, Some(format!("its exit status; {why}"))),
+        ExitCause::Itself => (Outcome::Failed, Some(exit.status())),
         ExitCause::Timeout => (Outcome::TimedOut, Some("the script ran longer than its timeout".to_owned())),
         ExitCause::Stop => (Outcome::Cancelled, Some(format!("stopped by an unknown user: {why}"))),
     };

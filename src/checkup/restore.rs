@@ -27,11 +27,11 @@ use crate::rundir::records::RunRecord;
 /// The folder in the state in which the journal is made; it goes when that is in place.
 pub const UNDER_WAY: &str = "restore.new";
 
+/// Nobody but the daemon's user has any business with a journal that is being made.
+const FOLDER_MODE: u32 = 0o700;
+
 /// What became of the journal, in the reasons of rows that come from folders.
 const RESTORED: &str = "the journal was restored from a backup";
-
-/// The mode of a state folder that is made for the journal, until the next daemon gives it its own.
-const FOLDER_MODE: u32 = 0o700;
 
 /// What came of it.
 #[derive(Debug, Default)]

@@ -1,5 +1,6 @@
 //! `batchd doctor`: checks that journal, run folders and state agree, and rebuilds a journal from run folders.
 
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
@@ -54,14 +55,18 @@ pub(super) fn run(args: &DoctorArgs, context: &mut Context) -> Result<Exit> {
     let journal = context.paths.journal();
     let places = Places { journal: &journal, runs: &context.paths.runs, state: &context.paths.state };
     if let Some(file) = &args.rebuild {
-        let rebuilt = checkup::rebuild::rebuild(&places, file, context.now)?;
+        let rebuilt = checkup::rebuild::rebuild(&places, file, context.now).map_err(facts::explained)?;
         writeln!(context.screen, "{rebuilt}")?;
         return Ok(Exit::Success);
     }
     if !journal.exists() && facts::is_there(&context.paths.state).is_ok() {
         return Err(facts::no_journal(context));
     }
-    let report = checkup::examine(&places, &context.zones, context.now)?;
+    let state = &context.paths.state;
+    if fs::read_dir(state).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+        return Err(facts::unreadable(state));
+    }
+    let report = checkup::examine(&places, &context.zones, context.now).map_err(facts::explained)?;
     let holds = report.violations.is_empty();
     if args.json.json {
         let Report { violations, .. } = &report;
@@ -108,7 +113,10 @@ fn summary(report: &Report) -> String {
     let live = if *daemon { "; the daemon is running, so runs under way were not checked" } else { "" };
     let old = match rows_unproven {
         0 => String::new(),
-        count => format!(" ({count} of an older version can't be proven)"),
+        count => {
+            let rows = counted(*count, "row", "rows");
+            format!(" ({rows} from before a restore or an upgrade can't be verified)")
+        }
     };
     let gone = match folders_gone {
         0 => String::new(),
@@ -135,5 +143,9 @@ mod tests {
         assert_eq!(summary(&report(1, 1, 1)), one);
         let more = "no violations: 2 rows, 0 run folders; occurrences checked in 3 periods";
         assert_eq!(summary(&report(2, 0, 3)), more);
+        let restored = Report { rows_unproven: 1, ..report(2, 0, 0) };
+        let expected = "no violations: 2 rows (1 row from before a restore or an upgrade can't be verified), \
+            0 run folders; occurrences checked in 0 periods";
+        assert_eq!(summary(&restored), expected);
     }
 }

@@ -349,6 +349,15 @@ pub(super) fn unreadable(path: &Path) -> anyhow::Error {
     Complaint::failure(format!("{} is not readable for you", path.display()), hint)
 }
 
+/// The error of a command that needs what only the daemon's user may read.
+pub(super) fn explained(error: anyhow::Error) -> anyhow::Error {
+    let is_denied = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::PermissionDenied;
+    if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_denied) {
+        return Complaint::failure(format!("{error:#}"), "run the command as root or as the daemon's user");
+    }
+    error
+}
+
 /// All runs of the chain that a run belongs to, oldest first, with what they wait for.
 pub(super) fn chain(context: &Context, id: &RunId) -> Result<Vec<RunView>> {
     let journal = journal(context)?;

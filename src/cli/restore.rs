@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use super::Context;
 use super::exit::Exit;
+use super::{Context, facts};
 use crate::checkup::Places;
 use crate::checkup::restore::restore;
 
@@ -32,7 +32,7 @@ pub struct RestoreArgs {
 pub(super) fn run(args: &RestoreArgs, context: &mut Context) -> Result<Exit> {
     let journal = context.paths.journal();
     let places = Places { journal: &journal, runs: &context.paths.runs, state: &context.paths.state };
-    let restored = restore(&places, &args.file, context.now)?;
+    let restored = restore(&places, &args.file, context.now).map_err(facts::explained)?;
     writeln!(context.screen, "{}: {restored}", journal.display())?;
     Ok(Exit::Success)
 }

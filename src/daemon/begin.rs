@@ -29,7 +29,7 @@ use crate::cli::DaemonArgs;
 use crate::clock::{self, Alarm};
 use crate::folders::{BATCH_TOML, Surroundings, own_program, schedule};
 use crate::journal::query::{Filter, Reader};
-use crate::journal::{Journal, OpenError};
+use crate::journal::{Journal, OpenError, private};
 use crate::model::definition::Definition;
 use crate::model::graph::{Entry, Graph};
 use crate::model::id::{BatchName, RunId};
@@ -42,7 +42,6 @@ use crate::paths::Paths;
 use crate::rundir::access::Access;
 use crate::rundir::{self, LOCK};
 use crate::scheduler::{Event, Scheduler};
-use crate::shim::shortage::said;
 use crate::store::{definitions, modes, upgrade, users, workspace};
 use crate::supervisor::{self, Local, Place as _};
 use crate::watcher::Watcher;
@@ -58,10 +57,6 @@ const ACTS_WAITING_MAX: usize = 256;
 const UNTIDY_AMONG: u32 = 1000;
 /// Everybody may pass through the state folder, to a workspace of theirs; nobody else may list it (design 3.1).
 const STATE_MODE: u32 = 0o711;
-/// The journal without a `socket_group`, and with one.
-const JOURNAL_MODE: u32 = 0o600;
-/// See [`JOURNAL_MODE`].
-const JOURNAL_MODE_FOR_GROUP: u32 = 0o640;
 /// How long a lock that somebody holds is tried: an exec takes milliseconds, and a person who starts a second daemon can wait.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two tries.
@@ -184,25 +179,12 @@ fn socket_group(around: &Surroundings, paths: &Paths) -> Result<Option<u32>> {
     users::gid_of(name)?.with_context(missing).map(Some)
 }
 
-/// In the journal stand arguments and variables of runs, which may be secrets: it is read by whoever may use the socket, and by
-/// nobody else.
+/// Lets those read the journal who may use the socket, and nobody else.
 fn protect_journal(path: &Path, group: Option<u32>) -> Result<()> {
-    let mode = if group.is_some() { JOURNAL_MODE_FOR_GROUP } else { JOURNAL_MODE };
-    // SQLite gives its other files the mode and the owner of the first; an earlier version may have left some.
-    for ending in ["", "-wal", "-shm"] {
-        let mut file = path.as_os_str().to_owned();
-        file.push(ending);
-        let set = || {
-            std::os::unix::fs::chown(&file, None, group)?;
-            fs::set_permissions(&file, fs::Permissions::from_mode(mode))
-        };
-        match set() {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error)
-                    .with_context(|| format!("can't set the owner and mode of {}", Path::new(&file).display()));
-            }
-            Ok(()) | Err(_) => {}
-        }
+    let cannot = || format!("can't set the group and mode of {} and the files beside it", path.display());
+    private::protect(path, group).with_context(cannot)?;
+    if let Err(error) = private::protect_copies(path) {
+        warn!("a copy of {} may be readable for everybody: {error}", path.display());
     }
     Ok(())
 }
@@ -263,13 +245,16 @@ fn make_folders(paths: &Paths) -> Result<File> {
             paths.batches.display()
         );
     }
-    let cannot = |path: &Path, error| anyhow!("can't create the folder {}: {}", path.display(), said(&error));
+    let cannot = |path: &Path, error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => anyhow!("{} is a file, not a folder; move it away", path.display()),
+        _ => anyhow!("can't create the folder {}: {}", path.display(), supervisor::said(path, &error)),
+    };
     fs::create_dir_all(&paths.runs).map_err(|error| cannot(&paths.runs, error))?;
     make_durable_folder(&paths.state, STATE_MODE).map_err(|error| cannot(&paths.state, error))?;
     fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)).map_err(|error| {
         let owner = paths.state.metadata().ok().and_then(|state| users::user_name(state.uid()).ok()?);
         let owner = owner.map(|owner| format!(", which belongs to {owner}; start the daemon as that user"));
-        anyhow!("can't set the mode of {}{}: {}", paths.state.display(), owner.unwrap_or_default(), said(&error))
+        anyhow!("can't set the mode of {}{}: {}", paths.state.display(), owner.unwrap_or_default(), error)
     })?;
     let path = lock_path(paths);
     // Whoever can open it can lock it, and keep every daemon out.
@@ -321,14 +306,10 @@ fn open_journal(paths: &Paths, group: Option<u32>) -> Result<(Journal, Reserve, 
         opened => opened?,
     };
     protect_journal(&paths.journal(), group)?;
-    let no_room = reserve.make().err().map(|error| {
-        let reason = format!(
-            "the disk of {} has no space for the journal: nothing starts until there is some",
-            paths.state.display()
-        );
-        warn!("{reason} ({error})");
-        reason
-    });
+    let no_room = reserve.make().err().map(|short| short.to_string());
+    if let Some(reason) = &no_room {
+        warn!("{reason}");
+    }
     Ok((journal, reserve, no_room))
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
-use super::reserve::{FREE_BYTES_MIN, RESERVE_BYTES, Reserve};
+use super::reserve::{RESERVE_BYTES, Reserve};
 use crate::clock::{self, Monotonic};
 use crate::journal::{CommitError, Journal};
 use crate::model::record::Record;
@@ -167,15 +167,13 @@ impl Pen {
                 }
             };
             if matches!(problem, CommitError::Full(_)) && self.reserve.give_up() {
-                let reason = format!(
-                    "the disk of the journal is full: nothing starts until {} MiB are free",
-                    FREE_BYTES_MIN >> 20
-                );
+                let reason = self.reserve.look().to_string();
                 warn!(
                     "{reason}; the reserve of {} MiB is released, so that running batches can be recorded",
                     RESERVE_BYTES >> 20
                 );
-                self.fall_short(reason);
+                self.mend_at = clock::monotonic() + RETRY_AFTER;
+                self.shortage.send_replace(Some(reason));
                 continue;
             }
             if !told {
@@ -191,17 +189,21 @@ impl Pen {
         self.shortage.borrow().is_some()
     }
 
-    fn fall_short(&mut self, reason: String) {
-        self.mend_at = clock::monotonic() + RETRY_AFTER;
-        self.shortage.send_replace(Some(reason));
-    }
-
     /// Makes the reserve again, if there is room for it.
     fn mend(&mut self) {
         self.mend_at = clock::monotonic() + RETRY_AFTER;
-        if self.reserve.make_again().is_ok() {
+        let made = self.reserve.make().or_else(|short| {
+            if !short.is_enough_with_frames() {
+                return Err(short);
+            }
+            // What was recorded on the full disk has made the `-wal` file long, and the next commit may be far.
+            self.journal.empty_wal();
+            self.reserve.make()
+        });
+        let reason = made.err().map(|short| short.to_string());
+        if reason.is_none() {
             info!("the journal has enough space again: waiting runs start");
-            self.shortage.send_replace(None);
         }
+        self.shortage.send_if_modified(|known| std::mem::replace(known, reason.clone()) != reason);
     }
 }

@@ -32,12 +32,15 @@ pub enum Kind {
     Other,
 }
 
+/// Of a journal and its copies: variables of runs stand in it. The second is that of a `socket_group`.
+const JOURNAL_MODES: &[u32] = &[0o600, 0o640];
+
 /// What may be there: the path, what it is, and the modes that it may have; none: any in which others can't write.
 const KNOWN: &[(&str, Kind, &[u32])] = &[
     ("", Kind::Folder, &[0o711]),
-    ("journal.db", Kind::File, &[]),
-    ("journal.db-wal", Kind::File, &[]),
-    ("journal.db-shm", Kind::File, &[]),
+    ("journal.db", Kind::File, JOURNAL_MODES),
+    ("journal.db-wal", Kind::File, JOURNAL_MODES),
+    ("journal.db-shm", Kind::File, JOURNAL_MODES),
     ("daemon.lock", Kind::File, &[0o600]),
     ("reserve", Kind::File, &[0o600]),
     ("definitions", Kind::Folder, &[0o700]),
@@ -73,7 +76,7 @@ pub fn check(entry: &Entry, owner: u32, moving: bool) -> Vec<Violation> {
         }
         (None, Some(("workspaces", name))) => return workspace(entry, name, moving),
         (None, None) if COPIES.iter().any(|copy| entry.path.strip_prefix(copy).is_some_and(is_number)) => {
-            Some((Kind::File, &[]))
+            Some((Kind::File, JOURNAL_MODES))
         }
         (None, _) => None,
     };
@@ -166,6 +169,9 @@ mod tests {
         check(&note, Kind::File, 0o644, Some(&format!("`chmod 600 state/{note}`")));
         check("made-private", Kind::File, 0o644, Some("`chmod 600 state/made-private`"));
         check("journal.db", Kind::Folder, 0o755, Some("move it away"));
+        check("journal.db", Kind::File, 0o640, None);
+        check("journal.db", Kind::File, 0o644, Some("`chmod 600 state/journal.db`"));
+        check("journal.db.version-2", Kind::File, 0o644, Some("`chmod 600 state/journal.db.version-2`"));
         check("daemon.lock", Kind::File, 0o644, Some("`chmod 600 state/daemon.lock`"));
         check("workspaces", Kind::Folder, 0o755, Some("`chmod 711 state/workspaces`"));
     }

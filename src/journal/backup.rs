@@ -4,9 +4,8 @@
 //! A copy is marked as one. It is older than the run folders as soon as a run has begun behind it, so no daemon opens it as
 //! it is: it would do again what has been done since.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
@@ -16,7 +15,7 @@ use super::error::OpenError;
 use super::open::{beside, exists, folder_of, version_of};
 use super::query::{Reader, open_as};
 use super::schema::VERSION;
-use super::{Journal, TRANSACTIONS_OF_OPENING};
+use super::{Journal, TRANSACTIONS_OF_OPENING, private};
 use crate::model::id::JournalId;
 use crate::model::time::Instant;
 use crate::os::rename_to_free;
@@ -27,9 +26,6 @@ const BACKED_UP_AT: &str = "backed_up_at";
 /// The key in `meta` for the first transaction that proves anything: what was decided before it, and what has been since the
 /// backup, nobody knows any more.
 pub(super) const PROVEN_FROM: &str = "proven_from";
-
-/// A journal holds values of variables (`start --env`): what is for the daemon's user stays so in a copy.
-const BACKUP_MODE: u32 = 0o600;
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,10 +89,10 @@ pub fn back_up(path: &Path, file: &Path, at: Instant) -> Result<Backup, BackupEr
         return Err(BackupError::Taken { path: file.to_owned() });
     }
     let part = beside(file, ".part");
-    match OpenOptions::new().write(true).create_new(true).mode(BACKUP_MODE).open(&part) {
+    match private::create(&part) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(BackupError::Unfinished { path: part }),
         Err(error) => return Err(failed(&error)),
-        Ok(_) => {}
+        Ok(()) => {}
     }
     let written = copy(reader.connection(), &part)
         .and_then(|()| mark(&part, at).map_err(|error| error.to_string()))
@@ -129,6 +125,7 @@ impl Journal {
         if found > VERSION {
             return Err(OpenError::Newer { path: backup.to_owned(), found, known: VERSION });
         }
+        private::create(path).map_err(|error| OpenError::io(path, "create it", &error))?;
         copy(&connection, path).map_err(|what| OpenError::Other { path: path.to_owned(), what })?;
         unmark(path).map_err(|error| OpenError::of(path, &error))?;
         Self::open(path)
@@ -141,7 +138,7 @@ pub(super) fn backed_up_at(connection: &Connection) -> rusqlite::Result<Option<I
     connection.query_row(sql, [BACKED_UP_AT], |row| row.get(0)).optional()
 }
 
-/// Copies what the connection sees to a file that is not there, or empty.
+/// Copies what the connection sees to an empty file.
 fn copy(connection: &Connection, to: &Path) -> Result<(), String> {
     let target = to.to_str().ok_or("its path is not UTF-8")?;
     connection.execute("VACUUM INTO ?", [target]).map(drop).map_err(|error| error.to_string())

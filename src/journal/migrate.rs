@@ -11,7 +11,11 @@ use rusqlite::Connection;
 
 use super::error::OpenError;
 use super::open::{beside, put_in_place, version_of};
+use super::private;
 use super::schema::Migration;
+
+/// Behind the journal's name and before a number: a copy of it in that version.
+pub(super) const VERSION_COPY: &str = ".version-";
 
 /// Applies to the open journal at `path` those of `migrations` that its version lacks.
 pub(super) fn migrate(connection: &Connection, path: &Path, migrations: &[Migration]) -> Result<(), OpenError> {
@@ -26,7 +30,7 @@ pub(super) fn migrate(connection: &Connection, path: &Path, migrations: &[Migrat
 
 /// A copy that was kept before is the same one: a crash came between it and the migration. It is made anew all the same.
 fn keep_copy(connection: &Connection, path: &Path, version: u32) -> Result<(), OpenError> {
-    let copy = beside(path, &format!(".version-{version}"));
+    let copy = beside(path, &format!("{VERSION_COPY}{version}"));
     let part = beside(&copy, ".part");
     match fs::remove_file(&part) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -38,6 +42,7 @@ fn keep_copy(connection: &Connection, path: &Path, version: u32) -> Result<(), O
         let what = "its path is not UTF-8, so no copy can be kept before the upgrade: move the state folder".to_owned();
         OpenError::Other { path: path.to_owned(), what }
     })?;
+    private::create(&part).map_err(|error| OpenError::io(&part, "keep a copy of the journal", &error))?;
     connection.execute("VACUUM INTO ?", [target]).map_err(|error| OpenError::of(&part, &error))?;
     put_in_place(&part, &copy).map_err(|error| OpenError::io(&copy, "keep a copy of the journal", &error))
 }
@@ -53,6 +58,8 @@ fn apply(connection: &Connection, missing: &[&Migration]) -> rusqlite::Result<()
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::journal::Journal;
     use crate::journal::schema::{MIGRATIONS, VERSION};
@@ -72,6 +79,7 @@ mod tests {
         journal.connection.execute("UPDATE batch SET colour = 'red'", []).unwrap();
 
         let copy = beside(&path, &format!(".version-{VERSION}"));
+        assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
         let copied = Journal::open(&copy).unwrap();
         assert_eq!(copied.id(), journal.id());
         drop(journal);

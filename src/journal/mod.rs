@@ -10,6 +10,7 @@ pub mod backup;
 mod error;
 mod migrate;
 mod open;
+pub mod private;
 pub mod query;
 mod recover;
 mod row;

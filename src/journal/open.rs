@@ -15,7 +15,7 @@ use super::backup::backed_up_at;
 use super::error::OpenError;
 use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
 use super::write::{file_at, system_error};
-use super::{Journal, TRANSACTIONS_OF_OPENING, migrate};
+use super::{Journal, TRANSACTIONS_OF_OPENING, migrate, private};
 use crate::model::id::JournalId;
 use crate::os::network_file_system;
 
@@ -167,6 +167,7 @@ fn create(path: &Path, id: &str) -> Result<(), OpenError> {
             Ok(()) | Err(_) => {}
         }
     }
+    private::create(&new).map_err(|error| OpenError::io(&new, "create it", &error))?;
     fill(&new, id).map_err(|error| OpenError::of(&new, &error))?;
     put_in_place(&new, path).map_err(|error| OpenError::io(path, "put it in place", &error))
 }

@@ -7,6 +7,7 @@ use rusqlite::{Connection, Error, ErrorCode, Result, TransactionBehavior, ffi, p
 
 use super::error::CommitError;
 use super::open::{DAEMON_ZONE, beside};
+use super::private;
 use super::row::{self, COLUMNS, UPSERT, run_from_row};
 use super::{Journal, row::to_json};
 use crate::model::id::RunId;
@@ -21,7 +22,7 @@ const RULE_CHANGE: &str =
 const RULE_OCCURRENCE: &str = "its occurrence has been decided by another run";
 
 /// Behind the journal's name and before a number: a copy of one that was removed under its daemon.
-const SAVED: &str = ".saved-";
+pub(super) const SAVED: &str = ".saved-";
 
 impl Journal {
     /// Writes `records`, in their order, all or none; when it returns they are on the disk.
@@ -42,6 +43,12 @@ impl Journal {
         drop(self.connection.transaction_with_behavior(TransactionBehavior::Immediate));
     }
 
+    /// Moves all that is in the `-wal` file to where it belongs, and cuts that file off. What can't be moved now (a reader
+    /// needs it, or there is no room) stays where it is.
+    pub fn empty_wal(&mut self) {
+        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+
     fn write_all(&mut self, records: &[Record], number: Option<u64>) -> std::result::Result<(), CommitError> {
         if records.is_empty() {
             return Ok(());
@@ -58,7 +65,12 @@ impl Journal {
     /// Saves all that it holds beside the place where it was, and says where.
     fn save(&self) -> String {
         let copy = beside(&self.path, &format!("{SAVED}{}", self.transaction));
-        match self.connection.execute("VACUUM INTO ?", [copy.to_string_lossy()]) {
+        let saved = private::create(&copy).map_err(|error| error.to_string()).and_then(|()| {
+            let written = self.connection.execute("VACUUM INTO ?", [copy.to_string_lossy()]);
+            // A part of a copy would be taken for one.
+            written.inspect_err(|_| drop(std::fs::remove_file(&copy))).map_err(|error| error.to_string())
+        });
+        match saved {
             Ok(_) => format!("its content is saved in {}: move that file to the journal's place", copy.display()),
             Err(error) => {
                 format!(

@@ -138,6 +138,39 @@ pub struct Exit {
     pub remarks: Vec<String>,
 }
 
+impl Exit {
+    /// The status of the script, for people.
+    pub fn status(&self) -> String {
+        match (self.exit_code, self.signal) {
+            (_, Some(signal)) => format!("ended by signal {signal}{}", signal_name(signal)),
+            (Some(code), None) => format!("exit code {code}"),
+            (None, None) => "no exit status".to_owned(),
+        }
+    }
+}
+
+/// ` (KILL)` for the signals that people meet; nothing for others. The numbers are those of signal(7), the same on every
+/// architecture that batchd is built for.
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        1 => " (HUP)",
+        2 => " (INT)",
+        3 => " (QUIT)",
+        4 => " (ILL)",
+        6 => " (ABRT)",
+        7 => " (BUS)",
+        8 => " (FPE)",
+        9 => " (KILL)",
+        11 => " (SEGV)",
+        13 => " (PIPE)",
+        14 => " (ALRM)",
+        15 => " (TERM)",
+        24 => " (XCPU)",
+        25 => " (XFSZ)",
+        _ => "",
+    }
+}
+
 /// Why a run exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

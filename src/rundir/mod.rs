@@ -37,6 +37,9 @@ pub const TROUBLE: &str = "trouble";
 /// `aside.<n>`: what was found in the folder when it had to be begun anew.
 pub const ASIDE: &str = "aside.";
 
+/// What there may be of a run whose script was never let go, beside what [`is_unfinished`].
+const OF_AN_ATTEMPT: [&str; 7] = [RunRecord::FILE, Claim::FILE, TROUBLE, STDOUT, STDERR, TIMES, LOCK];
+
 /// How NFS names a file that was removed while a process has it open; it goes when the process closes it.
 const REMOVED_BUT_OPEN: &str = ".nfs";
 
@@ -188,6 +191,28 @@ impl RunDir {
         Ok(())
     }
 
+    /// Removes what an attempt has left in which nothing of the script ran, and the folder `path`, which is this one. Stays
+    /// if it holds anything else. The caller holds the lock.
+    pub fn remove_attempt(&self, path: &Path, _held: &Lock) -> io::Result<()> {
+        let mut names = self.names()?;
+        // While the lock is there, no shim begins here.
+        names.sort_by_key(|name| name == LOCK);
+        let started = self.started_aside()?;
+        for name in names {
+            if name == IO || (name.starts_with(ASIDE) && !started.contains(&name)) {
+                remove_aside(self.folder.as_fd(), &name)?;
+            } else if OF_AN_ATTEMPT.contains(&name.as_str()) || is_unfinished(&name) {
+                unlinkat(&self.folder, &name, AtFlags::empty())?;
+            }
+        }
+        Self::remove_empty(path)
+    }
+
+    /// Removes the folder `path` if nothing is in it.
+    pub fn remove_empty(path: &Path) -> io::Result<()> {
+        Ok(unlinkat(CWD, path, AtFlags::REMOVEDIR)?)
+    }
+
     /// Removes what only a run under way needs: after it, the log files with their [`TIMES`], `run.json`, `exit.json`
     /// and `io/` stay, and whatever is not batchd's. Without an `exit.json` the claim, `started.json` and what was set
     /// aside stay too: nothing may ever begin here again. The lock goes last: while it is there, this is not done.
@@ -197,7 +222,7 @@ impl RunDir {
         let ended = names.iter().any(|name| name == ExitRecord::FILE);
         for name in &names {
             let evidence = name == Claim::FILE || name == Started::FILE;
-            let transient = name == LOCK || name == TROUBLE || name.ends_with(".new") || name.starts_with("claim.");
+            let transient = name == LOCK || name == TROUBLE || is_unfinished(name);
             if transient || (evidence && ended) {
                 unlinkat(&self.folder, name, AtFlags::empty())?;
             } else if name.starts_with(ASIDE) && ended {
@@ -244,8 +269,12 @@ impl RunDir {
 
     fn write_beside(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let beside = format!("{name}.{}.new", os::process_name());
-        self.write_file(&beside, bytes)?;
-        Ok(renameat(&self.folder, &beside, &self.folder, name)?)
+        let written = self.write_file(&beside, bytes);
+        let put = written.and_then(|()| Ok(renameat(&self.folder, &beside, &self.folder, name)?));
+        put.inspect_err(|_| {
+            // It would take what there is too little of.
+            let _ = unlinkat(&self.folder, &beside, AtFlags::empty());
+        })
     }
 
     fn write_file(&self, name: &str, mut bytes: &[u8]) -> io::Result<()> {
@@ -297,6 +326,11 @@ impl AsFd for RunDir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.folder.as_fd()
     }
+}
+
+/// Whether a file of this name was being written, or was to become another.
+fn is_unfinished(name: &str) -> bool {
+    name.ends_with(".new") || name.starts_with("claim.")
 }
 
 /// What a record says of its folder's owner; `None` if it is not there.

@@ -421,14 +421,9 @@ impl Scheduler {
 
 /// Outcome and reason of a script that ran: the kernel's word counts, unless batchd itself ended it.
 fn judge(run: &Run, exit: &crate::model::run::Exit, success: bool, cause: ExitCause) -> (Outcome, Option<String>) {
-    let by_itself = || match (exit.exit_code, exit.signal) {
-        (_, Some(signal)) => format!("ended by signal {signal}{}", signal_name(signal)),
-        (Some(code), None) => format!("exit code {code}"),
-        (None, None) => "no exit status".to_owned(),
-    };
     match cause {
         ExitCause::Itself if success => (Outcome::Succeeded, None),
-        ExitCause::Itself => (Outcome::Failed, Some(by_itself())),
+        ExitCause::Itself => (Outcome::Failed, Some(exit.status())),
         ExitCause::Timeout => (Outcome::TimedOut, Some("the script ran longer than its timeout".to_owned())),
         ExitCause::Stop if run.stop.is_some() => (Outcome::Cancelled, Some(stop_reason(run))),
         ExitCause::Stop => (Outcome::Failed, Some("stopped together with the daemon or the host".to_owned())),
@@ -440,27 +435,5 @@ fn stop_reason(run: &Run) -> String {
     match &run.stop {
         Some(stop) => format!("stopped by {}: {}", stop.by, stop.reason),
         None => "stopped".to_owned(),
-    }
-}
-
-/// ` (KILL)` for the signals that people meet; nothing for others. The numbers are those of signal(7), the same on every
-/// architecture that batchd is built for.
-fn signal_name(signal: i32) -> &'static str {
-    match signal {
-        1 => " (HUP)",
-        2 => " (INT)",
-        3 => " (QUIT)",
-        4 => " (ILL)",
-        6 => " (ABRT)",
-        7 => " (BUS)",
-        8 => " (FPE)",
-        9 => " (KILL)",
-        11 => " (SEGV)",
-        13 => " (PIPE)",
-        14 => " (ALRM)",
-        15 => " (TERM)",
-        24 => " (XCPU)",
-        25 => " (XFSZ)",
-        _ => "",
     }
 }

@@ -23,6 +23,11 @@ impl Monotonic {
         Self(self.0.saturating_add(wait))
     }
 
+    /// How long this is after an earlier one.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// How long it is from `now` until this, for poll(2); zero if it is past.
     pub fn from(self, now: Self) -> Timespec {
         let wait = self.0.saturating_sub(now.0);

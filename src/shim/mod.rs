@@ -53,9 +53,23 @@ enum Refusal {
     /// Somebody else runs it, or it has ended: not our affair.
     NotOurs,
     /// Not now: the system is short of something. Another shim may be asked for later.
-    Trouble(String),
+    Trouble(Trouble),
     /// It ends like this, without the script.
     End(Ending),
+}
+
+/// What the system is short of.
+struct Trouble {
+    /// In words.
+    reason: String,
+    /// As a number, for a notice.
+    error: Option<i32>,
+}
+
+impl Trouble {
+    fn new(reason: String, error: &io::Error) -> Self {
+        Self { reason, error: error.raw_os_error() }
+    }
 }
 
 impl Refusal {
@@ -68,20 +82,34 @@ impl Refusal {
     }
 
     fn of_deploy(error: WorkspaceError) -> Self {
-        let shortage = match &error {
-            WorkspaceError::Io(error) | WorkspaceError::Definition(DefinitionError::Io(error)) => {
-                is_shortage(&error.source)
-            }
-            WorkspaceError::Definition(DefinitionError::Missing(..) | DefinitionError::Damaged(_)) => false,
-        };
         let reason = format!("can't update the workspace: {error}");
-        if shortage { Self::Trouble(reason) } else { Self::could_not_run(reason) }
+        match &error {
+            WorkspaceError::Io(error) | WorkspaceError::Definition(DefinitionError::Io(error))
+                if is_shortage(&error.source) =>
+            {
+                Self::Trouble(Trouble::new(reason, &error.source))
+            }
+            _ => Self::could_not_run(reason),
+        }
     }
 
     /// An error of the system: a shortage passes, anything else is there the next time too.
     fn io(doing: &str, error: io::Error) -> Self {
         let reason = format!("can't {doing}: {}", said(&error));
-        if is_shortage(&error) { Self::Trouble(reason) } else { Self::could_not_run(reason) }
+        if is_shortage(&error) { Self::Trouble(Trouble::new(reason, &error)) } else { Self::could_not_run(reason) }
+    }
+}
+
+/// How and when a run ended.
+struct Ended {
+    started_at: Option<Instant>,
+    at: Instant,
+    end: Ending,
+}
+
+impl Ended {
+    fn now(started_at: Option<Instant>, end: Ending) -> Self {
+        Self { started_at, at: clock::now(), end }
     }
 }
 
@@ -123,7 +151,7 @@ fn run(order: &[u8], notices: BorrowedFd<'_>) -> ! {
             shim.conduct();
             sys::exit_now(0)
         }
-        Err(Refusal::Trouble(reason)) => shim.leave_word(&reason),
+        Err(Refusal::Trouble(trouble)) => shim.leave_word(&trouble),
         // Without the lock and the claim it is not for this process to say how the run ends.
         Err(Refusal::NotOurs | Refusal::End(_)) => {}
     }
@@ -165,7 +193,10 @@ impl Shim<'_> {
             }
             Ok(false) => Err(Refusal::NotOurs),
             // Nothing is lost yet: whatever it was, another shim can try.
-            Err(error) => Err(Refusal::Trouble(format!("can't write the claim: {}", said(&error)))),
+            Err(error) => {
+                let reason = format!("can't write the claim: {}", said(&error));
+                Err(Refusal::Trouble(Trouble::new(reason, &error)))
+            }
         }
     }
 
@@ -174,18 +205,21 @@ impl Shim<'_> {
         // Before anything else: however the run ends, that can be written down.
         let room = match self.run.set_room_aside() {
             Ok(room) => room,
-            Err(error) => return self.leave_word(&format!("can't reserve room for exit.json: {}", said(&error))),
+            Err(error) => {
+                let reason = format!("can't reserve room for exit.json: {}", said(&error));
+                return self.leave_word(&Trouble::new(reason, &error));
+            }
         };
         match self.attempt(&room) {
-            Ok((started_at, end)) => self.write_exit(&room, started_at, end),
-            Err(Refusal::End(end)) => self.write_exit(&room, None, end),
-            Err(Refusal::Trouble(reason)) => self.leave_word(&reason),
+            Ok(ended) => self.write_exit(&room, ended),
+            Err(Refusal::End(end)) => self.write_exit(&room, Ended::now(None, end)),
+            Err(Refusal::Trouble(trouble)) => self.leave_word(&trouble),
             Err(Refusal::NotOurs) => {}
         }
     }
 
     /// From the claim to the end of the script's whole tree.
-    fn attempt(&self, room: &Room) -> Result<(Option<Instant>, Ending), Refusal> {
+    fn attempt(&self, room: &Room) -> Result<Ended, Refusal> {
         let execution = &self.order.execution;
         let signals = sys::signal_descriptor().map_err(|e| Refusal::io("create a signal descriptor", e))?;
         let user = self.user()?;
@@ -206,16 +240,16 @@ impl Shim<'_> {
         let pump = pump.map_err(|e| Refusal::io("create the logs", e))?;
         if sys::take_signals(signals.as_fd()) {
             // Nobody lets the script's process go: it sees the end of its pipe and leaves.
-            return Ok((None, Ending::StoppedBeforeStart));
+            return Ok(Ended::now(None, Ending::StoppedBeforeStart));
         }
         let started_at = self.release(waiting.pid, &waiting.control)?;
         let watch = Watch::new(self.run, execution, remarks, signals, pump, waiting.pid, waiting.control);
-        let end = match watch.until_gone(|event| self.tell(room, event)) {
-            Watched::Exited(end) => (Some(started_at), end),
-            Watched::NotExecuted(failure) => (None, self.not_executed(script, failure)?),
+        let ended = match watch.until_gone(|event| self.tell(room, event)) {
+            Watched::Exited(end, at) => Ended { started_at: Some(started_at), at, end },
+            Watched::NotExecuted(failure) => Ended::now(None, self.not_executed(script, failure)?),
         };
         crash_point(CrashPoint::ShimTreeGone);
-        Ok(end)
+        Ok(ended)
     }
 
     /// The script's process never became its interpreter. If the system was short of something, it was never let go
@@ -223,8 +257,9 @@ impl Shim<'_> {
     fn not_executed(&self, script: &Script, failure: Failure) -> Result<Ending, Refusal> {
         let reason = script.explain(failure);
         // A daemon that has looked in between, and has seen it start, will take it for lost: the safe side.
-        if is_shortage(&failure.error()) && self.run.take_back_start().is_ok() {
-            return Err(Refusal::Trouble(reason));
+        let error = failure.error();
+        if is_shortage(&error) && self.run.take_back_start().is_ok() {
+            return Err(Refusal::Trouble(Trouble::new(reason, &error)));
         }
         Ok(Ending::CouldNotRun { reason })
     }
@@ -284,9 +319,9 @@ impl Shim<'_> {
     }
 
     /// Puts `exit.json` in place, however long that takes: until then nobody else may say how the run ended.
-    fn write_exit(&self, room: &Room, started_at: Option<Instant>, end: Ending) {
-        let token = self.order.token.clone();
-        let record = ExitRecord { version: VERSION, token, started_at, ended_at: clock::now(), end };
+    fn write_exit(&self, room: &Room, ended: Ended) {
+        let (token, Ended { started_at, at, end }) = (self.order.token.clone(), ended);
+        let record = ExitRecord { version: VERSION, token, started_at, ended_at: at, end };
         while let Err(error) = self.run.write_exit(room, &record) {
             // Somebody removed the folder: there is nowhere to write it, ever.
             if error.kind() == io::ErrorKind::NotFound {
@@ -315,10 +350,13 @@ impl Shim<'_> {
         let _ = rustix::io::write(self.notices, &notice.encode());
     }
 
-    /// Leaves word for the daemon why this attempt came to nothing. If that can't be written either, it will say so
-    /// generally.
-    fn leave_word(&self, reason: &str) {
-        let _ = self.run.write_trouble(reason);
+    /// Leaves word for the daemon why this attempt came to nothing. If that can't be written either, there is the error
+    /// alone.
+    fn leave_word(&self, trouble: &Trouble) {
+        let _ = self.run.write_trouble(&trouble.reason);
+        if let Some(error) = trouble.error.and_then(|error| error.try_into().ok()) {
+            self.notify(News::Failed(error));
+        }
     }
 }
 

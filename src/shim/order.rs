@@ -81,11 +81,19 @@ pub enum News {
     Ended,
     /// What the living run waits for has changed: see [`crate::rundir::RunDir::waits`].
     Waits,
+    /// The shim could not let the script begin, because of this error of the system. It ends.
+    Failed(u16),
 }
 
 /// The bit of a message that tells of a wait. Far above any serial, so that a daemon that does not know it ignores the
 /// message.
 const WAITS_BIT: u64 = 1 << 63;
+/// The bit of a message that tells of a failure.
+const FAILED_BIT: u64 = 1 << 62;
+/// Where the error stands in such a message: above any serial.
+const ERROR_AT: u32 = 44;
+/// The greatest error number of the kernel is 4095.
+const ERROR_BITS: u64 = 0xfff;
 
 impl Notice {
     /// The bytes of a message; far fewer than pipe(7) writes in one piece.
@@ -97,6 +105,7 @@ impl Notice {
             News::Started => 0,
             News::Ended => 1,
             News::Waits => WAITS_BIT,
+            News::Failed(errno) => FAILED_BIT | (u64::from(errno) & ERROR_BITS) << ERROR_AT,
         };
         (self.serial << 1 | bits).to_le_bytes()
     }
@@ -104,12 +113,13 @@ impl Notice {
     /// From bytes.
     pub fn decode(bytes: [u8; Self::BYTES]) -> Self {
         let number = u64::from_le_bytes(bytes);
-        let news = match (number & WAITS_BIT, number & 1) {
-            (0, 0) => News::Started,
-            (0, _) => News::Ended,
-            (_, _) => News::Waits,
+        let news = match number & (WAITS_BIT | FAILED_BIT) {
+            0 if number & 1 == 0 => News::Started,
+            0 => News::Ended,
+            FAILED_BIT => News::Failed((number >> ERROR_AT & ERROR_BITS) as u16),
+            _ => News::Waits,
         };
-        Self { serial: (number & !WAITS_BIT) >> 1, news }
+        Self { serial: (number & ((1 << ERROR_AT) - 1)) >> 1, news }
     }
 }
 
@@ -119,7 +129,9 @@ mod tests {
 
     #[test]
     fn notices() {
-        for (serial, news) in [(0, News::Ended), (1 << 40, News::Started), (1 << 40, News::Waits)] {
+        for (serial, news) in
+            [(0, News::Ended), (1 << 40, News::Started), (1 << 40, News::Waits), (1 << 40, News::Failed(28))]
+        {
             let notice = Notice { serial, news };
             assert_eq!(Notice::decode(notice.encode()), notice);
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 
-use super::clock::Monotonic;
+use super::clock::{self, Monotonic};
 use super::pump::Pump;
 use super::script::Failure;
 use super::sys::{self, Children};
@@ -19,6 +19,7 @@ use crate::model::definition::Execution;
 use crate::model::launch::ExitCause;
 use crate::model::run::Exit;
 use crate::model::text::counted;
+use crate::model::time::Instant;
 use crate::rundir::RunDir;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::Ending;
@@ -39,10 +40,17 @@ pub(super) enum Event {
 
 /// What a watched script came to.
 pub(super) enum Watched {
-    /// It ran and ended: an [`Ending::Exited`].
-    Exited(Ending),
+    /// It ran and ended: an [`Ending::Exited`], and when nothing of it was left.
+    Exited(Ending, Instant),
     /// It never became its interpreter: what its process said about that.
     NotExecuted(Failure),
+}
+
+/// The instant at which a script's whole tree had ended, which is when its run has: its output may still be waited for.
+#[derive(Clone, Copy)]
+struct Gone {
+    at: Instant,
+    clock: Monotonic,
 }
 
 /// A script that has been let go.
@@ -66,11 +74,13 @@ pub(super) struct Watch<'a> {
     killing: bool,
     /// The script's own status, and how long its pipes are waited for.
     ended: Option<(i32, Monotonic)>,
-    /// No descendant is left.
-    gone: bool,
+    /// No descendant is left, since then.
+    gone: Option<Gone>,
     left_running: u32,
     /// It has ended by itself, and what it left running is ended.
     abandoned: bool,
+    /// How long the output was waited for when the tree had ended.
+    waited: Option<Duration>,
     /// What was told last of what the output waits for.
     waits_for: Option<String>,
 }
@@ -101,7 +111,8 @@ impl<'a> Watch<'a> {
             stop_cause: ExitCause::Itself,
             killing: false,
             ended: None,
-            gone: false,
+            gone: None,
+            waited: None,
             left_running: 0,
             abandoned: false,
             waits_for: None,
@@ -127,9 +138,9 @@ impl<'a> Watch<'a> {
             self.begin_stop(ExitCause::Stop);
         }
         self.pump.finish(self.run);
-        match (self.not_executed, self.ended) {
-            (None, Some((status, _))) => Watched::Exited(self.ending(status)),
-            (failure, _) => Watched::NotExecuted(failure.unwrap_or_default()),
+        match (self.not_executed, self.ended, self.gone) {
+            (None, Some((status, _)), Some(gone)) => Watched::Exited(self.ending(status), gone.at),
+            (failure, _, _) => Watched::NotExecuted(failure.unwrap_or_default()),
         }
     }
 
@@ -137,9 +148,7 @@ impl<'a> Watch<'a> {
     /// it open for ever.) A run that has to end does not wait longer than its `stop_grace` for logs that can't be
     /// written.
     fn is_over(&mut self) -> bool {
-        if !self.gone {
-            return false;
-        }
+        let Some(gone) = self.gone else { return false };
         self.pump.drain(self.run);
         if self.pump.is_blocked() && self.kill_at.is_some_and(|at| at <= Monotonic::now()) {
             // Whatever the script's status is: a run whose output was dropped is not one that has succeeded.
@@ -147,12 +156,15 @@ impl<'a> Watch<'a> {
                 self.cause = self.stop_cause;
             }
         }
+        if self.pump.is_blocked() || self.waited.is_some() {
+            self.waited = Some(Monotonic::now().since(gone.clock));
+        }
         !self.pump.is_blocked()
     }
 
     /// Tells what the output waits for if that is something else than before.
     fn tell_what_it_waits_for(&mut self, tell: &impl Fn(Event)) {
-        let who = if self.gone { "the end of the run" } else { "the script" };
+        let who = if self.gone.is_some() { "the end of the run" } else { "the script" };
         let waits_for = self.pump.waits_for().map(|what| format!("{who} waits for {what}"));
         if waits_for != self.waits_for {
             tell(Event::Waits(waits_for.clone()));
@@ -174,7 +186,7 @@ impl<'a> Watch<'a> {
     /// When it has to act although nothing happens.
     fn deadline(&self, now: Monotonic) -> Option<Monotonic> {
         // Only the logs are left to be written: what was to be done to the tree has been done.
-        if self.gone {
+        if self.gone.is_some() {
             let end = self.kill_at.or(self.timeout_at);
             return end.into_iter().chain(self.pump.deadline()).min();
         }
@@ -212,7 +224,7 @@ impl<'a> Watch<'a> {
                 Children::Ended(_) => {}
                 Children::Alive => return,
                 Children::None => {
-                    self.gone = true;
+                    self.gone.get_or_insert(Gone { at: clock::now(), clock: Monotonic::now() });
                     return;
                 }
             }
@@ -238,10 +250,10 @@ impl<'a> Watch<'a> {
 
     fn decide(&mut self, now: Monotonic) {
         // A script that has ended in time has its whole time for what it left running, but no longer for its output.
-        if (self.ended.is_none() || self.gone) && self.timeout_at.is_some_and(|at| at <= now) {
+        if (self.ended.is_none() || self.gone.is_some()) && self.timeout_at.is_some_and(|at| at <= now) {
             self.begin_stop(ExitCause::Timeout);
         }
-        if self.gone {
+        if self.gone.is_some() {
             return;
         }
         let impatient = self.kill_at.is_some_and(|at| at <= now);
@@ -281,7 +293,11 @@ impl Watch<'_> {
     /// What an operator should know of how the run went, and of how it was begun.
     fn remarks(&self) -> Vec<String> {
         let left = (self.abandoned && self.left_running > 0).then(|| left_behind(self.left_running));
-        self.remarks.iter().cloned().chain(left).chain(self.pump.remarks()).collect()
+        let waited = self.waited.map(|waited| {
+            let seconds = counted(waited.as_secs().max(1), "second", "seconds");
+            format!("when the script had ended, its output waited {seconds} for its logs to become writable")
+        });
+        self.remarks.iter().cloned().chain(left).chain(waited).chain(self.pump.remarks()).collect()
     }
 }
 

@@ -1,21 +1,19 @@
 //! What is done about each run: begun, looked at, begun anew, stopped, reported.
 
 use std::io;
-
-use tracing::warn;
+use std::path::Path;
 
 use super::classify::{Facts, Finding, Folder, Row, classify};
 use super::hunt::Quarry;
-use super::order;
 use super::probe::{Known, Probed, probe};
 use super::serve::Server;
+use super::{home, order};
 use crate::model::id::RunId;
 use crate::model::launch::Report;
 use crate::model::time::Instant;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::{Claim, Ending, ExitRecord, Started, VERSION};
 use crate::rundir::{Lock, Owner, RunDir};
-use crate::shim::shortage::said;
 use crate::shim::{clock, tree};
 
 impl Server {
@@ -28,35 +26,25 @@ impl Server {
         if let Some(reason) = self.shortage() {
             return self.wait(run, reason);
         }
-        match self.make_folder(run) {
+        if let Err(reason) = self.home.ensure() {
+            return self.wait(run, reason);
+        }
+        match RunDir::create(&self.folder(run)) {
             Ok(folder) => {
                 crash_point(CrashPoint::DaemonFolderMade);
                 self.ask_for_shim(run, &folder);
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.look(run),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let reason = self.home.make_again().err();
-                self.wait(run, reason.unwrap_or_else(|| "the folder of the runs was removed again".to_owned()));
-            }
-            Err(error) => self.wait(run, format!("can't create the run folder: {}", said(&error))),
-        }
-    }
-
-    /// Makes the run's folder; first the one of all runs, if somebody removed that and it is safe to make it again.
-    fn make_folder(&self, run: &RunId) -> io::Result<RunDir> {
-        let path = self.folder(run);
-        match RunDir::create(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && self.home.make_again().is_ok() => {
-                let runs = self.around.runs.display();
-                warn!("{runs} was removed and has been created again; the logs of earlier runs are lost");
-                RunDir::create(&path)
-            }
-            made => made,
+            Err(error) => self.wait_for(run, "create", &error),
         }
     }
 
     /// Finds out what the run's folder means now, and does what follows from it.
     pub(super) fn look(&mut self, run: &RunId) {
+        // A folder that can't be seen now is not one that was removed.
+        if let Err(reason) = self.home.ensure() {
+            return self.wait(run, reason);
+        }
         let found = self.probe(run, None).and_then(|(finding, probed)| match &probed.run {
             Some(folder) if finding.needs_lock() => match folder.lock()? {
                 Some(lock) => self.probe(run, Some(&lock)).map(|(finding, probed)| (finding, probed, Some(lock))),
@@ -66,7 +54,7 @@ impl Server {
         });
         match found {
             Ok((finding, probed, lock)) => self.act(run, finding, probed, lock),
-            Err(error) => self.wait(run, format!("can't read the run folder: {}", said(&error))),
+            Err(error) => self.wait_for(run, "read", &error),
         }
     }
 
@@ -167,14 +155,14 @@ impl Server {
 
     /// No user code ran: takes what is there aside, and asks for a shim, at once or after a wait.
     fn begin_anew(&mut self, run: &RunId, found: Option<(RunDir, Lock)>) {
-        let trouble = found.as_ref().and_then(|(folder, _)| folder.trouble());
+        let trouble = self.trouble(run, found.as_ref().map(|(folder, _)| folder));
         let shortage = self.shortage();
         let Some(entry) = self.runs.get_mut(run) else { return };
         if entry.stop {
             // What a shim that came to nothing has left would be taken for one that is on its way.
             return match found.as_ref().map_or(Ok(()), |(folder, lock)| folder.set_aside(lock)) {
                 Ok(()) => self.prevent(run),
-                Err(error) => self.wait(run, format!("can't stop the run: {}", said(&error))),
+                Err(error) => self.wait_for(run, "empty", &error),
             };
         }
         if let Some(reason) = shortage {
@@ -183,6 +171,10 @@ impl Server {
         let at_once = trouble.is_none() && !entry.repeated;
         if !at_once && !entry.waited {
             let reason = trouble.unwrap_or_else(|| "the shim ended before the script started".to_owned());
+            // What the attempt has left may take what the next one waits for.
+            if let Some((folder, lock)) = found {
+                self.remove(run, |path| folder.remove_attempt(path, &lock));
+            }
             return self.wait(run, reason);
         }
         entry.repeated |= entry.serial != 0;
@@ -193,7 +185,29 @@ impl Server {
                 drop(lock);
                 self.ask_for_shim(run, &folder);
             }
-            Err(error) => self.wait(run, format!("can't reuse the run folder: {}", said(&error))),
+            Err(error) => self.wait_for(run, "empty", &error),
+        }
+    }
+
+    /// Why the last attempt came to nothing, if its shim told.
+    fn trouble(&self, run: &RunId, folder: Option<&RunDir>) -> Option<String> {
+        let error = || self.runs.get(run).and_then(|entry| entry.shim_error).map(io::Error::from_raw_os_error);
+        folder.and_then(RunDir::trouble).or_else(|| {
+            Some(format!(
+                "the shim can't prepare {}: {}",
+                self.folder(run).display(),
+                home::said(&self.folder(run), &error()?)
+            ))
+        })
+    }
+
+    /// Removes the folder of a run of which nothing has run. It is then as one that was never begun.
+    fn remove(&mut self, run: &RunId, remove: impl Fn(&Path) -> io::Result<()>) {
+        if remove(&self.folder(run)).is_ok()
+            && let Some(entry) = self.runs.get_mut(run)
+        {
+            let serial = std::mem::take(&mut entry.serial);
+            self.forget_order(serial);
         }
     }
 
@@ -202,7 +216,7 @@ impl Server {
         let Some(entry) = self.runs.get_mut(run) else { return };
         self.serial_last += 1;
         let before = std::mem::replace(&mut entry.serial, self.serial_last);
-        entry.waited = false;
+        (entry.waited, entry.shim_error) = (false, None);
         let order = match order::order(&entry.launch, &self.around, entry.serial) {
             Ok(order) => order,
             Err(reason) => {
@@ -210,7 +224,9 @@ impl Server {
             }
         };
         if let Err(error) = folder.write(&order::run_record(&entry.launch, &order)) {
-            return self.wait(run, format!("can't write run.json: {}", said(&error)));
+            self.forget_order(before);
+            self.remove(run, RunDir::remove_empty);
+            return self.wait_for(run, "write run.json in", &error);
         }
         crash_point(CrashPoint::DaemonRunWritten);
         self.forget_order(before);
@@ -229,8 +245,15 @@ impl Server {
     pub(super) fn wait(&mut self, run: &RunId, reason: String) {
         let Some(entry) = self.runs.get_mut(run) else { return };
         let delay = entry.retry_delay();
+        entry.output_waits |= entry.start_reported;
         self.report(run, Report::Waiting { reason });
         self.look_after(run, delay);
+    }
+
+    /// As [`Self::wait`], because something can't be done to the run's folder.
+    fn wait_for(&mut self, run: &RunId, what: &str, error: &io::Error) {
+        let folder = self.folder(run);
+        self.wait(run, format!("can't {what} {}: {}", folder.display(), home::said(&folder, error)));
     }
 
     fn look_again(&mut self, run: &RunId) {
@@ -253,7 +276,9 @@ impl Server {
         let folder = match RunDir::open(&self.folder(run)) {
             Ok(folder) => folder,
             // It was never begun (or its folder was removed, and the look finds that).
-            Err(error) if error.kind() == io::ErrorKind::NotFound && entry.serial == 0 && !entry.started => {
+            Err(error)
+                if (entry.is_new || error.kind() == io::ErrorKind::NotFound) && entry.serial == 0 && !entry.started =>
+            {
                 return self.report_end(run, Report::StoppedBeforeStart { at: clock::now() });
             }
             Err(_) => return self.look(run),
@@ -269,7 +294,7 @@ impl Server {
             Ok(true) => self.report_end(run, Report::StoppedBeforeStart { at: clock::now() }),
             // A shim's: if it lives it is told to end, and else the table knows more.
             Ok(false) => self.look(run),
-            Err(error) => self.wait(run, format!("can't stop the run: {}", said(&error))),
+            Err(error) => self.wait_for(run, "claim", &error),
         }
     }
 

@@ -26,6 +26,7 @@ mod probe;
 mod runs;
 mod serve;
 
+pub use home::said;
 pub use order::{Surroundings, TrustedOwners, clean_environment};
 
 /// A place where runs live. Requests return at once; what comes of them is a [`Report`] with the run's id.

@@ -46,7 +46,10 @@ pub(super) fn probe(path: &Path, token: &Token, known: Known<'_>, lock: Option<&
     let run = match RunDir::open(path) {
         Ok(run) => run,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(probed),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
+        // If it is not there either, the way to it is what is wrong.
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) && path.symlink_metadata().is_ok() =>
+        {
             probed.facts.folder = Folder::Foreign;
             probed.damage = Some("something that is not a folder has its name".to_owned());
             return Ok(probed);

@@ -19,6 +19,8 @@ const LOOK_MAX: Duration = Duration::from_secs(1);
 /// A run that has not ended.
 pub(super) struct Entry {
     pub(super) launch: Box<Launch>,
+    /// It was launched by this place: without an order, nothing of it has ever been begun.
+    pub(super) is_new: bool,
     /// The serial of the last order for it; 0: none yet.
     pub(super) serial: u64,
     /// Its start has been reported, or is in the journal.
@@ -35,8 +37,10 @@ pub(super) struct Entry {
     pub(super) repeated: bool,
     /// A wait for the next attempt has been reported, and is under way or over.
     pub(super) waited: bool,
-    /// Its shim says that its output waits for something, and that has been reported.
+    /// It runs, its output or its end waits for something, and that has been reported.
     pub(super) output_waits: bool,
+    /// What kept the last shim from preparing the run, as it told by a notice: it may have had no room for more words.
+    pub(super) shim_error: Option<i32>,
     looks: u32,
 }
 
@@ -50,12 +54,13 @@ impl Drop for Wake {
 }
 
 impl Entry {
-    pub(super) fn new(launch: Box<Launch>) -> Self {
+    pub(super) fn new(launch: Box<Launch>, is_new: bool) -> Self {
         let started = launch.run.started_at.is_some() || matches!(launch.run.state, State::Running);
         let stop = launch.run.stop.is_some();
         let start_reported = false;
         Self {
             launch,
+            is_new,
             serial: 0,
             started,
             start_reported,
@@ -65,6 +70,7 @@ impl Entry {
             repeated: false,
             waited: false,
             output_waits: false,
+            shim_error: None,
             looks: 0,
         }
     }

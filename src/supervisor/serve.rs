@@ -116,7 +116,11 @@ impl Server {
                     None => return,
                 },
                 Some(waited) = self.waits.join_next() => match waited {
-                    Ok(Wake::Look(run)) => self.look(&run),
+                    Ok(Wake::Look(run)) => {
+                        // What a shim has told before it ended.
+                        self.take_pending_notices();
+                        self.look(&run);
+                    }
                     Ok(Wake::Hunted(run, reason)) => self.report_lost(&run, reason),
                     Ok(Wake::Settle(run)) => self.settle(run, Settling::Again),
                     // Its run has something else to wait for.
@@ -139,12 +143,12 @@ impl Server {
         match request {
             Request::Launch(launch) => {
                 let run = launch.run.id.clone();
-                self.runs.insert(run.clone(), Entry::new(launch));
+                self.runs.insert(run.clone(), Entry::new(launch, true));
                 self.begin(&run);
             }
             Request::Find(launch) => {
                 let run = launch.run.id.clone();
-                self.runs.insert(run.clone(), Entry::new(launch));
+                self.runs.insert(run.clone(), Entry::new(launch, false));
                 self.look(&run);
             }
             Request::Stop(run) => self.stop(&run),
@@ -190,6 +194,14 @@ impl Server {
         }
     }
 
+    /// Takes the notices that are in the pipe by now.
+    fn take_pending_notices(&mut self) {
+        let mut bytes = [0; NOTICES_MAX * Notice::BYTES];
+        // An error: there are none.
+        let count = rustix::io::read(self.notices.get_ref(), &mut bytes[..]).unwrap_or(0);
+        self.take_notices(&decoded(&bytes[..count]));
+    }
+
     fn take_notices(&mut self, notices: &[Notice]) {
         let is_end = |notice: &&Notice| notice.news == News::Ended;
         let ended: BTreeSet<u64> = notices.iter().filter(is_end).map(|notice| notice.serial).collect();
@@ -207,6 +219,11 @@ impl Server {
             News::Started => self.import_start(&run),
             News::Ended => self.import(&run),
             News::Waits => self.import_wait(&run),
+            News::Failed(errno) => {
+                if let Some(entry) = self.runs.get_mut(&run) {
+                    entry.shim_error = Some(errno.into());
+                }
+            }
         }
     }
 
@@ -355,7 +372,11 @@ async fn next_notices(pipe: &AsyncFd<OwnedFd>) -> Vec<Notice> {
     let read = pipe.async_io(Interest::READABLE, |pipe| Ok(rustix::io::read(pipe, &mut bytes[..])?)).await;
     // The pipe has a writer, ourselves, so it has no end; an error leaves the files to say what happened.
     let count = read.unwrap_or(0);
-    bytes[..count].as_chunks().0.iter().map(|bytes| Notice::decode(*bytes)).collect()
+    decoded(&bytes[..count])
+}
+
+fn decoded(bytes: &[u8]) -> Vec<Notice> {
+    bytes.as_chunks().0.iter().map(|bytes| Notice::decode(*bytes)).collect()
 }
 
 #[cfg(test)]

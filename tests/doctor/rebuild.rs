@@ -27,6 +27,9 @@ fn a_journal_from_the_folders_goes_on_and_runs_nothing_twice() {
         .map(|(id, outcome)| if id == "tick.2" { (id, "lost".to_owned()) } else { (id, outcome) })
         .collect();
     assert_eq!(ends(&world), expected);
+    assert_eq!(world.run("bad.1")["reason"], "exit code 3");
+    let said = world.batchd(&["doctor"]).expect(0).err;
+    assert!(said.contains("from before a restore or an upgrade can't be verified"), "{said}");
     world.start();
     assert_eq!(ran(&world), folders, "nothing runs again");
     world.batch("tick", NEVER, "echo again\n");

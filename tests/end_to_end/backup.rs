@@ -84,6 +84,25 @@ fn a_backup_is_made_beside_a_daemon_and_without_one() {
     assert_eq!(world.bash("stat -c %a beside.db without.db"), "600\n600\n");
 }
 
+/// A journal holds variables of runs, which may be secrets.
+#[test]
+fn a1_what_is_made_of_a_journal_is_as_private_as_the_journal() {
+    let mut world = World::new();
+    world.batch("one", "", "echo one\n");
+    world.start();
+    world.batchd(&["start", "one", "--env", "PASSWORD=tiger", "--wait"]).expect(0);
+    world.batchd(&["backup", "copy.db"]).expect(0);
+    // Removed under the daemon, which saves what it has.
+    world.bash("mkdir lost && mv state/journal.db lost/");
+    world.batchd(&["start", "one"]).expect(1);
+    assert_eq!(world.daemon_ends(), 1);
+    world.bash("rm state/journal.db-*; mv state/journal.db.saved-* saved.db");
+    let batchd = env!("CARGO_BIN_EXE_batchd");
+    world.bash(&format!("umask 022; {batchd} restore copy.db; {batchd} doctor --rebuild new.db"));
+    assert_eq!(world.bash("stat -c %a saved.db new.db state/journal.db"), "600\n600\n600\n");
+    world.batchd(&["doctor"]).expect(0);
+}
+
 /// E13: the backup's disk is full. The journal's is not.
 #[test]
 fn e13_a_backup_without_room_is_none_and_the_journal_is_unharmed() {

@@ -358,8 +358,16 @@ fn b_what_may_not_be_read_is_not_missing() {
     world.bash(
         "chmod 755 . state; chmod 644 state/journal.db*; cp $0 batchd; chmod 755 batchd".replace("$0", BATCHD).as_str(),
     );
-    let mut command = world.command("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(world.path("batchd")).args(["logs", "job"]);
-    let output = world.output(command).expect(1);
-    has(&output.err, &["runs/job.1/stdout.log is not readable for you"]);
+    let as_other = |arguments: &[&str]| {
+        let mut command = world.command("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(world.path("batchd")).args(arguments);
+        world.output(command).expect(1).err
+    };
+    has(&as_other(&["logs", "job"]), &["runs/job.1/stdout.log is not readable for you"]);
+    let remedy = "hint: run the command as root or as the daemon's user";
+    world.bash("chmod 711 state; cp state/journal.db copy.db; chmod 644 copy.db");
+    has(&as_other(&["doctor"]), &["/state is not readable for you", remedy]);
+    world.bash("mkdir lost; mv state/journal.db* lost/");
+    has(&as_other(&["restore", "copy.db"]), &["Permission denied", remedy]);
+    has(&as_other(&["doctor", "--rebuild", "new.db"]), &["Permission denied", remedy]);
 }

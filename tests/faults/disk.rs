@@ -10,10 +10,13 @@ use crate::host::Disk;
 use crate::world::root::is_root;
 use crate::world::{Pipe, World};
 
-/// Room for the journal, its reserve, and the 16 MiB that must be free for it to be made again.
+/// Room for the journal, its reserve, and what must be free beside it.
 const STATE: &str = "size=32m";
 /// What a run waits for while the reserve is given up.
-const FULL: &str = "the disk of the journal is full";
+const FULL: &str = "/state is full (0 MiB free): nothing starts until 2 MiB are free";
+
+/// Makes the journal twice as many bytes longer.
+const EVENT: &str = "INSERT INTO event (at, text) VALUES (0, hex(zeroblob(?)))";
 
 /// A world whose state is on a small disk: `quick` ends at once, `slow` waits for a word, and `next` follows it.
 fn small() -> (World, Disk, [Pipe; 2]) {
@@ -100,6 +103,73 @@ fn e2_the_room_that_is_given_up_is_the_journals_alone() {
     assert_well(&mut world);
 }
 
+/// A world whose state is so small that only what the journal holds makes it heal.
+fn tight() -> (World, Disk) {
+    let mut world = World::new();
+    let disk = Disk::new(&world, "state", "size=24m");
+    world.batch("quick", "", "echo quick");
+    world.batch("big", "", "echo big");
+    world.write("batches.d/big/data", vec![7; 12 * 1024 * 1024]);
+    world.start();
+    world.batchd(&["start", "quick", "--wait"]).expect(0);
+    disk.fill_but(0);
+    world.batchd(&["start", "quick"]).expect(0);
+    sees_wait(&world, "quick.2", FULL);
+    (world, disk)
+}
+
+#[test]
+fn a3_a_full_disk_heals_when_as_much_is_free_as_before() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, disk) = tight();
+    // What is recorded meanwhile makes the `-wal` file longer, up to what it may keep for good.
+    let journal = Connection::open(world.path("state/journal.db")).unwrap();
+    journal.execute_batch("PRAGMA wal_autocheckpoint = 0").unwrap();
+    for _ in 0..80 {
+        journal.execute(EVENT, [20_000]).unwrap();
+        journal.execute("DELETE FROM event WHERE at = 0", []).unwrap();
+    }
+    drop(journal);
+    disk.free();
+    assert_eq!(world.end("quick.2")["outcome"], "succeeded");
+    assert_well(&mut world);
+}
+
+#[test]
+fn a3_what_the_journal_holds_counts_at_a_start_too() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, disk) = tight();
+    assert_eq!(world.end_daemon(Signal::KILL), -9);
+    disk.free();
+    world.start();
+    assert_eq!(world.end("quick.2")["outcome"], "succeeded");
+    assert!(!world.daemon().log_text().contains("nothing starts until"), "{}", world.daemon().log_text());
+    assert_well(&mut world);
+}
+
+#[test]
+fn a3_a_start_on_a_full_disk_says_how_much_is_free_and_how_much_is_needed() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new();
+    let disk = Disk::new(&world, "state", STATE);
+    world.batch("quick", "", "echo quick");
+    disk.fill_but(5 * 1024 * 1024 + 4096);
+    world.start();
+    let reason = "/state is full (4 MiB free): nothing starts until 10 MiB are free";
+    world.daemon().says(0, reason);
+    world.batchd(&["start", "quick"]).expect(0);
+    sees_wait(&world, "quick.1", reason);
+    disk.free();
+    assert_eq!(world.end("quick.1")["outcome"], "succeeded");
+    assert_well(&mut world);
+}
+
 #[test]
 fn e2_scripts_are_stopped_although_nothing_can_be_recorded() {
     if !is_root() {
@@ -114,8 +184,7 @@ fn e2_scripts_are_stopped_although_nothing_can_be_recorded() {
     world.daemon().says(0, FULL);
     // Somebody uses up what the reserve has given.
     let journal = Connection::open(world.path("state/journal.db")).unwrap();
-    let event = "INSERT INTO event (at, text) VALUES (0, hex(zeroblob(2000)))";
-    while journal.execute(event, []).is_ok() {}
+    while journal.execute(EVENT, [2000]).is_ok() {}
     world.daemon().says(0, "the journal can't be written (");
     assert_eq!(world.end_daemon(Signal::TERM), 0);
     world.all_gone();
@@ -188,6 +257,7 @@ fn f2_the_end_of_a_script_waits_for_room_to_be_written_down() {
     assert_well(&mut world);
 }
 
+/// Of each number of inodes that are left, the shim gets to another step.
 #[test]
 fn g4_out_of_inodes_is_as_a_full_disk() {
     if !is_root() {
@@ -197,13 +267,23 @@ fn g4_out_of_inodes_is_as_a_full_disk() {
     let disk = Disk::new(&world, "runs", "size=4m,nr_inodes=64");
     world.batch("quick", "retries = 3", "echo quick");
     world.start();
-    disk.use_up_inodes();
-    world.batchd(&["start", "quick"]).expect(0);
-    sees_wait(&world, "quick.1", "df -i");
-    disk.free_inodes();
-    let end = world.end("quick.1");
-    assert_eq!((end["outcome"].as_str(), end["attempt"].as_u64()), (Some("succeeded"), Some(1)));
-    assert_eq!(world.runs().len(), 1, "nothing was charged as a retry");
+    for left in 0..=8 {
+        let mark = world.daemon().mark();
+        disk.use_up_inodes_but(left);
+        let run = world.batchd(&["start", "quick"]).expect(0).line().to_owned();
+        let line = world.daemon().line_after(mark, &format!("{run} waits"), |line| waits(line, &run, ""));
+        let reason = line["reason"].as_str().unwrap();
+        assert!(reason.contains("No space left on device") && reason.contains("df -i"), "{left}: {reason}");
+        // It does not hold what it waits for.
+        let names = world.bash(&format!("ls -A runs/{run} 2>/dev/null || true"));
+        assert!(names.split_whitespace().all(|name| name == "run.json"), "{left}: {names}");
+        disk.free_inodes();
+        let end = world.end(&run);
+        assert_eq!((end["outcome"].as_str(), end["attempt"].as_u64()), (Some("succeeded"), Some(1)), "{left}");
+        assert!(!world.run_file(&run, "aside.1").exists());
+        fs::remove_dir_all(world.path("runs").join(&run)).unwrap();
+    }
+    assert_eq!(world.runs().len(), 9, "nothing was charged as a retry");
     assert_well(&mut world);
 }
 
@@ -214,11 +294,12 @@ fn e15_a_read_only_disk_is_refused_at_the_start_and_waited_for_later() {
     }
     let mut world = World::new();
     world.batch("quick", "", "echo quick");
+    let _runs = Disk::new(&world, "runs", "size=4m");
     world.start();
-    let runs = Disk::new(&world, "runs", "ro");
+    world.bash("mount -o remount,ro runs");
     world.batchd(&["start", "quick"]).expect(0);
     sees_wait(&world, "quick.1", "mount that disk for writing");
-    drop(runs);
+    world.bash("mount -o remount,rw runs");
     assert_eq!(world.end("quick.1")["outcome"], "succeeded");
     assert_well(&mut world);
     let _state = Disk::new(&world, "state", "ro");

@@ -150,6 +150,10 @@ fn a3_a_stop_ends_a_run_whose_output_finds_no_room_and_it_has_not_succeeded() {
     );
     let remarks = end["exit"]["remarks"].to_string();
     assert!(remarks.contains("bytes of stdout.log are missing: the file could not be written"), "{end}");
+    // Its time is that of the script, and not that of the disk.
+    assert!(remarks.contains("when the script had ended, its output waited 1 second"), "{end}");
+    let took = at(&end["ended_at"]) - at(&end["started_at"]);
+    assert!(took < chrono::TimeDelta::seconds(1), "{took}: {end}");
     disk.free();
     assert_well(&mut world);
 }
@@ -202,6 +206,10 @@ fn a3_a_term_ends_a_shim_on_a_full_disk() {
     drop(disk);
     assert_eq!(world.end_daemon(Signal::TERM), 0);
     world.all_gone();
+}
+
+fn at(text: &Value) -> chrono::DateTime<chrono::FixedOffset> {
+    chrono::DateTime::parse_from_rfc3339(text.as_str().unwrap()).unwrap()
 }
 
 fn len(path: &Path) -> u64 {

@@ -41,10 +41,12 @@ impl Disk {
         fs::remove_file(self.filler()).unwrap();
     }
 
-    /// Leaves no inode on it.
-    pub(crate) fn use_up_inodes(&self) {
+    /// Leaves so many inodes on it.
+    pub(crate) fn use_up_inodes_but(&self, left: usize) {
         fs::create_dir(self.filler()).unwrap();
-        while File::create(self.filler().join(fs::read_dir(self.filler()).unwrap().count().to_string())).is_ok() {}
+        let file = |number: usize| self.filler().join(number.to_string());
+        let count = (0..).take_while(|number| File::create(file(*number)).is_ok()).count();
+        (0..left).for_each(|number| fs::remove_file(file(count - 1 - number)).unwrap());
     }
 
     /// Gives them back.

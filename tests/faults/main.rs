@@ -11,4 +11,5 @@ mod disk;
 mod full_runs;
 mod host;
 mod journal;
+mod runs_folder;
 mod shortage;

@@ -158,6 +158,9 @@ fn f2_a_full_disk_stops_the_script_and_not_the_log() {
     let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&disk).status();
     assert!(mount.unwrap().success());
     let _unmount = Unmount(disk.clone());
+    // It is there when the supervisor begins.
+    world.drop_supervisor();
+    world.start();
     fs::write(disk.join("ballast"), vec![0; 3_600_000]).unwrap();
     // More than the room that is left and the largest pipe together: the script has to wait.
     let launch = world.plan("job", "head -c 2000000 /dev/zero | tr '\\0' x; echo; echo done", |_, _| {});

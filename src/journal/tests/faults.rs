@@ -211,7 +211,9 @@ fn reading_takes_no_right_to_write() {
     journal.commit(&[record(&run("a.1"))]).unwrap();
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let read = || {
-        mode(&path, 0o444);
+        for file in ["db", "db-wal", "db-shm"].map(|ending| path.with_extension(ending)).iter().filter(|p| p.exists()) {
+            mode(file, 0o444);
+        }
         mode(folder.path(), 0o555);
         let mut child = child("child_reads_without_rights", &path);
         if rustix::process::geteuid().is_root() {
