@@ -18,7 +18,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::load::{self, Diagnosis, Fitted, Loaded, SettingsFile};
 use crate::model::cron::Expression;
 use crate::model::definition::Definition;
-use crate::model::diagnostic::Diagnostic;
+use crate::model::diagnostic::{Diagnostic, errors};
 use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, Files};
 use crate::model::id::BatchName;
 use crate::model::schedule::Schedule;
@@ -49,8 +49,8 @@ pub struct Surroundings {
     pub settings: SettingsFile,
     /// Who may write definitions.
     pub trust: Trust,
-    /// Everybody may: `--insecure-permissions`.
-    pub insecure: bool,
+    /// The daemon's user. None: everybody may write definitions (`--insecure-permissions`).
+    pub daemon_uid: Option<u32>,
     /// batchd itself, to unpack zips in a process of their own.
     pub program: PathBuf,
 }
@@ -114,8 +114,9 @@ pub struct Looked {
 
 impl Surroundings {
     /// Reads the settings (a missing file says nothing), and looks at the host. What is wrong with the settings is given
-    /// back, too; without what is wrong they count.
-    pub fn read(settings: &Path, insecure: bool) -> Result<(Self, Vec<Diagnostic>)> {
+    /// back, too; without what is wrong they count. `daemon_uid` is the daemon's user, whoever asks; none: everybody is
+    /// trusted.
+    pub fn read(settings: &Path, daemon_uid: Option<u32>) -> Result<(Self, Vec<Diagnostic>)> {
         let zones = Zones::of_environment();
         let bytes = match read_bounded(settings) {
             Ok(bytes) => bytes,
@@ -126,14 +127,15 @@ impl Surroundings {
         let (mut settings, diagnostics) = load::settings(&label, &bytes, &|name| zone_known(&zones, name));
         let cores = thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
         settings.settings.limits.catch_up_running_max = cores;
-        let trust = match insecure {
-            true => Trust::insecure(),
-            false => {
-                Trust::new(&settings.settings.trusted_owners).with_context(|| format!("{label}: trusted_owners"))?
+        let trust = match daemon_uid {
+            None => Trust::insecure(),
+            Some(uid) => {
+                let owners = &settings.settings.trusted_owners;
+                Trust::new(uid, owners).with_context(|| format!("{label}: trusted_owners"))?
             }
         };
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Ok((Self { zones, host, settings, trust, insecure, program: own_program()? }, diagnostics))
+        Ok((Self { zones, host, settings, trust, daemon_uid, program: own_program()? }, diagnostics))
     }
 
     /// The definition of a batch whose content is whole: a zip's entries, and what is included, in their places.
@@ -146,7 +148,7 @@ impl Surroundings {
 
     /// Users, beside root and the daemon's, who may own what a run reads from `batches.d`; none: everybody.
     pub fn trusted_owners(&self) -> Option<Vec<String>> {
-        (!self.insecure).then(|| self.settings.settings.trusted_owners.clone())
+        self.daemon_uid.map(|_| self.settings.settings.trusted_owners.clone())
     }
 
     /// The relative `env_file` of a batch, as its path beside the script.
@@ -263,6 +265,13 @@ impl Folders {
         let unread =
             || Known { looks: None, includes: Vec::new(), loaded: Arc::new(Loaded::refused(name.clone(), Vec::new())) };
         self.known.entry(name.clone()).or_insert_with(unread);
+    }
+
+    /// Batches of which nothing is known but that they are there: whoever asks can't read them.
+    pub fn unread(&self) -> impl Iterator<Item = &BatchName> {
+        let is_unread =
+            |loaded: &Loaded| loaded.definition.is_none() && loaded.applies && errors(&loaded.diagnostics) == 0;
+        self.known.iter().filter(move |(_, known)| is_unread(&known.loaded)).map(|(name, _)| name)
     }
 
     /// Forgets a batch: its folder is gone.

@@ -85,10 +85,7 @@ pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
             let diagnostics = fitted.diagnostics.clone();
             (Some(fitted), diagnostics)
         }
-        Err(error) => {
-            let file = context.paths.batches.display().to_string();
-            (None, vec![Diagnostic::of_file(None, file, format!("{error:#}"))])
-        }
+        Err(error) => (None, vec![disk::complaint(context, &error)]),
     };
     let mut live: BTreeMap<BatchName, Vec<RunView>> = BTreeMap::new();
     if let Some(journal) = facts.journal() {
@@ -208,7 +205,13 @@ fn removed_row(batch: &BatchName, live: Vec<RunView>) -> Row<'_> {
 fn on_disk(batch: &BatchName, fact: &BatchFact, fitted: &Fitted) -> Option<&'static str> {
     match fitted.graph.get(batch) {
         None => Some("removed from the disk"),
-        Some(_) if fitted.stale.contains(batch) => Some("the definition on the disk has errors"),
+        Some(_) if fitted.stale.contains(batch) => {
+            let mut diagnostics = fitted.diagnostics.iter().filter(|one| one.batch.as_ref() == Some(batch));
+            Some(match diagnostics.any(Diagnostic::is_error) {
+                true => "the definition on the disk has errors",
+                false => "the definition on the disk is not readable for you",
+            })
+        }
         Some(node) if node.definition().hash != fact.definition.hash => Some("changed on the disk, not in force yet"),
         Some(_) => None,
     }

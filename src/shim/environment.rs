@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::order::Order;
 use super::user::User;
 use crate::store::env_file::{self, EnvFile};
+use crate::store::users::own_uid;
 
 /// All variables of the script, later sources overriding earlier ones: the clean base, the user's own, the batch's `env`,
 /// its `env_file`, those of `start --env`, and batchd's facts.
@@ -25,6 +26,7 @@ pub(super) fn variables(
             batches: &order.batches,
             batch: &order.token.run.batch,
             file,
+            daemon_uid: own_uid(),
             user: order.execution.user.as_deref(),
             trusted_owners: order.trusted_owners.as_deref(),
         };

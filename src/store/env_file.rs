@@ -34,6 +34,8 @@ pub struct EnvFile<'f> {
     pub batch: &'f BatchName,
     /// The key `env_file`: absolute, or in the batch's folder.
     pub file: &'f str,
+    /// The daemon's user.
+    pub daemon_uid: u32,
     /// The key `user`, who may own an absolute one.
     pub user: Option<&'f str>,
     /// Users, beside root and the daemon's, who may own a relative one. None: everybody may own any.
@@ -119,7 +121,7 @@ fn open_absolute(file: &EnvFile<'_>) -> Result<(PathBuf, OwnedFd), EnvFileError>
     let path = PathBuf::from(file.file);
     let of_system = |error: io::Error| EnvFileError::of_system(&path, error);
     let user: Vec<String> = file.user.map(str::to_owned).into_iter().collect();
-    let trust = trust(&path, file.trusted_owners.map(|_| user.as_slice()))?;
+    let trust = trust(&path, file.daemon_uid, file.trusted_owners.map(|_| user.as_slice()))?;
     let parents = trust.check_parents(&path).map_err(of_system)?;
     if let Some(complaint) = parents.into_iter().next() {
         return Err(of_complaint(&path, complaint));
@@ -132,7 +134,7 @@ fn open_absolute(file: &EnvFile<'_>) -> Result<(PathBuf, OwnedFd), EnvFileError>
 /// A relative one may belong to whoever may own definitions.
 fn open_relative(file: &EnvFile<'_>) -> Result<(PathBuf, OwnedFd), EnvFileError> {
     let beside = file.batches.join(file.batch.as_str()).join(file.file);
-    let trust = trust(&beside, file.trusted_owners)?;
+    let trust = trust(&beside, file.daemon_uid, file.trusted_owners)?;
     let dir = BatchesDir::open(file.batches).map_err(|error| EnvFileError::new(&beside, error.to_string()))?;
     let parents = dir.check_parents(&trust).map_err(|error| EnvFileError::new(&beside, error.to_string()))?;
     if let Some(complaint) = parents.into_iter().next() {
@@ -174,9 +176,9 @@ fn open_beneath(trust: &Trust, batches: &Path, folder: &str, file: &str) -> Resu
     Ok((path, open))
 }
 
-fn trust(path: &Path, owners: Option<&[String]>) -> Result<Trust, EnvFileError> {
+fn trust(path: &Path, daemon_uid: u32, owners: Option<&[String]>) -> Result<Trust, EnvFileError> {
     match owners {
-        Some(owners) => Trust::new(owners).map_err(|error| EnvFileError::new(path, error.to_string())),
+        Some(owners) => Trust::new(daemon_uid, owners).map_err(|error| EnvFileError::new(path, error.to_string())),
         None => Ok(Trust::insecure()),
     }
 }

@@ -28,6 +28,8 @@ const STICKY: u32 = 0o1000;
 pub struct Trust {
     /// None: everybody is believed.
     rules: Option<Rules>,
+    /// Whoever asks is not the daemon, and may be kept from reading what the daemon reads.
+    by_another: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -63,9 +65,8 @@ pub(super) enum Role {
 }
 
 impl Trust {
-    /// Root, the daemon's user (this process's effective one) and `trusted_owners`, which are names.
-    pub fn new(trusted_owners: &[String]) -> Result<Self, TrustError> {
-        let daemon_uid = rustix::process::geteuid().as_raw();
+    /// Root, the daemon's user and `trusted_owners`, which are names.
+    pub fn new(daemon_uid: u32, trusted_owners: &[String]) -> Result<Self, TrustError> {
         let mut uids = vec![0, daemon_uid];
         for name in trusted_owners {
             let uid = users::uid_of(name).map_err(lookup_failed(name))?;
@@ -81,12 +82,21 @@ impl Trust {
             };
             owners.insert(uid, group);
         }
-        Ok(Self { rules: Some(Rules { daemon_uid, owners }) })
+        Ok(Self { rules: Some(Rules { daemon_uid, owners }), by_another: false })
     }
 
     /// Believes everybody: `--insecure-permissions`, for trying out.
     pub fn insecure() -> Self {
-        Self { rules: None }
+        Self { rules: None, by_another: false }
+    }
+
+    /// The same, where another user than the daemon's asks: what this user can't read is unknown, and not wrong.
+    pub fn asked_by_another(self) -> Self {
+        Self { by_another: true, ..self }
+    }
+
+    pub(super) fn is_asked_by_another(&self) -> bool {
+        self.by_another
     }
 
     /// Checks `path` and all folders above it, links on the way included. `path` is absolute.
@@ -258,10 +268,12 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+    use crate::store::users::own_uid;
 
     /// Stands for a host where users 7 (private group 70) and 8 (none) are trusted.
     fn trust(daemon_uid: u32) -> Trust {
-        Trust { rules: Some(Rules { daemon_uid, owners: BTreeMap::from([(0, Some(0)), (7, Some(70)), (8, None)]) }) }
+        let owners = BTreeMap::from([(0, Some(0)), (7, Some(70)), (8, None)]);
+        Trust { rules: Some(Rules { daemon_uid, owners }), by_another: false }
     }
 
     fn stat(uid: u32, gid: u32, mode: u32) -> Stat {
@@ -303,8 +315,8 @@ mod tests {
 
     #[test]
     fn unknown_owners_are_errors() {
-        assert!(Trust::new(&["root".to_owned()]).is_ok());
-        let error = Trust::new(&["no-such-user-here".to_owned()]).unwrap_err();
+        assert!(Trust::new(7, &["root".to_owned()]).is_ok());
+        let error = Trust::new(7, &["no-such-user-here".to_owned()]).unwrap_err();
         assert!(matches!(error, TrustError::UnknownOwner(name) if name == "no-such-user-here"));
     }
 
@@ -316,7 +328,7 @@ mod tests {
         fs::create_dir(&open).unwrap();
         fs::create_dir_all(safe.join("batches.d")).unwrap();
         symlink("../safe/batches.d", open.join("link")).unwrap();
-        let trust = Trust::new(&[]).unwrap();
+        let trust = Trust::new(own_uid(), &[]).unwrap();
         assert_eq!(trust.check_parents(&open.join("link")).unwrap(), []);
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
         let found = trust.check_parents(&open.join("link")).unwrap();
@@ -331,7 +343,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         symlink("b", root.path().join("a")).unwrap();
         symlink("a", root.path().join("b")).unwrap();
-        let error = Trust::new(&[]).unwrap().check_parents(&root.path().join("a")).unwrap_err();
+        let error = Trust::new(own_uid(), &[]).unwrap().check_parents(&root.path().join("a")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
     }
 }

@@ -21,3 +21,4 @@ mod reading;
 mod reload;
 mod shutdown;
 mod start;
+mod trust;
