@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Error, Result, bail};
 
 use super::{Context, facts};
-use crate::folders::{Folders, Look, Surroundings, still_open, suddenly_empty};
+use crate::folders::{Folders, Look, Surroundings, settings_still_open, still_open, suddenly_empty};
 use crate::load::Fitted;
 use crate::model::definition::Definition;
 use crate::model::diagnostic::Diagnostic;
@@ -21,6 +21,7 @@ use crate::store::env_file::{self, EnvFile};
 use crate::store::read::{BatchesDir, BatchesDirError};
 use crate::store::trust::Trust;
 use crate::store::users::{is_hidden, own_uid};
+use crate::store::writers::Writers;
 
 /// How often folders that change while they are read are read again.
 const TRIES: usize = 20;
@@ -38,6 +39,9 @@ pub(super) fn fit(
     if let Judge::Unknown(why) = judge {
         let what = format!("{why}, so it was not checked who can write the definitions");
         diagnostics.push(Diagnostic::of_file(None, shown(&folder.display().to_string()), what).as_remark());
+    }
+    if around.settings_writers == Writers::Some {
+        diagnostics.push(settings_still_open(&around.settings.file));
     }
     let dir = BatchesDir::open(folder)?;
     let parents = dir.check_parents(&around.trust)?;
@@ -59,7 +63,7 @@ pub(super) fn fit(
     let mut folders = Folders::default();
     let mut tries = 0;
     // Nothing is put in force here: where the kernel doesn't say whether a file has a writer, its content is judged.
-    let look = Look { only: None, in_force: previous, now: context.now, may_be_open: &|_, _| false };
+    let look = Look { only: None, in_force: previous, now: context.now, may_be_open: &|_, _, _| false };
     let open = loop {
         let looked = folders.look(&around, &dir, &listing.batches, &look);
         if looked.restless.is_empty() {
@@ -92,7 +96,8 @@ pub(super) fn env_files(context: &Context, folder: &Path, graph: &Graph, insecur
         let execution = &node.definition().execution;
         let Some(file) = &execution.env_file else { continue };
         let (user, trusted_owners) = (execution.user.as_deref(), trusted_owners.as_deref());
-        let Err(error) = env_file::read(&EnvFile { batches: &batches, batch, file, daemon_uid, user, trusted_owners })
+        let Err(error) =
+            env_file::read(&EnvFile { batches: &batches, batch, file, daemon_uid, user, now: None, trusted_owners })
         else {
             continue;
         };

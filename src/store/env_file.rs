@@ -15,10 +15,12 @@ use rustix::io::Errno;
 use super::read::BatchesDir;
 use super::trust::{Role, Trust};
 use super::walk::{FILE, FOLDER};
+use super::writers::{self, Writers, writers_of};
 use crate::model::definition::{VariableNameError, check_variable_name};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::id::BatchName;
 use crate::model::text::shown;
+use crate::model::time::Instant;
 
 /// The most bytes of an `env_file`: what execve(2) takes is less.
 const ENV_FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -38,6 +40,8 @@ pub struct EnvFile<'f> {
     pub daemon_uid: u32,
     /// The key `user`, who may own an absolute one.
     pub user: Option<&'f str>,
+    /// When it is read, for files of which the kernel doesn't say who writes them. None: they are taken as they are.
+    pub now: Option<Instant>,
     /// Users, beside root and the daemon's, who may own a relative one. None: everybody may own any.
     pub trusted_owners: Option<&'f [String]>,
 }
@@ -53,6 +57,8 @@ pub struct EnvFileError {
     pub what: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// Somebody is writing the file, or may be: it is worth another try.
+    pub is_unfinished: bool,
     /// What the system said, if it refused something.
     pub kind: Option<io::ErrorKind>,
 }
@@ -72,7 +78,7 @@ impl std::error::Error for EnvFileError {}
 
 impl EnvFileError {
     fn new(path: &Path, what: impl Into<String>) -> Self {
-        Self { path: path.to_owned(), line: None, what: what.into(), hint: None, kind: None }
+        Self { path: path.to_owned(), line: None, what: what.into(), hint: None, is_unfinished: false, kind: None }
     }
 
     fn of_system(path: &Path, error: io::Error) -> Self {
@@ -103,10 +109,20 @@ pub fn read(file: &EnvFile<'_>) -> Result<Vec<(String, String)>, EnvFileError> {
     let (path, open) = if file.file.starts_with('/') { open_absolute(file)? } else { open_relative(file)? };
     let mut bytes = Vec::new();
     let limit = ENV_FILE_BYTES_MAX;
-    let length = File::from(open).take(limit + 1).read_to_end(&mut bytes);
+    let file_read = File::from(open);
+    let length = (&file_read).take(limit + 1).read_to_end(&mut bytes);
     let length = length.map_err(|error| EnvFileError::of_system(&path, error))?;
     if length as u64 > limit {
         return Err(EnvFileError::new(&path, format!("the file is longer than {limit} bytes")));
+    }
+    // After the bytes: whoever wrote some of them and is not done has the file open now.
+    let is_unfinished = match (writers_of(&file_read), file.now) {
+        (Writers::Unknown { .. }, None) => false,
+        (writers, now) => writers.may_go_on(now.unwrap_or(Instant::from_ms(0))),
+    };
+    if is_unfinished {
+        let hint = Some("close the file; to write slowly, write a copy and rename it".to_owned());
+        return Err(EnvFileError { is_unfinished, hint, ..EnvFileError::new(&path, writers::still_open(&path)) });
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];

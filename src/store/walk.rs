@@ -260,9 +260,7 @@ impl<'a> Walk<'a> {
         let unknown_since = match writers_of(&file) {
             Writers::None => None,
             Writers::Some => Some(None),
-            Writers::Unknown => Some(Some(Instant::from_ms(
-                stat.st_mtime.saturating_mul(1000).saturating_add(stat.st_mtime_nsec as i64 / 1_000_000),
-            ))),
+            Writers::Unknown { modified_at } => Some(Some(modified_at)),
         };
         let unfinished = unknown_since.map(|unknown_since| Unfinished { path: path.to_owned(), unknown_since });
         self.unfinished.extend(unfinished);

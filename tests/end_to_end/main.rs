@@ -22,3 +22,4 @@ mod reload;
 mod shutdown;
 mod start;
 mod trust;
+mod writers;
