@@ -19,7 +19,7 @@ use crate::load::{self, Diagnosis, Fitted, Loaded, SettingsFile};
 use crate::model::cron::Expression;
 use crate::model::definition::Definition;
 use crate::model::diagnostic::{Diagnostic, errors};
-use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, Files};
+use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FILE_NAME_BYTES_MAX, Files};
 use crate::model::id::BatchName;
 use crate::model::schedule::Schedule;
 use crate::model::text::shown;
@@ -470,7 +470,7 @@ fn open_zip(
 
 /// Only `_folders` of `batches.d` itself can be included; what else is written there, `load` complains about.
 fn is_includable(include: &str) -> bool {
-    include.starts_with('_') && !include.contains('/')
+    include.starts_with('_') && !include.contains('/') && include.len() <= FILE_NAME_BYTES_MAX
 }
 
 /// The limits of a definition, for a folder with what it includes.

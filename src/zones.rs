@@ -166,7 +166,10 @@ impl Zones {
 
     fn load(&self, name: &str) -> Result<Zone, ZoneError> {
         if !is_name(name) {
-            return Err(ZoneError { what: format!("`{name}` is not the name of a time zone"), hint: Some(hint(name)) });
+            return Err(ZoneError {
+                what: format!("`{}` is not the name of a time zone", quoted(name)),
+                hint: Some(hint(name)),
+            });
         }
         let file = self.directory.as_ref().map(|directory| directory.join(name));
         if let Some(file) = file.filter(|file| file.is_file()) {

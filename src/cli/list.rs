@@ -23,6 +23,7 @@ use crate::model::id::BatchName;
 use crate::model::record::Disabled;
 use crate::model::run::{Outcome, StateWord};
 use crate::model::schedule::jitter_offset;
+use crate::model::text::abridged;
 use crate::model::time::Instant;
 
 /// List batches with their state, last run and next start
@@ -310,7 +311,7 @@ fn remark(row: &Row<'_>, form: &Form<'_>) -> String {
     }
     if let Some(disabled) = row.disabled {
         let until = disabled.until.map(|until| format!(" until {}", form.text(until))).unwrap_or_default();
-        let why = disabled.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let why = disabled.reason.as_ref().map(|reason| format!(": {}", abridged(reason))).unwrap_or_default();
         remarks.push(format!("disabled by {}{until}{why}", who::named(&disabled.by)));
     }
     let running = row.live.iter().find_map(|run| Some((run, run.started_at?)));

@@ -275,14 +275,20 @@ fn remark_on_days(reader: &mut Reader<'_, '_>, entry: &At<String>) {
     if month_day.starts_with('*') || weekday.starts_with('*') {
         return;
     }
-    let what = format!("this runs on day of month `{month_day}` and also on every day of week `{weekday}`");
+    let what = format!(
+        "this runs on day of month `{}` and also on every day of week `{}`",
+        quoted(month_day),
+        quoted(weekday)
+    );
     let times = words[..words.len() - 3].join(" ");
     let month = words[words.len() - 2];
     let is_single = weekday.chars().all(|c| c.is_ascii_alphanumeric()) && !weekday.ends_with(['L', 'l']);
     let first = if is_single { format!("{weekday}#1") } else { "MON#1".to_owned() };
+    let instead = format!("{times} * {month} {first}");
     let hint = format!(
-        "as in crontab(5), either day field is enough; write `{times} * {month} {first}` for the first such day of the \
-         month, or `*` in one of the two fields"
+        "as in crontab(5), either day field is enough; write `{}` for the first such day of the month, or `*` in one of \
+         the two fields",
+        quoted(&instead)
     );
     reader.findings.remark(entry.span(), Diagnosis::hinted(what, hint));
 }
@@ -290,7 +296,7 @@ fn remark_on_days(reader: &mut Reader<'_, '_>, entry: &At<String>) {
 /// Complains about what `include` cannot include.
 fn check_includes(reader: &mut Reader<'_, '_>, input: &Input<'_>) {
     let folder = |key: &str, value: &DeValue<'_>| {
-        let name = values::filled_text(key, value)?;
+        let name = values::path(key, value)?;
         let plain = name.trim_end_matches('/');
         if !plain.starts_with('_') || plain.contains('/') {
             let what = format!("`{}` can't be included", quoted(&name));

@@ -12,7 +12,7 @@ use rustix::fs::{FileType, Stat};
 
 use super::users;
 use crate::model::diagnostic::Diagnostic;
-use crate::model::text::{shell_path, shown};
+use crate::model::text::{quoted, shell_path, shown};
 
 /// How many symbolic links a path may lead through, as in the kernel.
 const LINKS_MAX: usize = 40;
@@ -43,10 +43,10 @@ struct Rules {
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// A name in `trusted_owners` that the host does not know.
-    #[error("`trusted_owners` names `{0}`, but this host has no such user; remove the name, or create the user")]
+    #[error("`trusted_owners` names `{}`, but this host has no such user; remove the name, or create the user", quoted(.0))]
     UnknownOwner(String),
     /// The host's user database does not answer.
-    #[error("can't look up the user or group `{name}`: {source}; see whether `getent passwd {name}` answers")]
+    #[error("can't look up the user or group `{0}`: {source}; see whether `getent passwd {0}` answers", quoted(name))]
     Lookup {
         /// Who was looked up, as a name or number.
         name: String,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use batchd::load::{self, Context, Diagnosis, Fitted, Input, Loaded};
 use batchd::model::diagnostic::errors;
 use batchd::model::files::{FileContent, Files};
-use batchd::model::text::quoted;
+use batchd::model::text::{QUOTED_CHARACTERS_MAX, quoted};
 
 /// The zones that the host of the corpus knows; what is said of others is the zones' affair, and not shown here.
 const ZONES: [&str; 3] = ["UTC", "Europe/Berlin", "America/New_York"];
@@ -127,7 +127,7 @@ fn copy(from: &Path, to: &Path) {
 
 /// A text of 1,000,000 characters in any place of a `batch.toml`, of the settings or of a script is quoted by its beginning.
 #[test]
-fn a_million_characters_are_never_quoted_whole() {
+fn a16_a_million_characters_are_never_quoted_whole() {
     /// A hint that lists all keys is the longest text that is ours.
     const OURS_MAX: usize = 1500;
     let places = [
@@ -139,6 +139,7 @@ fn a_million_characters_are_never_quoted_whole() {
         "cron = \"@\"",
         "cron = \"@ * * * *\"",
         "cron = [\"* * * * * @\"]",
+        "cron = \"0 8 1@ 1@ 1\"",
         "timezone = \"@\"",
         "after = \"@\"",
         "after = \"a, @\"",
@@ -159,6 +160,11 @@ fn a_million_characters_are_never_quoted_whole() {
         "overlap = \"@\"",
         "working_dir = \"@\"",
         "env_file = \"../@\"",
+        "env_file = \"@\"",
+        "env_file = \"/@\"",
+        "working_dir = \"/@\"",
+        "batches = \"@\"",
+        "runs_mode = \"@\"",
         "script = \"@\"",
         "script = \"/@\"",
         "include = [\"@\"]",
@@ -173,7 +179,7 @@ fn a_million_characters_are_never_quoted_whole() {
     ];
     let name = load::batch_name("batches.d", "long").unwrap();
     for place in places {
-        for filling in ["x", "7", "ä", "x "] {
+        for filling in ["x", "7", "ä", "x ", ",1"] {
             let times = (1_000_000 / filling.len()) / place.matches('@').count();
             let text = place.replace('@', &filling.repeat(times));
             let (settings, mut diagnostics) = load::settings("batchd.toml", text.as_bytes(), &zone_known);
@@ -186,6 +192,8 @@ fn a_million_characters_are_never_quoted_whole() {
             diagnostics.extend(load::definition(&input, &context).diagnostics);
             assert!(!diagnostics.is_empty(), "{place}");
             for diagnostic in diagnostics {
+                let excerpt = diagnostic.place.iter().map(|place| place.excerpt.chars().count()).max().unwrap_or(0);
+                assert!(excerpt <= QUOTED_CHARACTERS_MAX + 2, "{place} {filling}: {excerpt} characters");
                 let said = diagnostic.what.chars().count() + diagnostic.hint.map_or(0, |hint| hint.chars().count());
                 assert!(said <= OURS_MAX, "{place} {filling}: {said} characters: {:.300}", diagnostic.what);
             }

@@ -13,6 +13,7 @@ mod daemon;
 mod guest;
 mod hints;
 mod lifecycle;
+mod long;
 mod manager;
 mod nfs;
 mod outputs;
