@@ -376,7 +376,7 @@ mod tests {
             ["", "/etc/passwd", "../zoneinfo/UTC", "Europe/../UTC", "Europe//Berlin", "Europe/", "-x", "a\0b", "ä"]
         {
             let error = zones.get(bad).unwrap_err();
-            assert_eq!(error.what, format!("`{bad}` is not the name of a time zone"));
+            assert_eq!(error.what, format!("`{}` is not the name of a time zone", quoted(bad)));
         }
     }
 

@@ -102,8 +102,9 @@ pub(super) fn env_files(context: &Context, folder: &Path, graph: &Graph, insecur
             continue;
         };
         let is_unreadable = error.kind == Some(ErrorKind::PermissionDenied);
-        let elsewhere = file.starts_with('/') && (is_unreadable || error.kind == Some(ErrorKind::NotFound));
-        if !elsewhere && !(is_unreadable && judge.is_another()) {
+        let is_elsewhere = file.starts_with('/') && (is_unreadable || error.kind == Some(ErrorKind::NotFound));
+        let is_unknown = is_elsewhere || (is_unreadable && judge.is_another());
+        if !is_unknown {
             diagnostics.push(error.diagnostic(batch, &batches));
         }
     }
