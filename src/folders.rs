@@ -18,8 +18,8 @@ use rustix::fs::{Mode, OFlags};
 use crate::load::{self, Diagnosis, Fitted, Loaded, SettingsFile};
 use crate::model::cron::Expression;
 use crate::model::definition::Definition;
-use crate::model::diagnostic::Diagnostic;
-use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, Files};
+use crate::model::diagnostic::{Diagnostic, errors};
+use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX, FILE_NAME_BYTES_MAX, Files};
 use crate::model::id::BatchName;
 use crate::model::schedule::Schedule;
 use crate::model::text::shown;
@@ -27,7 +27,7 @@ use crate::model::time::Instant;
 use crate::store::read::{BatchesDir, Fingerprint, Listing, ReadError, Unfinished};
 use crate::store::trust::Trust;
 use crate::store::unpack;
-use crate::store::writers;
+use crate::store::writers::{self, Writers, writers_of};
 use crate::zones::Zones;
 
 /// The file in a batch's folder that makes it one.
@@ -49,14 +49,16 @@ pub struct Surroundings {
     pub settings: SettingsFile,
     /// Who may write definitions.
     pub trust: Trust,
-    /// Everybody may: `--insecure-permissions`.
-    pub insecure: bool,
+    /// The daemon's user. None: everybody may write definitions (`--insecure-permissions`).
+    pub daemon_uid: Option<u32>,
+    /// Who writes the settings.
+    pub settings_writers: Writers,
     /// batchd itself, to unpack zips in a process of their own.
     pub program: PathBuf,
 }
 
-/// The bytes of the settings. Neither a pipe in their place nor a file without end keeps the daemon.
-fn read_bounded(settings: &Path) -> io::Result<Vec<u8>> {
+/// The bytes of the settings, and who was writing them then. Neither a pipe in their place nor a file without end keeps the daemon.
+fn read_bounded(settings: &Path) -> io::Result<(Vec<u8>, Writers)> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(settings, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
@@ -64,10 +66,17 @@ fn read_bounded(settings: &Path) -> io::Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     let limit = load::TEXT_BYTES_MAX as u64;
-    if file.take(limit + 1).read_to_end(&mut bytes)? as u64 > limit {
+    if (&file).take(limit + 1).read_to_end(&mut bytes)? as u64 > limit {
         return Err(io::Error::other(format!("more than {limit} bytes; check that it is the right file")));
     }
-    Ok(bytes)
+    // After the bytes: whoever wrote some of them and is not done has the file open now.
+    let writers = writers_of(&file);
+    Ok((bytes, writers))
+}
+
+/// Who is writing the settings now. Nobody writes settings that can't be read.
+pub fn settings_writers(settings: &Path) -> Writers {
+    read_bounded(settings).map(|(_, writers)| writers).unwrap_or_default()
 }
 
 /// What is known of every folder that was there when it was last looked at.
@@ -94,9 +103,9 @@ pub struct Look<'l> {
     pub in_force: &'l BTreeMap<BatchName, Arc<Definition>>,
     /// When the look happens.
     pub now: Instant,
-    /// Whether a file, a path below `batches.d` modified at that time, may still be written. Asked where the kernel doesn't
-    /// say: for other owners' files and on network file systems.
-    pub may_be_open: &'l dyn Fn(&str, Instant) -> bool,
+    /// Whether a file, a path below `batches.d` modified at that time, may still be written; `true`: its batch has other
+    /// content in force. Asked where the kernel doesn't say: for other owners' files and on network file systems.
+    pub may_be_open: &'l dyn Fn(&str, Instant, bool) -> bool,
 }
 
 /// What a look at `batches.d` has found.
@@ -114,26 +123,28 @@ pub struct Looked {
 
 impl Surroundings {
     /// Reads the settings (a missing file says nothing), and looks at the host. What is wrong with the settings is given
-    /// back, too; without what is wrong they count.
-    pub fn read(settings: &Path, insecure: bool) -> Result<(Self, Vec<Diagnostic>)> {
+    /// back, too; without what is wrong they count. `daemon_uid` is the daemon's user, whoever asks; none: everybody is
+    /// trusted.
+    pub fn read(settings: &Path, daemon_uid: Option<u32>) -> Result<(Self, Vec<Diagnostic>)> {
         let zones = Zones::of_environment();
-        let bytes = match read_bounded(settings) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        let (bytes, settings_writers) = match read_bounded(settings) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Default::default(),
             Err(error) => return Err(error).with_context(|| format!("can't read {}", settings.display())),
         };
         let label = settings.display().to_string();
         let (mut settings, diagnostics) = load::settings(&label, &bytes, &|name| zone_known(&zones, name));
         let cores = thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
         settings.settings.limits.catch_up_running_max = cores;
-        let trust = match insecure {
-            true => Trust::insecure(),
-            false => {
-                Trust::new(&settings.settings.trusted_owners).with_context(|| format!("{label}: trusted_owners"))?
+        let trust = match daemon_uid {
+            None => Trust::insecure(),
+            Some(uid) => {
+                let owners = &settings.settings.trusted_owners;
+                Trust::new(uid, owners).with_context(|| format!("{label}: trusted_owners"))?
             }
         };
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Ok((Self { zones, host, settings, trust, insecure, program: own_program()? }, diagnostics))
+        Ok((Self { zones, host, settings, trust, daemon_uid, settings_writers, program: own_program()? }, diagnostics))
     }
 
     /// The definition of a batch whose content is whole: a zip's entries, and what is included, in their places.
@@ -146,7 +157,7 @@ impl Surroundings {
 
     /// Users, beside root and the daemon's, who may own what a run reads from `batches.d`; none: everybody.
     pub fn trusted_owners(&self) -> Option<Vec<String>> {
-        (!self.insecure).then(|| self.settings.settings.trusted_owners.clone())
+        self.daemon_uid.map(|_| self.settings.settings.trusted_owners.clone())
     }
 
     /// The relative `env_file` of a batch, as its path beside the script.
@@ -265,6 +276,13 @@ impl Folders {
         self.known.entry(name.clone()).or_insert_with(unread);
     }
 
+    /// Batches of which nothing is known but that they are there: whoever asks can't read them.
+    pub fn unread(&self) -> impl Iterator<Item = &BatchName> {
+        let is_unread =
+            |loaded: &Loaded| loaded.definition.is_none() && loaded.applies && errors(&loaded.diagnostics) == 0;
+        self.known.iter().filter(move |(_, known)| is_unread(&known.loaded)).map(|(name, _)| name)
+    }
+
     /// Forgets a batch: its folder is gone.
     pub fn forget(&mut self, name: &BatchName) {
         self.known.remove(name);
@@ -322,7 +340,8 @@ fn read(
     let toml = files.0.get(BATCH_TOML).map(|file| file.bytes.clone());
     let outline = load::outline(&String::from_utf8_lossy(toml.as_deref().unwrap_or_default()));
     let env_file = around.env_file(&outline);
-    check_closed(name.as_str(), unfinished.iter().filter(|file| env_file.as_ref() != Some(&file.path)), look)?;
+    let unfinished = unfinished.into_iter().filter(|file| env_file.as_ref() != Some(&file.path));
+    let mut unclear = written_paths(name.as_str(), unfinished)?;
     let mut diagnostics = Vec::new();
     let zip = zip_of(outline.script.as_deref(), &files);
     if let Some(zip) = &zip {
@@ -332,7 +351,7 @@ fn read(
     for include in outline.include.iter().filter(|include| is_includable(include)) {
         match dir.read(include, &around.trust) {
             Ok(raw) => {
-                check_closed(include, raw.unfinished.iter(), look)?;
+                unclear.extend(written_paths(include, raw.unfinished.into_iter())?);
                 looks.push((include.clone(), raw.fingerprint));
                 files.0.extend(raw.files.0.into_iter().map(|(path, file)| (format!("{include}/{path}"), file)));
             }
@@ -343,6 +362,7 @@ fn read(
     }
     // It is read when a run starts, and never kept.
     env_file.map(|file| files.0.remove(&file));
+    check_closed(name, &unclear, &files, look)?;
     diagnostics.extend(too_large(name, &files));
     let mut loaded = if diagnostics.is_empty() {
         let (toml, zip, missing_includes) = (toml.as_deref(), zip.as_deref(), missing_includes.as_slice());
@@ -360,31 +380,48 @@ fn read(
     Ok((known, content))
 }
 
-/// Refuses a folder with a file that is not written to its end: quiet is not complete.
-fn check_closed<'f>(
+/// The paths below `batches.d` of files that may still be written, each with the time of its last change. An error if one
+/// is being written for certain: quiet is not complete.
+fn written_paths(
     folder: &str,
-    unfinished: impl Iterator<Item = &'f Unfinished>,
+    unfinished: impl Iterator<Item = Unfinished>,
+) -> std::result::Result<Vec<(String, Instant)>, ReadError> {
+    let path_of = |file: Unfinished| (format!("{folder}/{}", file.path), file.unknown_since);
+    unfinished
+        .map(path_of)
+        .map(|(path, since)| since.map(|at| (path.clone(), at)).ok_or(ReadError::Open(path)))
+        .collect()
+}
+
+/// Refuses a folder with a file that may still be written, unless its content is in force already.
+fn check_closed(
+    name: &BatchName,
+    unclear: &[(String, Instant)],
+    files: &Files,
     look: &Look<'_>,
 ) -> std::result::Result<(), ReadError> {
-    for unfinished in unfinished {
-        let path = format!("{folder}/{}", unfinished.path);
-        if unfinished.unknown_since.is_none_or(|modified_at| (look.may_be_open)(&path, modified_at)) {
-            return Err(ReadError::Open(path));
-        }
+    let in_force = look.in_force.get(name);
+    if unclear.is_empty() || in_force.is_some_and(|definition| definition.hash == files.hash()) {
+        return Ok(());
     }
-    Ok(())
+    match unclear.iter().find(|(path, modified_at)| (look.may_be_open)(path, *modified_at, in_force.is_some())) {
+        Some((path, _)) => Err(ReadError::Open(path.clone())),
+        None => Ok(()),
+    }
 }
 
 /// The complaint about a file below `batches`, a path in it, that has been open for writing for a while.
 pub fn still_open(batches: &Path, batch: &BatchName, file: &str) -> Diagnostic {
-    let what = match writers::writer_of(&batches.join(file)) {
-        Some(writer) => {
-            format!("process {} (`{}`) still has this file open for writing", writer.pid, shown(&writer.name))
-        }
-        None => "this file is still open for writing".to_owned(),
-    };
-    let hint = "the batch stays as it was until the file is closed; write to a copy, then rename the copy";
+    let hint =
+        "the last good definition stays in force until the file is closed; write to a copy, then rename the copy";
+    let what = writers::still_open(&batches.join(file));
     Diagnostic::of_file(Some(batch.clone()), shown(file), what).with_hint(hint)
+}
+
+/// The same about the settings.
+pub fn settings_still_open(settings: &str) -> Diagnostic {
+    let hint = "the settings stay as they were until the file is closed; to write slowly, write a copy and rename it";
+    Diagnostic::of_file(None, shown(settings), writers::still_open(Path::new(settings))).with_hint(hint)
 }
 
 /// The zip whose entries are the batch: the one that `script` names, else, without a `script.sh`, the only one.
@@ -436,7 +473,7 @@ fn open_zip(
 
 /// Only `_folders` of `batches.d` itself can be included; what else is written there, `load` complains about.
 fn is_includable(include: &str) -> bool {
-    include.starts_with('_') && !include.contains('/')
+    include.starts_with('_') && !include.contains('/') && include.len() <= FILE_NAME_BYTES_MAX
 }
 
 /// The limits of a definition, for a folder with what it includes.

@@ -24,9 +24,9 @@ pub use quiet::{Quiet, Ready};
 pub enum Hint {
     /// In or below this folder of `batches.d`.
     Folder(String),
-    /// This file, a path below `batches.d`, has been written to, and whoever did it may go on.
+    /// This file, a path below `batches.d` or that of the settings, has been written to, and whoever did it may go on.
     Written(String),
-    /// Whoever wrote this file, a path below `batches.d`, has closed it, or it has been replaced or removed.
+    /// Whoever wrote this file, named in the same way, has closed it, or it has been replaced or removed.
     Closed(String),
     /// Anywhere.
     Everything,
@@ -243,7 +243,9 @@ impl Places {
             return Vec::new();
         }
         let ways = self.ways().clone();
-        let of_writer = event.paths.iter().filter_map(|path| writer_hint(event.kind, ways.below(path)?.to_str()?));
+        let settings = self.settings.display().to_string();
+        let file = |path| if ways.settings.has(path) { Some(settings.as_str()) } else { ways.below(path)?.to_str() };
+        let of_writer = event.paths.iter().filter_map(|path| writer_hint(event.kind, file(path)?));
         let mut hints: Vec<Hint> = of_writer.collect();
         hints.extend(event.paths.iter().flat_map(|path| ways.hints(path)));
         hints.dedup();

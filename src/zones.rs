@@ -166,7 +166,10 @@ impl Zones {
 
     fn load(&self, name: &str) -> Result<Zone, ZoneError> {
         if !is_name(name) {
-            return Err(ZoneError { what: format!("`{name}` is not the name of a time zone"), hint: Some(hint(name)) });
+            return Err(ZoneError {
+                what: format!("`{}` is not the name of a time zone", quoted(name)),
+                hint: Some(hint(name)),
+            });
         }
         let file = self.directory.as_ref().map(|directory| directory.join(name));
         if let Some(file) = file.filter(|file| file.is_file()) {
@@ -373,7 +376,7 @@ mod tests {
             ["", "/etc/passwd", "../zoneinfo/UTC", "Europe/../UTC", "Europe//Berlin", "Europe/", "-x", "a\0b", "ä"]
         {
             let error = zones.get(bad).unwrap_err();
-            assert_eq!(error.what, format!("`{bad}` is not the name of a time zone"));
+            assert_eq!(error.what, format!("`{}` is not the name of a time zone", quoted(bad)));
         }
     }
 

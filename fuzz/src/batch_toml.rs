@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use batchd::load::{self, Context, DIAGNOSTICS_PER_FILE_MAX, EXCERPT_CHARACTERS_MAX, Input};
+use batchd::load::{self, Context, DIAGNOSTICS_PER_FILE_MAX, Input};
 use batchd::model::definition::Definition;
 use batchd::model::diagnostic::{Diagnostic, errors};
 use batchd::model::files::{FileContent, Files};
 use batchd::model::id::BatchName;
+use batchd::model::text::QUOTED_CHARACTERS_MAX;
 
 pub(crate) fn check(bytes: &[u8]) {
     let name = BatchName::new("fuzzed").expect("the name is a good one");
@@ -38,7 +39,7 @@ pub(crate) fn assert_bounded(diagnostics: &[Diagnostic]) {
     for diagnostic in diagnostics {
         let place = diagnostic.place.as_ref();
         let excerpt = place.map_or("", |place| place.excerpt.as_str());
-        assert!(excerpt.chars().count() <= EXCERPT_CHARACTERS_MAX + 1);
+        assert!(excerpt.chars().count() <= QUOTED_CHARACTERS_MAX + 2);
         assert!(!excerpt.contains(|c: char| c.is_control() && c != '\t'), "{excerpt:?}");
         assert!(!diagnostic.to_string().is_empty());
     }

@@ -30,6 +30,7 @@ use crate::model::id::RunId;
 use crate::model::input::InputId;
 use crate::model::request::{Refusal, Reply, Request};
 use crate::model::run::Input;
+use crate::model::text::abridged;
 
 /// The most connections at once: people and scripts of one host, each of which costs a descriptor and some kilobytes.
 /// Others wait in the kernel's queue.
@@ -188,6 +189,12 @@ async fn operate(
     };
     if let Some(problem) = forbidden(&request, peer.uid, rustix::process::geteuid().as_raw()) {
         return Answer::Problem(StatusCode::FORBIDDEN, problem);
+    }
+    if let Some(what) = request.reason_too_long() {
+        let hint =
+            Some("write it in a few sentences; put the rest where others find it, and name the place".to_owned());
+        let problem = Problem { error: ProblemText { what, hint, refusal: Some(Refusal::Invalid) } };
+        return Answer::Problem(status_of(Refusal::Invalid), problem);
     }
     let by = peer.to_string();
     let (reply, answer) = oneshot::channel();
@@ -355,7 +362,7 @@ impl<T: serde::Serialize> IntoResponse for Answer<T> {
 
 fn malformed<T>(rejection: &JsonRejection) -> Answer<T> {
     let hint = "send one request as JSON, with `content-type: application/json`";
-    Answer::Problem(rejection.status(), Problem::new(rejection.body_text(), hint))
+    Answer::Problem(rejection.status(), Problem::new(abridged(&rejection.body_text()), hint))
 }
 
 fn ending<T>() -> Answer<T> {

@@ -51,7 +51,8 @@ pub(super) fn run(args: &CheckArgs, context: &mut Context) -> Result<Exit> {
     }
     let mut fitted = disk::fit(context, &folder, &BTreeMap::new(), args.insecure_permissions)?;
     fitted.diagnostics.extend(disk::env_files(context, &folder, &fitted.graph, args.insecure_permissions)?);
-    let batches = fitted.graph.len();
+    // Of those in the graph that this user can't read, the last good definition is known, and nothing of the disk.
+    let batches = fitted.graph.len() - fitted.stale.len();
     let diagnostics = &fitted.diagnostics;
     if args.json.json {
         context.screen.json(&Checked { batches, diagnostics })?;

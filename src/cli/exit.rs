@@ -8,6 +8,7 @@ use crate::api::RunView;
 use crate::api::client::ClientError;
 use crate::model::request::Refusal;
 use crate::model::run::Outcome;
+use crate::model::text::abridged;
 
 /// The exit code of the process. [`HELP`] describes it for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +114,7 @@ pub fn conclude(result: anyhow::Result<Exit>) -> Exit {
         Err(error) => {
             let Some(exit) = Exit::of_error(&error) else { return Exit::Success };
             // Nobody can be told that nobody reads stderr.
-            let _ = screen::aside(&format!("batchd: {error:#}\n"));
+            let _ = screen::aside(&abridged(&format!("batchd: {error:#}\n")));
             exit
         }
     }

@@ -23,6 +23,7 @@ use crate::model::id::BatchName;
 use crate::model::record::Disabled;
 use crate::model::run::{Outcome, StateWord};
 use crate::model::schedule::jitter_offset;
+use crate::model::text::abridged;
 use crate::model::time::Instant;
 
 /// List batches with their state, last run and next start
@@ -85,10 +86,7 @@ pub(super) fn run(args: &ListArgs, context: &mut Context) -> Result<Exit> {
             let diagnostics = fitted.diagnostics.clone();
             (Some(fitted), diagnostics)
         }
-        Err(error) => {
-            let file = context.paths.batches.display().to_string();
-            (None, vec![Diagnostic::of_file(None, file, format!("{error:#}"))])
-        }
+        Err(error) => (None, vec![disk::complaint(context, &error)]),
     };
     let mut live: BTreeMap<BatchName, Vec<RunView>> = BTreeMap::new();
     if let Some(journal) = facts.journal() {
@@ -208,7 +206,13 @@ fn removed_row(batch: &BatchName, live: Vec<RunView>) -> Row<'_> {
 fn on_disk(batch: &BatchName, fact: &BatchFact, fitted: &Fitted) -> Option<&'static str> {
     match fitted.graph.get(batch) {
         None => Some("removed from the disk"),
-        Some(_) if fitted.stale.contains(batch) => Some("the definition on the disk has errors"),
+        Some(_) if fitted.stale.contains(batch) => {
+            let mut diagnostics = fitted.diagnostics.iter().filter(|one| one.batch.as_ref() == Some(batch));
+            Some(match diagnostics.any(Diagnostic::is_error) {
+                true => "the definition on the disk has errors",
+                false => "the definition on the disk is not readable for you",
+            })
+        }
         Some(node) if node.definition().hash != fact.definition.hash => Some("changed on the disk, not in force yet"),
         Some(_) => None,
     }
@@ -307,7 +311,7 @@ fn remark(row: &Row<'_>, form: &Form<'_>) -> String {
     }
     if let Some(disabled) = row.disabled {
         let until = disabled.until.map(|until| format!(" until {}", form.text(until))).unwrap_or_default();
-        let why = disabled.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let why = disabled.reason.as_ref().map(|reason| format!(": {}", abridged(reason))).unwrap_or_default();
         remarks.push(format!("disabled by {}{until}{why}", who::named(&disabled.by)));
     }
     let running = row.live.iter().find_map(|run| Some((run, run.started_at?)));

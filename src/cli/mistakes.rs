@@ -9,7 +9,7 @@ use super::args::{Cli, SHARED_OPTIONS};
 use super::exit::Exit;
 use super::screen;
 use crate::model::id::{BatchName, RunId};
-use crate::model::text::shell_word;
+use crate::model::text::{beginning, shell_word};
 
 /// What other schedulers and tools call a command: their words, the command here without a name behind it, and with one.
 const COMMANDS: &[(&[&str], &str, &str)] = &[
@@ -61,7 +61,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {
     let words: Vec<OsString> = words.into_iter().collect();
     let parsed = command().try_get_matches_from(&words).and_then(|mut found| Cli::from_arg_matches_mut(&mut found));
     parsed.map_err(|error| {
-        let error = with_right_tip(with_nearest_name(error), &words);
+        let error = quoting_briefly(with_right_tip(with_nearest_name(error), &words));
         let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
         // Nobody can be told that nobody reads.
         let _ = match foreign_command(&error, &words) {
@@ -118,6 +118,19 @@ fn is_understood(line: &[String]) -> bool {
         Ok(_) => true,
         Err(error) => matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion),
     }
+}
+
+/// The parser quotes an argument whole, however long it is.
+fn quoting_briefly(mut error: clap::Error) -> clap::Error {
+    let cut = |(kind, value): (ContextKind, &ContextValue)| match value {
+        ContextValue::String(text) if beginning(text) != *text => Some((kind, beginning(text).into_owned())),
+        _ => None,
+    };
+    let long: Vec<(ContextKind, String)> = error.context().filter_map(cut).collect();
+    for (kind, text) in long {
+        error.insert(kind, ContextValue::String(text));
+    }
+    error
 }
 
 /// Names are in lower case, a number follows a dot, and no folder comes before: whoever writes `Extract`, `extract#3` or

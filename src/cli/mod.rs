@@ -65,9 +65,15 @@ struct Context {
 }
 
 /// Carries out a command at `now`. `daemon` starts the daemon.
-pub fn run(cli: Cli, now: Instant, daemon: impl FnOnce(DaemonArgs, Paths) -> Result<()>) -> Result<Exit> {
+///
+/// The daemon gets the way to its paths: it may have to wait for the settings.
+pub fn run(
+    cli: Cli,
+    now: Instant,
+    daemon: impl FnOnce(DaemonArgs, &dyn Fn() -> Result<Paths>) -> Result<()>,
+) -> Result<Exit> {
     let (verb, located) = match cli.verb {
-        Verb::Daemon(args) => return daemon(args, Paths::resolve(&cli.paths)?).map(|()| Exit::Success),
+        Verb::Daemon(args) => return daemon(args, &|| Paths::resolve(&cli.paths)).map(|()| Exit::Success),
         // The daemon that is to use what this writes does not look in the folders above.
         verb @ Verb::Restore(_) => {
             let paths = Paths::resolve(&cli.paths)?;

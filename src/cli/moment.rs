@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{Days, NaiveDate, NaiveDateTime, NaiveTime};
 
+use crate::model::text::quoted;
 use crate::model::time::{Instant, format_duration, parse_duration};
 use crate::model::zone::{Meaning, Zone};
 
@@ -36,7 +37,7 @@ pub(super) fn parse(text: &str, now: Instant, zone: &Zone) -> Result<Instant, St
         return Ok(instant_of(civil, zone));
     }
     let ago = text.strip_suffix(" ago").unwrap_or(text);
-    parse_duration(ago).map(|ago| now - ago).map_err(|_| format!("`{text}` is not a time; write {FORMS}"))
+    parse_duration(ago).map(|ago| now - ago).map_err(|_| format!("`{}` is not a time; write {FORMS}", quoted(text)))
 }
 
 fn instant_of(civil: NaiveDateTime, zone: &Zone) -> Instant {

@@ -16,6 +16,7 @@ use super::facts::{self, BatchFact, Facts, Times};
 use super::table::{Cell, Column, Style, Table};
 use super::{Context, moment};
 use crate::model::cron::Expression;
+use crate::model::diagnostic::Place;
 use crate::model::id::BatchName;
 use crate::model::schedule::{Moved, Occurrence, Schedule, jitter_offset};
 use crate::model::time::Instant;
@@ -152,9 +153,9 @@ fn of_expression(text: &str, args: &NextArgs, context: &Context) -> Result<Vec<S
             return Err(Complaint::usage("`@reboot` has no times to show", "it starts a batch once after each boot"));
         }
         Err(error) => {
-            let before: String = text.chars().take(text[..error.span.start].chars().count()).map(|_| ' ').collect();
-            let marker = "^".repeat(text[error.span].chars().count().max(1));
-            let what = format!("--cron: {}\n  {text}\n  {before}{marker}", error.what);
+            let characters = |to: usize| text[..to].chars().count();
+            let place = Place::in_line(1, text, characters(error.span.start)..characters(error.span.end));
+            let what = format!("--cron: {}\n  {}\n  {}", error.what, place.excerpt, place.marker());
             return Err(Complaint::usage(what, error.hint.unwrap_or_default()));
         }
     };

@@ -154,12 +154,17 @@ fn start_watcher(paths: &Paths, messages: sync_mpsc::Sender<Message>) -> Watcher
 /// it could run scripts as another user, without their limits, or in another pool, and so it does not begin.
 fn surroundings(paths: &Paths, args: &DaemonArgs) -> Result<Surroundings> {
     paths.check_settings_exist()?;
-    let (around, wrong) = Surroundings::read(&paths.settings, args.insecure_permissions)?;
+    let (around, wrong) = Surroundings::read(&paths.settings, daemon_uid(args))?;
     if !wrong.is_empty() {
         let all: Vec<String> = wrong.iter().map(ToString::to_string).collect();
         bail!("the settings have errors; fix them to start the daemon:\n{}", all.join("\n"));
     }
     Ok(around)
+}
+
+/// Whose files are trusted beside root's and those of `trusted_owners`; none: everybody's.
+fn daemon_uid(args: &DaemonArgs) -> Option<u32> {
+    (!args.insecure_permissions).then(users::own_uid)
 }
 
 /// Who may read what runs write: the group that may use the socket, too.
@@ -352,8 +357,8 @@ fn graph_before(zones: &Zones, recovered: &Recovered, limits: &Limits) -> Graph 
 fn loader(args: &DaemonArgs, paths: &Paths, around: Surroundings, watcher: Watcher, before: &Graph) -> Loader {
     let in_force: BTreeMap<BatchName, Arc<Definition>> =
         before.iter().map(|(name, node)| (name.clone(), node.definition().clone())).collect();
-    let (again, insecure) = (paths.settings.clone(), args.insecure_permissions);
-    let settings_again = move || Surroundings::read(&again, insecure);
+    let (again, daemon_uid) = (paths.settings.clone(), daemon_uid(args));
+    let settings_again = move || Surroundings::read(&again, daemon_uid);
     Loader::new((paths.batches.clone(), paths.state.clone()), around, Box::new(settings_again), watcher, in_force)
 }
 

@@ -16,6 +16,7 @@ mod orphans;
 mod output;
 mod reload;
 mod reserve;
+mod settled;
 mod signals;
 mod stop;
 mod tell;
@@ -42,6 +43,7 @@ use crate::model::run::{Given, Input, Run};
 use crate::model::text::counted;
 use crate::paths::Paths;
 use crate::scheduler::{Effect, Event, Scheduler};
+use crate::shim::sys;
 use crate::supervisor::Local;
 use crate::zones::Zones;
 use effects::Definitions;
@@ -61,19 +63,23 @@ const EVENTS_AT_ONCE_MAX: usize = 64;
 /// script that ends at once then costs one commit, and not a second one for the fact that it has begun. Nobody sees it.
 const COMMIT_WITHIN: Duration = Duration::from_millis(10);
 
-/// Runs the daemon until it is told to end.
-pub fn run(args: &DaemonArgs, paths: Paths) -> Result<()> {
+/// Runs the daemon until it is told to end. `paths` resolves them from the settings as they are at that time.
+pub fn run(args: &DaemonArgs, paths: &dyn Fn() -> Result<Paths>) -> Result<()> {
+    // What a shell or a service manager leaves open is of no use here. A definition that was open for writing would have this
+    // process as its writer, and would never come into force. It can fail only where the kernel is older than 5.9.
+    let _ = sys::close_range(3, u32::MAX);
     let log = tell::begin(args.log_format)?;
     let result = run_logged(args, paths, &log);
     log.flush();
     result
 }
 
-fn run_logged(args: &DaemonArgs, paths: Paths, log: &Log) -> Result<()> {
+fn run_logged(args: &DaemonArgs, paths: &dyn Fn() -> Result<Paths>, log: &Log) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let (signals, told_to_end) = signals::listen()?;
         let manager = Manager::of_environment();
+        let paths = settled::paths(paths).await?;
         match begin::begin(args, paths, log, signals, told_to_end).await {
             Ok((daemon, inlets)) => {
                 manager.ready();

@@ -237,7 +237,7 @@ impl Loader {
         if self.git_is_at_work(now) {
             return None;
         }
-        let settings_changed = self.settings_at.is_some_and(|at| at <= now);
+        let settings_changed = self.settings_at.is_some_and(|at| at <= now) || self.open.settings_are_due(now);
         if settings_changed {
             self.read_settings();
         }
@@ -322,7 +322,7 @@ impl Loader {
         let mut changed = was_alarm;
         // Hints that came while nothing could be looked at led nowhere.
         let only = only.filter(|_| !was_alarm).cloned().or_else(|| self.at_rest(&listing, absent));
-        let may_be_open = |file: &str, modified_at| self.open.may_be_open(file, modified_at, clock::now());
+        let may_be_open = |file: &str, at, is_edit| self.open.may_be_open(file, at, is_edit, clock::now());
         let (only, in_force) = (only.as_ref(), &self.in_force);
         let look = Look { only, in_force, now: clock::now(), may_be_open: &may_be_open };
         let looked = self.folders.look(&self.around, &dir, &listing.batches, &look);

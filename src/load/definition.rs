@@ -280,7 +280,11 @@ fn remark_on_days(reader: &mut Reader<'_, '_>, entry: &At<String>) {
     if month_day.starts_with('*') || weekday.starts_with('*') {
         return;
     }
-    let what = format!("this runs on days of the month `{month_day}`, and also on days of the week `{weekday}`");
+    let what = format!(
+        "this runs on days of the month `{}`, and also on days of the week `{}`",
+        quoted(month_day),
+        quoted(weekday)
+    );
     let times = words[..words.len() - 3].join(" ");
     let month = words[words.len() - 2];
     let is_single = weekday.chars().all(|c| c.is_ascii_alphanumeric()) && !weekday.ends_with(['L', 'l']);
@@ -288,9 +292,10 @@ fn remark_on_days(reader: &mut Reader<'_, '_>, entry: &At<String>) {
     let hint = match week.filter(|_| is_single) {
         Some(week) => {
             let which = ["first", "second", "third", "fourth"][week - 1];
+            let instead = format!("{times} * {month} {weekday}#{week}");
             format!(
-                "as in crontab(5), either day field is enough; for the {which} such day of the month, write \
-                 `{times} * {month} {weekday}#{week}`"
+                "as in crontab(5), either day field is enough; for the {which} such day of the month, write `{}`",
+                quoted(&instead)
             )
         }
         None => {
@@ -305,7 +310,7 @@ fn remark_on_days(reader: &mut Reader<'_, '_>, entry: &At<String>) {
 /// The folders that are included. Complains about what can't be.
 fn includes(reader: &mut Reader<'_, '_>, input: &Input<'_>) -> Vec<String> {
     let folder = |key: &str, value: &DeValue<'_>| {
-        let name = values::filled_text(key, value)?;
+        let name = values::path(key, value)?;
         let plain = name.trim_end_matches('/');
         if !plain.starts_with('_') || plain.contains('/') {
             let what = format!("`{}` can't be included", quoted(&name));

@@ -6,12 +6,10 @@ use std::ops::Range;
 use super::Diagnosis;
 use crate::model::diagnostic::{Diagnostic, Place, Severity};
 use crate::model::id::BatchName;
-use crate::model::text::{counted, is_active};
+use crate::model::text::counted;
 
 /// The most diagnostics of one file that are shown: more is a file of another kind, and nobody reads on.
 pub const DIAGNOSTICS_PER_FILE_MAX: usize = 50;
-/// The most characters of a line that are kept to show it; a longer line is cut.
-pub const EXCERPT_CHARACTERS_MAX: usize = 1000;
 
 /// One text and what is wrong with it.
 pub(super) struct Findings<'t> {
@@ -113,12 +111,8 @@ impl<'t> Findings<'t> {
         let whole_line = whole_line.strip_suffix('\r').unwrap_or(whole_line);
         let end = self.text.floor_char_boundary(span.end).min(line_start + whole_line.len()).max(start);
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Place {
-            line: number(line + 1),
-            column: number(self.text[line_start..start].chars().count() + 1),
-            excerpt: excerpt(whole_line),
-            marked_characters: number(self.text[start..end].chars().count().clamp(1, EXCERPT_CHARACTERS_MAX)),
-        }
+        let characters = |to: usize| self.text[line_start..to].chars().count();
+        Place::in_line(number(line + 1), whole_line, characters(start)..characters(end))
     }
 
     /// All complaints in the order of the text, at most [`DIAGNOSTICS_PER_FILE_MAX`].
@@ -136,25 +130,17 @@ impl<'t> Findings<'t> {
     }
 }
 
-/// The line as it is shown: characters that cannot be seen would move the marker or the terminal.
-fn excerpt(line: &str) -> String {
-    let shown = |c: char| if (is_active(c) && c != '\t') || c == '\u{feff}' { '\u{fffd}' } else { c };
-    let mut excerpt: String = line.chars().take(EXCERPT_CHARACTERS_MAX).map(shown).collect();
-    if line.len() > excerpt.len() && line.chars().nth(EXCERPT_CHARACTERS_MAX).is_some() {
-        excerpt.push('…');
-    }
-    excerpt
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::text::QUOTED_CHARACTERS_MAX;
 
     #[test]
     fn places() {
         let check = |text: &str, span: Range<usize>, line: u32, column: u32, excerpt: &str, marked: u32| {
             let place = Findings::new(None, "f", text).place(span);
-            let expected = Place { line, column, excerpt: excerpt.to_owned(), marked_characters: marked };
+            let excerpt = excerpt.to_owned();
+            let expected = Place { line, column, excerpt, skipped_characters: 0, marked_characters: marked };
             assert_eq!(place, expected, "{text:?}");
         };
         check("ab\ncd", 3..5, 2, 1, "cd", 2);
@@ -175,7 +161,7 @@ mod tests {
         }
         let diagnostics = findings.into_diagnostics();
         assert_eq!(diagnostics.len(), DIAGNOSTICS_PER_FILE_MAX + 1);
-        assert_eq!(diagnostics[0].place.as_ref().unwrap().excerpt.chars().count(), EXCERPT_CHARACTERS_MAX + 1);
+        assert_eq!(diagnostics[0].place.as_ref().unwrap().excerpt.chars().count(), QUOTED_CHARACTERS_MAX + 1);
         assert_eq!(diagnostics.last().unwrap().what, "7 more diagnostics are not shown");
     }
 }

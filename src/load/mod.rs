@@ -25,7 +25,7 @@ use crate::model::diagnostic::{Diagnostic, Place, not_a_batch_name};
 use crate::model::id::BatchName;
 
 pub use definition::{Context, Input, Loaded, Places, definition};
-pub use findings::{DIAGNOSTICS_PER_FILE_MAX, EXCERPT_CHARACTERS_MAX};
+pub use findings::DIAGNOSTICS_PER_FILE_MAX;
 pub use fit::{Fitted, SchedulesOf, fit};
 pub use outline::{Outline, outline};
 pub use policies::{JITTER_MAX, Policies, RETRIES_MAX, RETRY_BACKOFF_MAX};

@@ -71,7 +71,7 @@ pub fn settings(
     let mut findings = Findings::new(None, file, text);
     let table = syntax::table(&mut findings);
     let mut reader = Reader::new(&table, &mut findings);
-    let path = |reader: &mut Reader<'_, '_>, key| reader.value(key, values::filled_text).map(At::into_inner);
+    let path = |reader: &mut Reader<'_, '_>, key| reader.value(key, values::path).map(At::into_inner);
     read.paths = Paths {
         batches: path(&mut reader, "batches"),
         runs: path(&mut reader, "runs"),

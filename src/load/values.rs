@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use super::Diagnosis;
 use super::reader::{Expected, Wrong};
+use crate::model::files::{FILE_NAME_BYTES_MAX, PATH_BYTES_MAX};
 use crate::model::id::BatchName;
 use crate::model::text::quoted;
 use crate::model::time::{format_duration, meant_duration, parse_duration};
@@ -269,13 +270,23 @@ pub(super) fn runs_mode(key: &str, value: &DeValue<'_>) -> Result<u32, Wrong> {
     let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     match u32::from_str_radix(&text, 8).ok().filter(|_| is_octal) {
         Some(mode) if mode & 0o7722 == 0o700 => Ok(mode),
-        Some(_) | None => wrong(format!("`{text}` is not a mode for run folders"), hint),
+        Some(_) | None => wrong(format!("`{}` is not a mode for run folders", quoted(&text)), hint),
     }
+}
+
+/// A path that the system takes.
+pub(super) fn path(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
+    let path = filled_text(key, value)?;
+    if path.len() <= PATH_BYTES_MAX && path.split('/').all(|name| name.len() <= FILE_NAME_BYTES_MAX) {
+        return Ok(path);
+    }
+    let hint = format!("a path has at most {PATH_BYTES_MAX} bytes, and each name in it at most {FILE_NAME_BYTES_MAX}");
+    wrong(format!("`{key}` has a path that is too long: `{}`", quoted(&path)), hint)
 }
 
 /// An absolute path.
 pub(super) fn absolute_path(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
-    let path = filled_text(key, value)?;
+    let path = path(key, value)?;
     if path.starts_with('/') {
         return Ok(path);
     }
@@ -289,7 +300,7 @@ pub(super) fn absolute_path(key: &str, value: &DeValue<'_>) -> Result<String, Wr
 
 /// A path that is absolute, or relative and stays below where it begins; `./` before it is taken away.
 pub(super) fn contained_path(key: &str, value: &DeValue<'_>) -> Result<String, Wrong> {
-    let path = filled_text(key, value)?;
+    let path = path(key, value)?;
     if path.starts_with('~') {
         return wrong(format!("`~` is not expanded in `{key}`"), "write the path out");
     }

@@ -6,6 +6,10 @@ use sha2::{Digest, Sha256};
 
 use super::id::DefinitionHash;
 
+/// The most bytes of a file's name that Linux takes (NAME_MAX).
+pub const FILE_NAME_BYTES_MAX: usize = 255;
+/// The most bytes of a path (PATH_MAX, without the zero byte at the end).
+pub const PATH_BYTES_MAX: usize = 4095;
 /// The most bytes of all files of a definition together.
 pub const DEFINITION_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The most files of a definition.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::id::{BatchName, RunId};
 use super::record::Disabled;
 use super::run::{Follow, Given};
+use super::text::LINE_CHARACTERS_MAX;
 use super::time::Instant;
 
 /// An act that an operator asks for.
@@ -66,6 +67,19 @@ pub enum Request {
         /// Why.
         reason: Option<String>,
     },
+}
+
+impl Request {
+    /// What is wrong with the reason that is given, if it is too long.
+    pub fn reason_too_long(&self) -> Option<String> {
+        let reason = match self {
+            Self::Stop { reason, .. } | Self::StopAll { reason } | Self::Disable { reason, .. } => reason.as_ref()?,
+            Self::Start { .. } | Self::Rerun { .. } | Self::Enable { .. } => return None,
+        };
+        let characters = reason.chars().count();
+        (characters > LINE_CHARACTERS_MAX)
+            .then(|| format!("the reason has {characters} characters, more than the {LINE_CHARACTERS_MAX} allowed"))
+    }
 }
 
 /// As the command line has it, for a log: without arguments and variables, which may be secrets.

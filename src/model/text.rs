@@ -7,6 +7,10 @@ use std::fmt::Display;
 /// somebody reads, and few enough to leave the message readable.
 pub const QUOTED_CHARACTERS_MAX: usize = 160;
 
+/// The most characters of a reason, and of a line of a message: a long paragraph. What is longer holds foreign text, such as a
+/// path that was mistyped; reasons stand in the journal, and in the screens of all who list.
+pub const LINE_CHARACTERS_MAX: usize = 1000;
+
 /// A number with its noun: `1 run`, `0 runs`, `2 batches`.
 pub fn counted(count: impl Display + PartialEq + From<u8>, one: &str, many: &str) -> String {
     let noun = if count == 1.into() { one } else { many };
@@ -28,6 +32,23 @@ pub fn shown(text: &str) -> String {
 /// Foreign text for a message: at most [`QUOTED_CHARACTERS_MAX`] characters of it, in one line.
 pub fn quoted(text: &str) -> String {
     shown(&beginning(text))
+}
+
+/// A message in which foreign text may be of any length: of a line above [`LINE_CHARACTERS_MAX`] the beginning and the end, where
+/// it says what is wrong.
+pub fn abridged(text: &str) -> Cow<'_, str> {
+    if text.lines().all(|line| line.chars().nth(LINE_CHARACTERS_MAX).is_none()) {
+        return Cow::Borrowed(text);
+    }
+    let line = |line: &str| match line.char_indices().nth(LINE_CHARACTERS_MAX) {
+        None => line.to_owned(),
+        Some(_) => {
+            let from = line.char_indices().nth_back(QUOTED_CHARACTERS_MAX - 1).map_or(0, |(at, _)| at);
+            beginning(line).into_owned() + &line[from..]
+        }
+    };
+    let end = if text.ends_with('\n') { "\n" } else { "" };
+    Cow::Owned(text.lines().map(line).collect::<Vec<_>>().join("\n") + end)
 }
 
 /// The first [`QUOTED_CHARACTERS_MAX`] characters of `text`, and `…` for the rest.
@@ -82,6 +103,16 @@ mod tests {
         assert_eq!(quoted("a\nb"), r"a\nb");
         assert_eq!(quoted(&"ä".repeat(QUOTED_CHARACTERS_MAX)), "ä".repeat(QUOTED_CHARACTERS_MAX));
         assert_eq!(quoted(&"ä".repeat(1_000_000)), "ä".repeat(QUOTED_CHARACTERS_MAX) + "…");
+    }
+
+    #[test]
+    fn long_messages_keep_their_ends() {
+        let check = |text: &str, expected: &str| assert_eq!(abridged(text), expected);
+        check("", "");
+        check("a\nb\n", "a\nb\n");
+        check(&"ä".repeat(LINE_CHARACTERS_MAX), &"ä".repeat(LINE_CHARACTERS_MAX));
+        let (long, part) = ("ä".repeat(1_000_000), "ä".repeat(QUOTED_CHARACTERS_MAX - 6));
+        check(&format!("can't {long}: gone\nhint\n"), &format!("can't {part}…{part}: gone\nhint\n"));
     }
 
     #[test]

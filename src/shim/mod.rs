@@ -4,11 +4,14 @@
 //! It is forked from the launcher, waits for its [`Order`], outlives launcher and daemon, and knows neither: it has a
 //! run folder, and a pipe for hints. No async runtime, one thread.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::model::files::Files;
 use crate::model::time::Instant;
@@ -34,6 +37,7 @@ pub mod tree;
 pub mod user;
 mod watch;
 
+use clock::Monotonic;
 use order::{News, Notice, Order};
 use pump::Pump;
 use script::{Failure, Script};
@@ -47,6 +51,12 @@ pub const IGNORED_SIGNALS: [i32; 3] = [libc::SIGPIPE, libc::SIGCHLD, libc::SIGXF
 
 /// How long to wait before a record is written again that could not be (the disk is full).
 const RECORD_RETRY: Duration = Duration::from_secs(1);
+
+/// How long a run waits for an `env_file` that is being written: longer than for one of which the kernel doesn't say who writes
+/// it ([`writers::RECENT`](crate::store::writers::RECENT)). A failed run names the writer, and can be retried.
+const WRITER_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const WRITER_LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// Why a shim does not run its script.
 enum Refusal {
@@ -229,8 +239,9 @@ impl Shim<'_> {
         let Deployed { path: workspace, remarks, .. } = self.deploy(user.as_ref())?;
         crash_point(CrashPoint::ShimDeployed);
         let inputs = input::prepare(self.run, self.path, self.order, user.as_ref())?;
-        let variables = environment::variables(self.order, user.as_ref(), inputs.variables);
-        let variables = variables.map_err(Refusal::could_not_run)?;
+        let Some(variables) = self.variables(user.as_ref(), &inputs.variables, signals.as_fd())? else {
+            return Ok(Ended::now(None, Ending::StoppedBeforeStart));
+        };
         // Never dropped: see `Order`'s.
         let script: &'static Script = Box::leak(Box::new(Script::new(self.order, user, &workspace, &variables)?));
         let waiting = script.fork(&inputs.stdin)?;
@@ -250,6 +261,31 @@ impl Shim<'_> {
         };
         crash_point(CrashPoint::ShimTreeGone);
         Ok(ended)
+    }
+
+    /// The script's variables, as soon as nobody is writing its `env_file`; none if the run is stopped meanwhile.
+    fn variables(
+        &self,
+        user: Option<&User>,
+        inputs: &[(String, String)],
+        signals: BorrowedFd<'_>,
+    ) -> Result<Option<BTreeMap<String, String>>, Refusal> {
+        let until = Monotonic::now().after(WRITER_PATIENCE);
+        loop {
+            let error = match environment::variables(self.order, user, inputs.to_vec()) {
+                Ok(variables) => return Ok(Some(variables)),
+                Err(error) => error,
+            };
+            if !error.is_unfinished || Monotonic::now() >= until {
+                return Err(Refusal::could_not_run(error.to_string()));
+            }
+            let mut descriptors = [PollFd::new(&signals, PollFlags::IN)];
+            // An error only means that the next look comes sooner.
+            let _ = poll(&mut descriptors, Some(&WRITER_LOOK));
+            if sys::take_signals(signals) {
+                return Ok(None);
+            }
+        }
     }
 
     /// The script's process never became its interpreter. If the system was short of something, it was never let go

@@ -14,6 +14,7 @@ use rustix::process::{Gid, Uid};
 use super::sys::{self, CStrings, Forked};
 use super::user::User;
 use super::{Refusal, order::Order};
+use crate::model::text::quoted;
 
 /// What a process exits with that did not become its interpreter, as shells have it for a command that is not found.
 const NOT_EXECUTED: i32 = 127;
@@ -170,7 +171,7 @@ impl Script {
     }
 
     fn explain_exec(&self, error: &io::Error) -> String {
-        let interpreter = &self.order.execution.interpreter[0];
+        let interpreter = quoted(&self.order.execution.interpreter[0]);
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {
                 let place = if interpreter.contains('/') {

@@ -86,7 +86,7 @@ pub fn null() -> BorrowedFd<'static> {
 
 /// Closes every descriptor from `first` to `last`.
 pub fn close_range(first: u32, last: u32) -> io::Result<()> {
-    // SAFETY: called first thing after a fork, when nothing of this process owns any of these descriptors.
+    // SAFETY: called first thing after an exec or a fork, when nothing of this process owns any of these descriptors.
     check(unsafe { libc::close_range(first, last, 0) }).map(drop)
 }
 

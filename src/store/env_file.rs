@@ -17,10 +17,12 @@ use super::read::BatchesDir;
 use super::trust::{Distrust, Role, Trust};
 use super::users;
 use super::walk::{FILE, FOLDER};
+use super::writers::{self, Writers, writers_of};
 use crate::model::definition::{VariableNameError, check_variable_name};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::id::BatchName;
 use crate::model::text::shown;
+use crate::model::time::Instant;
 
 /// The most bytes of an `env_file`: what execve(2) takes is less.
 const ENV_FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -38,8 +40,12 @@ pub struct EnvFile<'f> {
     pub batch: &'f BatchName,
     /// The key `env_file`: absolute, or in the batch's folder.
     pub file: &'f str,
+    /// The daemon's user.
+    pub daemon_uid: u32,
     /// The key `user`, who may own an absolute one.
     pub user: Option<&'f str>,
+    /// When it is read, for files of which the kernel doesn't say who writes them. None: they are taken as they are.
+    pub now: Option<Instant>,
     /// Users, beside root and the daemon's, who may own a relative one. None: everybody may own any.
     pub trusted_owners: Option<&'f [String]>,
 }
@@ -55,6 +61,8 @@ pub struct EnvFileError {
     pub what: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// Somebody is writing the file, or may be: it is worth another try.
+    pub is_unfinished: bool,
     /// What the system said, if it refused something.
     pub kind: Option<io::ErrorKind>,
 }
@@ -74,7 +82,7 @@ impl std::error::Error for EnvFileError {}
 
 impl EnvFileError {
     fn new(path: &Path, what: impl Into<String>) -> Self {
-        Self { path: path.to_owned(), line: None, what: what.into(), hint: None, kind: None }
+        Self { path: path.to_owned(), line: None, what: what.into(), hint: None, is_unfinished: false, kind: None }
     }
 
     fn of_system(path: &Path, error: io::Error) -> Self {
@@ -101,10 +109,20 @@ pub fn read(file: &EnvFile<'_>) -> Result<Vec<(String, String)>, EnvFileError> {
     let (path, open) = if file.file.starts_with('/') { open_absolute(file)? } else { open_relative(file)? };
     let mut bytes = Vec::new();
     let limit = ENV_FILE_BYTES_MAX;
-    let length = File::from(open).take(limit + 1).read_to_end(&mut bytes);
+    let file_read = File::from(open);
+    let length = (&file_read).take(limit + 1).read_to_end(&mut bytes);
     let length = length.map_err(|error| EnvFileError::of_system(&path, error))?;
     if length as u64 > limit {
         return Err(EnvFileError::new(&path, format!("the file is longer than {limit} bytes")));
+    }
+    // After the bytes: whoever wrote some of them and is not done has the file open now.
+    let is_unfinished = match (writers_of(&file_read), file.now) {
+        (Writers::Unknown { .. }, None) => false,
+        (writers, now) => writers.may_go_on(now.unwrap_or(Instant::from_ms(0))),
+    };
+    if is_unfinished {
+        let hint = Some("close the file; to write slowly, write a copy and rename it".to_owned());
+        return Err(EnvFileError { is_unfinished, hint, ..EnvFileError::new(&path, writers::still_open(&path)) });
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -120,7 +138,7 @@ fn open_absolute(file: &EnvFile<'_>) -> Result<(PathBuf, OwnedFd), EnvFileError>
     let path = PathBuf::from(file.file);
     let of_system = |error: Errno| EnvFileError::of_system(&path, error.into());
     let user: Vec<String> = file.user.map(str::to_owned).into_iter().collect();
-    let trust = trust(&path, file.trusted_owners.map(|_| user.as_slice()))?;
+    let trust = trust(&path, file.daemon_uid, file.trusted_owners.map(|_| user.as_slice()))?;
     let distrusted = |place: &Path, distrust: Distrust| {
         let hint = distrust.command(place, false);
         EnvFileError { hint: Some(hint), ..EnvFileError::new(&path, said_of(&path, place, distrust)) }
@@ -160,7 +178,7 @@ fn open_absolute(file: &EnvFile<'_>) -> Result<(PathBuf, OwnedFd), EnvFileError>
 /// A relative one may belong to whoever may own definitions.
 fn open_relative(file: &EnvFile<'_>) -> Result<(PathBuf, OwnedFd), EnvFileError> {
     let beside = file.batches.join(file.batch.as_str()).join(file.file);
-    let trust = trust(&beside, file.trusted_owners)?;
+    let trust = trust(&beside, file.daemon_uid, file.trusted_owners)?;
     let dir = BatchesDir::open(file.batches).map_err(|error| EnvFileError::new(&beside, error.to_string()))?;
     let parents = dir.check_parents(&trust).map_err(|error| EnvFileError::new(&beside, error.to_string()))?;
     if let Some(complaint) = parents.into_iter().next() {
@@ -209,9 +227,9 @@ fn open_beneath(trust: &Trust, batches: &Path, folder: &str, file: &str) -> Resu
     }
 }
 
-fn trust(path: &Path, owners: Option<&[String]>) -> Result<Trust, EnvFileError> {
+fn trust(path: &Path, daemon_uid: u32, owners: Option<&[String]>) -> Result<Trust, EnvFileError> {
     match owners {
-        Some(owners) => Trust::new(owners).map_err(|error| EnvFileError::new(path, error.to_string())),
+        Some(owners) => Trust::new(daemon_uid, owners).map_err(|error| EnvFileError::new(path, error.to_string())),
         None => Ok(Trust::insecure()),
     }
 }

@@ -11,7 +11,7 @@ use rustix::fs::{FileType, Stat};
 use super::descent::Descent;
 use super::users;
 use crate::model::diagnostic::Diagnostic;
-use crate::model::text::{shell_path, shown};
+use crate::model::text::{quoted, shell_path, shown};
 
 /// The mode bit that lets the group write.
 const GROUP_WRITES: u32 = 0o020;
@@ -25,6 +25,8 @@ const STICKY: u32 = 0o1000;
 pub struct Trust {
     /// None: everybody is believed.
     rules: Option<Rules>,
+    /// Whoever asks is not the daemon, and may be kept from reading what the daemon reads.
+    by_another: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -38,10 +40,10 @@ struct Rules {
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// A name in `trusted_owners` that the host does not know.
-    #[error("`trusted_owners` names `{0}`, but this host has no such user; remove the name, or create the user")]
+    #[error("`trusted_owners` names `{}`, but this host has no such user; remove the name, or create the user", quoted(.0))]
     UnknownOwner(String),
     /// The host's user database does not answer.
-    #[error("can't look up the user or group `{name}`: {source}; see whether `getent passwd {name}` answers")]
+    #[error("can't look up the user or group `{0}`: {source}; see whether `getent passwd {0}` answers", quoted(name))]
     Lookup {
         /// Who was looked up, as a name or number.
         name: String,
@@ -60,9 +62,8 @@ pub(super) enum Role {
 }
 
 impl Trust {
-    /// Root, the daemon's user (this process's effective one) and `trusted_owners`, which are names.
-    pub fn new(trusted_owners: &[String]) -> Result<Self, TrustError> {
-        let daemon_uid = rustix::process::geteuid().as_raw();
+    /// Root, the daemon's user and `trusted_owners`, which are names.
+    pub fn new(daemon_uid: u32, trusted_owners: &[String]) -> Result<Self, TrustError> {
         let mut uids = vec![0, daemon_uid];
         for name in trusted_owners {
             let uid = users::uid_of(name).map_err(lookup_failed(name))?;
@@ -78,12 +79,21 @@ impl Trust {
             };
             owners.insert(uid, group);
         }
-        Ok(Self { rules: Some(Rules { daemon_uid, owners }) })
+        Ok(Self { rules: Some(Rules { daemon_uid, owners }), by_another: false })
     }
 
     /// Believes everybody: `--insecure-permissions`, for trying out.
     pub fn insecure() -> Self {
-        Self { rules: None }
+        Self { rules: None, by_another: false }
+    }
+
+    /// The same, where another user than the daemon's asks: what this user can't read is unknown, and not wrong.
+    pub fn asked_by_another(self) -> Self {
+        Self { by_another: true, ..self }
+    }
+
+    pub(super) fn is_asked_by_another(&self) -> bool {
+        self.by_another
     }
 
     /// Checks `path` and all folders above it, links on the way included: who can write to a folder in which a link stands, or
@@ -243,10 +253,12 @@ mod tests {
 
     use super::*;
     use crate::root::is_root;
+    use crate::store::users::own_uid;
 
     /// Stands for a host where users 7 (private group 70) and 8 (none) are trusted.
     fn trust(daemon_uid: u32) -> Trust {
-        Trust { rules: Some(Rules { daemon_uid, owners: BTreeMap::from([(0, Some(0)), (7, Some(70)), (8, None)]) }) }
+        let owners = BTreeMap::from([(0, Some(0)), (7, Some(70)), (8, None)]);
+        Trust { rules: Some(Rules { daemon_uid, owners }), by_another: false }
     }
 
     fn stat(uid: u32, gid: u32, mode: u32) -> Stat {
@@ -288,8 +300,8 @@ mod tests {
 
     #[test]
     fn unknown_owners_are_errors() {
-        assert!(Trust::new(&["root".to_owned()]).is_ok());
-        let error = Trust::new(&["no-such-user-here".to_owned()]).unwrap_err();
+        assert!(Trust::new(7, &["root".to_owned()]).is_ok());
+        let error = Trust::new(7, &["no-such-user-here".to_owned()]).unwrap_err();
         assert!(matches!(error, TrustError::UnknownOwner(name) if name == "no-such-user-here"));
     }
 
@@ -301,7 +313,7 @@ mod tests {
         fs::create_dir(&open).unwrap();
         fs::create_dir_all(safe.join("batches.d")).unwrap();
         symlink("../safe/batches.d", open.join("link")).unwrap();
-        let trust = Trust::new(&[]).unwrap();
+        let trust = Trust::new(own_uid(), &[]).unwrap();
         assert_eq!(trust.check_parents(&open.join("link")).unwrap(), []);
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
         let found = trust.check_parents(&open.join("link")).unwrap();
@@ -323,7 +335,7 @@ mod tests {
         fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
         fs::create_dir(root.path().join("batches.d")).unwrap();
         symlink("../batches.d", &link).unwrap();
-        let trust = Trust::new(&[]).unwrap();
+        let trust = Trust::new(own_uid(), &[]).unwrap();
         assert_eq!(trust.check_parents(&link).unwrap(), []);
         lchown(&link, Some(54_321), None).unwrap();
         let found = trust.check_parents(&link).unwrap();
@@ -338,7 +350,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         symlink("b", root.path().join("a")).unwrap();
         symlink("a", root.path().join("b")).unwrap();
-        let error = Trust::new(&[]).unwrap().check_parents(&root.path().join("a")).unwrap_err();
+        let error = Trust::new(own_uid(), &[]).unwrap().check_parents(&root.path().join("a")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
     }
 }

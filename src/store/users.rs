@@ -7,6 +7,25 @@ use std::mem::MaybeUninit;
 /// The most bytes that one entry of the user or group database may have: a group of tens of thousands of members.
 const ENTRY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// The user whose rights this process has.
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Whether `uid`, as stat(2) gives it, stands for all users that this user namespace doesn't show: user_namespaces(7).
+pub fn is_hidden(uid: u32) -> bool {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    read("/proc/sys/kernel/overflowuid").trim_end() == uid.to_string() && !is_mapped(uid, &read("/proc/self/uid_map"))
+}
+
+/// Whether a map, lines of the first number inside, the first outside and how many, shows `uid` inside.
+fn is_mapped(uid: u32, map: &str) -> bool {
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        matches!(numbers[..], [first, _, count] if (first..first + count).contains(&u64::from(uid)))
+    })
+}
+
 /// The number of the user `name`, if there is one.
 pub(super) fn uid_of(name: &str) -> io::Result<Option<u32>> {
     let Ok(name) = CString::new(name) else { return Ok(None) };
@@ -91,6 +110,15 @@ fn lookup<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_that_a_namespace_hides() {
+        assert!(is_mapped(65_534, "         0          0 4294967295\n"));
+        assert!(is_mapped(65_534, "0 1000 1\n1 100000 65536\n"));
+        assert!(!is_mapped(65_534, "0 1000 1\n"));
+        assert!(!is_mapped(65_534, ""));
+        assert!(!is_hidden(0));
+    }
 
     #[test]
     fn root_is_there_and_nobody_else_is() {

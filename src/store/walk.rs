@@ -27,6 +27,8 @@ use crate::model::time::Instant;
 const DIAGNOSTICS_MAX: usize = 20;
 /// The most names that one complaint about many files lists.
 const NAMES_SHOWN_MAX: usize = 3;
+/// The complaint to a user who is not the daemon, and whom the system keeps from reading what the daemon may well read.
+const NOT_READABLE_FOR_YOU: &str = "this is not readable for you, so the batch was not checked";
 /// How much room a file's claim of its size may reserve before it is read.
 const BYTES_RESERVED_MAX: usize = 64 * 1024;
 
@@ -258,9 +260,7 @@ impl<'a> Walk<'a> {
         let unknown_since = match writers_of(&file) {
             Writers::None => None,
             Writers::Some => Some(None),
-            Writers::Unknown => Some(Some(Instant::from_ms(
-                stat.st_mtime.saturating_mul(1000).saturating_add(stat.st_mtime_nsec as i64 / 1_000_000),
-            ))),
+            Writers::Unknown { modified_at } => Some(Some(modified_at)),
         };
         let unfinished = unknown_since.map(|unknown_since| Unfinished { path: path.to_owned(), unknown_since });
         self.unfinished.extend(unfinished);
@@ -355,6 +355,9 @@ impl<'a> Walk<'a> {
         let error = error.into();
         let diagnostic = self.diagnostic(path, format!("can't read this: {error}"));
         if error.kind() == io::ErrorKind::PermissionDenied {
+            if self.trust.is_some_and(Trust::is_asked_by_another) {
+                return self.diagnostic(path, NOT_READABLE_FOR_YOU.to_owned()).as_remark();
+            }
             return diagnostic.with_hint("make it readable for the daemon's user with `chown` or `chmod`");
         }
         diagnostic

@@ -6,8 +6,16 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::fstatfs;
+
+use crate::model::text::shown;
+use crate::model::time::Instant;
+
+/// Where the kernel doesn't say who writes a file, and no events tell, one that was modified within this time may still be
+/// written: programs that write a file in pieces pause for less.
+pub const RECENT: Duration = Duration::from_secs(2);
 
 /// The signal that the kernel sends to whoever holds a lease that somebody else wants to break. SIGIO, its own choice, would
 /// end the process; SIGURG does nothing unless somebody asks for it, so no disposition that scripts inherit has to change.
@@ -18,29 +26,48 @@ const F_SETSIG: libc::c_int = 10;
 const LEASES_ARE_A_SERVERS: [u32; 3] = [0x6969, 0xff53_4d42, 0xfe53_4d42];
 
 /// What the kernel says about a file's writers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Writers {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writers {
     /// Nobody on this host has the file open for writing.
+    #[default]
     None,
     /// Somebody has.
     Some,
     /// The kernel doesn't say: another owner's file, or a network file system.
-    Unknown,
+    Unknown {
+        /// When the file was last modified, by the file system's clock.
+        modified_at: Instant,
+    },
+}
+
+impl Writers {
+    /// Whether the file may still be written, as far as can be known without events.
+    pub fn may_go_on(self, now: Instant) -> bool {
+        match self {
+            Self::None => false,
+            Self::Some => true,
+            Self::Unknown { modified_at } => modified_at <= now && now < modified_at + RECENT,
+        }
+    }
 }
 
 /// Whether anybody has `file`, which is open for reading, open for writing. The kernel refuses a read lease while there is a
 /// writer; one that is given is handed back at once, since a writer who comes meanwhile waits for it.
-pub(super) fn writers_of(file: &File) -> Writers {
+pub fn writers_of(file: &File) -> Writers {
+    let unknown = || {
+        let modified = file.metadata().map_or((0, 0), |found| (found.mtime(), found.mtime_nsec() / 1_000_000));
+        Writers::Unknown { modified_at: Instant::from_ms(modified.0.saturating_mul(1000).saturating_add(modified.1)) }
+    };
     let kind = fstatfs(file).map_or(0, |found| found.f_type as u32);
     if LEASES_ARE_A_SERVERS.contains(&kind) {
-        return Writers::Unknown;
+        return unknown();
     }
     let fcntl = |command: libc::c_int, argument: libc::c_int| {
         // SAFETY: the descriptor is open, and these commands take an integer and touch no memory of ours.
         unsafe { libc::fcntl(file.as_raw_fd(), command, argument) }
     };
     if fcntl(F_SETSIG, LEASE_SIGNAL) < 0 {
-        return Writers::Unknown;
+        return unknown();
     }
     if fcntl(libc::F_SETLEASE, libc::F_RDLCK as libc::c_int) == 0 {
         fcntl(libc::F_SETLEASE, libc::F_UNLCK as libc::c_int);
@@ -48,7 +75,17 @@ pub(super) fn writers_of(file: &File) -> Writers {
     }
     match std::io::Error::last_os_error().raw_os_error() {
         Some(libc::EAGAIN) => Writers::Some,
-        _ => Writers::Unknown,
+        _ => unknown(),
+    }
+}
+
+/// The sentence that `path` is open for writing, or may be, and by which process.
+pub fn still_open(path: &Path) -> String {
+    match writer_of(path) {
+        Some(writer) => {
+            format!("process {} (`{}`) still has this file open for writing", writer.pid, shown(&writer.name))
+        }
+        None => "a process that batchd can't see may still have this file open for writing".to_owned(),
     }
 }
 

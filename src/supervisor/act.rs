@@ -10,6 +10,7 @@ use super::serve::Server;
 use super::{home, order};
 use crate::model::id::RunId;
 use crate::model::launch::Report;
+use crate::model::text::abridged;
 use crate::model::time::Instant;
 use crate::rundir::crash::{CrashPoint, crash_point};
 use crate::rundir::records::{Claim, Ending, ExitRecord, Started, VERSION};
@@ -314,8 +315,10 @@ impl Server {
             Ending::Exited { cause, success, exit, .. } => {
                 Report::Exited { started_at: record.started_at.unwrap_or(at), ended_at: at, exit, success, cause }
             }
-            Ending::CouldNotRun { reason } => Report::CouldNotRun { at, reason },
-            Ending::InputIncomplete { reason } => Report::InputIncomplete { at, reason },
+            Ending::CouldNotRun { reason } => Report::CouldNotRun { at, reason: abridged(&reason).into_owned() },
+            Ending::InputIncomplete { reason } => {
+                Report::InputIncomplete { at, reason: abridged(&reason).into_owned() }
+            }
             Ending::StoppedBeforeStart => Report::StoppedBeforeStart { at },
         };
         self.report_end(run, report);

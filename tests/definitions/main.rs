@@ -13,7 +13,7 @@ use std::sync::Arc;
 use batchd::load::{self, Context, Diagnosis, Fitted, Input, Loaded};
 use batchd::model::diagnostic::errors;
 use batchd::model::files::{FileContent, Files};
-use batchd::model::text::quoted;
+use batchd::model::text::{QUOTED_CHARACTERS_MAX, quoted};
 
 /// The zones that the host of the corpus knows; what is said of others is the zones' affair, and not shown here.
 const ZONES: [&str; 3] = ["UTC", "Europe/Berlin", "America/New_York"];
@@ -125,55 +125,63 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Places for a text that is far too long, each at an `@`.
+const PLACES: &[&str] = &[
+    "@ = 1",
+    "\"@ @\" = 1",
+    "[@]\na = 1",
+    "[env]\n@ = \"x\"\n\"@=\" = 1",
+    "env = { A = \"$@\" }",
+    "cron = \"@\"",
+    "cron = \"@ * * * *\"",
+    "cron = [\"* * * * * @\"]",
+    "cron = \"0 8 1@ 1@ 1\"",
+    "timezone = \"@\"",
+    "after = \"@\"",
+    "after = \"a, @\"",
+    "on_error = [\"@ @\"]",
+    "hosts = [\"[@\"]",
+    "timeout = \"@\"",
+    "timeout = 1@",
+    "retries = 1@",
+    "retries = \"1@\"",
+    "log_bytes_max = \"9@\"",
+    "log_bytes_max = \"@\"",
+    "log_bytes_max = \"9M@\"",
+    "pool = \"@\"",
+    "user = \"@ \"",
+    "user = \"1@\"",
+    "umask = \"@\"",
+    "umask = 1@",
+    "overlap = \"@\"",
+    "working_dir = \"@\"",
+    "env_file = \"../@\"",
+    "env_file = \"@\"",
+    "env_file = \"/@\"",
+    "working_dir = \"/@\"",
+    "batches = \"@\"",
+    "runs_mode = \"@\"",
+    "script = \"@\"",
+    "script = \"/@\"",
+    "include = [\"@\"]",
+    "include = [\"_@\"]",
+    "tags = \"@\"",
+    "args = \"@ @\"",
+    "description = @",
+    "@",
+    "@: @",
+    "@ = @",
+    "description = \"@",
+];
+
 /// A text of 1,000,000 characters in any place of a `batch.toml`, of the settings or of a script is quoted by its beginning.
 #[test]
-fn a_million_characters_are_never_quoted_whole() {
+fn a16_a_million_characters_are_never_quoted_whole() {
     /// A hint that lists all keys is the longest text that is ours.
     const OURS_MAX: usize = 1500;
-    let places = [
-        "@ = 1",
-        "\"@ @\" = 1",
-        "[@]\na = 1",
-        "[env]\n@ = \"x\"\n\"@=\" = 1",
-        "env = { A = \"$@\" }",
-        "cron = \"@\"",
-        "cron = \"@ * * * *\"",
-        "cron = [\"* * * * * @\"]",
-        "timezone = \"@\"",
-        "after = \"@\"",
-        "after = \"a, @\"",
-        "on_error = [\"@ @\"]",
-        "hosts = [\"[@\"]",
-        "timeout = \"@\"",
-        "timeout = 1@",
-        "retries = 1@",
-        "retries = \"1@\"",
-        "log_bytes_max = \"9@\"",
-        "log_bytes_max = \"@\"",
-        "log_bytes_max = \"9M@\"",
-        "pool = \"@\"",
-        "user = \"@ \"",
-        "user = \"1@\"",
-        "umask = \"@\"",
-        "umask = 1@",
-        "overlap = \"@\"",
-        "working_dir = \"@\"",
-        "env_file = \"../@\"",
-        "script = \"@\"",
-        "script = \"/@\"",
-        "include = [\"@\"]",
-        "include = [\"_@\"]",
-        "tags = \"@\"",
-        "args = \"@ @\"",
-        "description = @",
-        "@",
-        "@: @",
-        "@ = @",
-        "description = \"@",
-    ];
     let name = load::batch_name("batches.d", "long").unwrap();
-    for place in places {
-        for filling in ["x", "7", "ä", "x "] {
+    for place in PLACES {
+        for filling in ["x", "7", "ä", "x ", ",1"] {
             let times = (1_000_000 / filling.len()) / place.matches('@').count();
             let text = place.replace('@', &filling.repeat(times));
             let (settings, mut diagnostics) = load::settings("batchd.toml", text.as_bytes(), &zone_known);
@@ -186,6 +194,8 @@ fn a_million_characters_are_never_quoted_whole() {
             diagnostics.extend(load::definition(&input, &context).diagnostics);
             assert!(!diagnostics.is_empty(), "{place}");
             for diagnostic in diagnostics {
+                let excerpt = diagnostic.place.iter().map(|place| place.excerpt.chars().count()).max().unwrap_or(0);
+                assert!(excerpt <= QUOTED_CHARACTERS_MAX + 2, "{place} {filling}: {excerpt} characters");
                 let said = diagnostic.what.chars().count() + diagnostic.hint.map_or(0, |hint| hint.chars().count());
                 assert!(said <= OURS_MAX, "{place} {filling}: {said} characters: {:.300}", diagnostic.what);
             }

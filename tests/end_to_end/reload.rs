@@ -317,6 +317,19 @@ fn settings_that_take_a_restart_say_so() {
     let mark = world.daemon().mark();
     world.settings("state = 'elsewhere'");
     world.daemon().says(mark, "restart the daemon");
+    // It is no mistake: the definitions are in force.
+    for (settings, remark) in [
+        ("log_output = true", "remark: `log_output` has changed since the daemon started"),
+        (
+            "runs_mode = '0755'\nlog_output = true",
+            "remark: `runs_mode` and `log_output` have changed since the daemon started",
+        ),
+    ] {
+        world.settings(settings);
+        let reload = world.batchd(&["reload"]).expect(0);
+        assert!(reload.out.contains(remark), "{reload:?}");
+    }
+    assert!(!world.daemon().log_text().contains("WARN"), "a remark is no warning");
     // What was in force when the daemon started still is.
     world.settings("");
     world.batchd(&["reload"]).expect(0);

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use super::{Loader, SCAN_EVERY};
 use crate::clock::Monotonic;
-use crate::folders::still_open;
+use crate::folders::{settings_still_open, still_open};
 use crate::model::id::BatchName;
 use crate::model::time::Instant;
-use crate::store::writers;
+use crate::store::writers::{self, RECENT};
 use crate::watcher::Quiet;
 
-/// A file that was modified within this time before events began to tell may still be written.
-const RECENT: Duration = Duration::from_secs(2);
+/// A file that was modified within this time before events began to tell may still be written, if its batch has other content
+/// in force: as long as events would have kept the edit waiting. Without a last good definition, [`RECENT`] counts.
+const UNTOLD_MAX: Duration = SCAN_EVERY;
 
 /// See above.
 pub(super) struct OpenFiles {
@@ -26,19 +27,27 @@ pub(super) struct OpenFiles {
     events_since: Option<Instant>,
     /// Batches that wait for a file.
     waiting: BTreeMap<BatchName, Waiting>,
+    /// The settings wait until they are closed.
+    settings: Option<Waiting>,
 }
 
 struct Waiting {
-    /// A path below `batches.d`.
+    /// A path below `batches.d`, or that of the settings.
     file: String,
     since: Monotonic,
     /// There is a diagnostic about it.
     told: bool,
 }
 
+impl Waiting {
+    fn is_due(&self, now: Monotonic) -> bool {
+        !self.told && self.since + Quiet::UNREST <= now
+    }
+}
+
 impl OpenFiles {
     pub(super) fn new(now: Instant) -> Self {
-        Self { written: BTreeMap::new(), events_since: Some(now), waiting: BTreeMap::new() }
+        Self { written: BTreeMap::new(), events_since: Some(now), waiting: BTreeMap::new(), settings: None }
     }
 
     pub(super) fn written(&mut self, file: String, now: Monotonic) {
@@ -64,11 +73,30 @@ impl OpenFiles {
         self.written.retain(|file, at| *at + SCAN_EVERY > now || writers::writer_of(&batches.join(file)).is_some());
     }
 
-    /// Whether a file of which the kernel doesn't say it may still be written.
-    pub(super) fn may_be_open(&self, file: &str, modified_at: Instant, now: Instant) -> bool {
-        let is_recent = modified_at <= now && now < modified_at + RECENT;
-        let is_untold = self.events_since.is_none_or(|since| modified_at < since);
-        self.written.contains_key(file) || (is_recent && is_untold)
+    /// Whether a file of which the kernel doesn't say it may still be written. `is_edit`: something else is in force.
+    pub(super) fn may_be_open(&self, file: &str, modified_at: Instant, is_edit: bool, now: Instant) -> bool {
+        let recent = match self.events_since {
+            Some(since) if modified_at >= since => Duration::ZERO,
+            Some(_) if is_edit => UNTOLD_MAX,
+            Some(_) | None => RECENT,
+        };
+        self.written.contains_key(file) || (modified_at <= now && now < modified_at + recent)
+    }
+
+    /// Takes what a look at the settings, the file `settings`, has found.
+    pub(super) fn settings_looked(&mut self, settings: &str, is_open: bool, now: Monotonic) {
+        let begins = || Waiting { file: settings.to_owned(), since: now, told: false };
+        self.settings = is_open.then(|| self.settings.take().unwrap_or_else(begins));
+    }
+
+    /// Whether the settings wait to be closed.
+    pub(super) fn settings_wait(&self) -> bool {
+        self.settings.is_some()
+    }
+
+    /// Whether they have waited for so long that they are looked at again, and complained about.
+    pub(super) fn settings_are_due(&self, now: Monotonic) -> bool {
+        self.settings.as_ref().is_some_and(|waiting| waiting.is_due(now))
     }
 
     /// Takes what a look at these batches, or at all, has found.
@@ -86,14 +114,19 @@ impl OpenFiles {
         }
     }
 
-    /// Whether a batch waits that nothing has been said about.
+    /// Whether something waits that nothing has been said about.
     pub(super) fn is_news(&self) -> bool {
-        self.waiting.values().any(|waiting| !waiting.told)
+        self.waiting.values().chain(&self.settings).any(|waiting| !waiting.told)
     }
 
-    /// When a batch has waited for so long that it is looked at again.
+    /// When something has waited for so long that it is looked at again.
     pub(super) fn next(&self) -> Option<Monotonic> {
-        self.waiting.values().filter(|waiting| !waiting.told).map(|waiting| waiting.since + Quiet::UNREST).min()
+        self.waiting
+            .values()
+            .chain(&self.settings)
+            .filter(|waiting| !waiting.told)
+            .map(|waiting| waiting.since + Quiet::UNREST)
+            .min()
     }
 
     /// The batches that wait for a file in `folder`: one of their own, or one that they include.
@@ -104,8 +137,7 @@ impl OpenFiles {
 
     /// The batches that have.
     pub(super) fn due(&self, now: Monotonic) -> Vec<BatchName> {
-        let due = |waiting: &Waiting| !waiting.told && waiting.since + Quiet::UNREST <= now;
-        self.waiting.iter().filter(|(_, waiting)| due(waiting)).map(|(name, _)| name.clone()).collect()
+        self.waiting.iter().filter(|(_, waiting)| waiting.is_due(now)).map(|(name, _)| name.clone()).collect()
     }
 }
 
@@ -118,7 +150,14 @@ impl Loader {
             waiting.told = true;
             self.folders.complain(name, still_open(&self.batches, name, &waiting.file));
         }
-        !due.is_empty()
+        if !self.open.settings_are_due(now) {
+            return !due.is_empty();
+        }
+        if let Some(waiting) = &mut self.open.settings {
+            waiting.told = true;
+            self.of_settings = vec![settings_still_open(&waiting.file)];
+        }
+        true
     }
 }
 
@@ -132,21 +171,25 @@ mod tests {
     fn events_tell_of_writers_and_what_is_older_than_they_waits() {
         let at = |ms: i64| Instant::from_ms(1_000_000 + ms);
         let mut open = OpenFiles::new(at(0));
-        assert!(open.may_be_open("a/script.sh", at(-500), at(100)), "modified just before the start");
-        assert!(!open.may_be_open("a/script.sh", at(-500), at(1500)), "two seconds ago");
-        assert!(
-            !open.may_be_open("a/script.sh", at(50), at(100)),
-            "its events came, and the last was that it is closed"
-        );
-        assert!(!open.may_be_open("a/script.sh", at(1_000_000), at(100)), "its time is nobody's");
-        open.written("a/script.sh".to_owned(), clock::monotonic());
-        assert!(open.may_be_open("a/script.sh", at(50), at(5000)), "written, and not closed");
-        assert!(!open.may_be_open("a/other", at(50), at(5000)));
-        open.closed("a/script.sh");
-        assert!(!open.may_be_open("a/script.sh", at(50), at(5000)));
+        let may_be_open = |open: &OpenFiles, file: &str, modified_at, now| {
+            let [new, edit] = [false, true].map(|is_edit| open.may_be_open(file, modified_at, is_edit, now));
+            (new, edit)
+        };
+        let script = "a/script.sh";
+        assert_eq!(may_be_open(&open, script, at(-500), at(100)), (true, true), "modified just before the start");
+        assert_eq!(may_be_open(&open, script, at(-500), at(1500)), (false, true), "two seconds ago");
+        assert_eq!(may_be_open(&open, script, at(-500), at(59_500)), (false, false), "a minute ago");
+        let told = "its events came, and the last was that it is closed";
+        assert_eq!(may_be_open(&open, script, at(50), at(100)), (false, false), "{told}");
+        assert_eq!(may_be_open(&open, script, at(1_000_000), at(100)), (false, false), "its time is nobody's");
+        open.written(script.to_owned(), clock::monotonic());
+        assert_eq!(may_be_open(&open, script, at(50), at(5000)), (true, true), "written, and not closed");
+        assert_eq!(may_be_open(&open, "a/other", at(50), at(5000)), (false, false));
+        open.closed(script);
+        assert_eq!(may_be_open(&open, script, at(50), at(5000)), (false, false));
         open.events_are_missing();
-        assert!(open.may_be_open("a/script.sh", at(5000), at(5100)));
-        assert!(!open.may_be_open("a/script.sh", at(5000), at(7000)));
+        assert_eq!(may_be_open(&open, script, at(5000), at(5100)), (true, true));
+        assert_eq!(may_be_open(&open, script, at(5000), at(7000)), (false, false));
     }
 
     #[test]
@@ -156,12 +199,12 @@ mod tests {
         let mut open = OpenFiles::new(Instant::from_ms(0));
         open.written("script.sh".to_owned(), clock::monotonic());
         open.forget_old(clock::monotonic(), folder.path());
-        assert!(open.may_be_open("script.sh", Instant::from_ms(0), Instant::from_ms(9000)));
+        assert!(open.may_be_open("script.sh", Instant::from_ms(0), true, Instant::from_ms(90_000)));
         let writer = std::fs::File::create(folder.path().join("script.sh")).unwrap();
         open.forget_old(clock::monotonic() + SCAN_EVERY * 2, folder.path());
-        assert!(open.may_be_open("script.sh", Instant::from_ms(0), Instant::from_ms(9000)), "it has a writer");
+        assert!(open.may_be_open("script.sh", Instant::from_ms(0), true, Instant::from_ms(90_000)), "it has a writer");
         drop(writer);
         open.forget_old(clock::monotonic() + SCAN_EVERY * 2, folder.path());
-        assert!(!open.may_be_open("script.sh", Instant::from_ms(0), Instant::from_ms(9000)));
+        assert!(!open.may_be_open("script.sh", Instant::from_ms(0), true, Instant::from_ms(90_000)));
     }
 }

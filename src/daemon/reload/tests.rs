@@ -22,10 +22,10 @@ impl World {
         fs::write(path("batches.d/report/script.sh"), "echo report\n").unwrap();
         fs::write(path("batchd.toml"), settings).unwrap();
         let settings = path("batchd.toml");
-        let (around, wrong) = Surroundings::read(&settings, true).unwrap();
+        let (around, wrong) = Surroundings::read(&settings, None).unwrap();
         assert_eq!(wrong, []);
         let watcher = Watcher::start(&path("batches.d"), &settings, |_| {});
-        let again = Box::new(move || Surroundings::read(&settings, true));
+        let again = Box::new(move || Surroundings::read(&settings, None));
         let mut loader = Loader::new((path("batches.d"), path("state")), around, again, watcher, BTreeMap::new());
         let (graph, _) = loader.begin(Arc::new(Graph::default()));
         Self { folder, loader, graph }

@@ -58,7 +58,9 @@ impl Host {
     fn read_for(&self, user: Option<&str>, file: &str) -> Result<String, String> {
         let file = file.replace("HOST", self.folder.path().to_str().unwrap());
         let (batches, batch) = (self.path("batches.d"), BatchName::new("report").unwrap());
-        let file = EnvFile { batches: &batches, batch: &batch, file: &file, user, trusted_owners: Some(&[]) };
+        let (daemon_uid, trusted_owners) = (users::own_uid(), Some([].as_slice()));
+        let file =
+            EnvFile { batches: &batches, batch: &batch, file: &file, daemon_uid, user, now: None, trusted_owners };
         let variables = read(&file).map_err(|error| error.to_string())?;
         Ok(variables.into_iter().find(|(name, _)| name == "NAME").unwrap().1)
     }

@@ -9,6 +9,7 @@ use rustix::fs::{FileType as Kind, mknodat};
 use super::*;
 use crate::model::files::{DEFINITION_BYTES_MAX, DEFINITION_FILES_MAX};
 use crate::store::FOLDER_DEPTH_MAX;
+use crate::store::users::own_uid;
 
 /// A `batches.d` with an empty folder `report`.
 fn root() -> (tempfile::TempDir, PathBuf) {
@@ -23,7 +24,7 @@ fn open(root: &tempfile::TempDir) -> BatchesDir {
 }
 
 fn read(root: &tempfile::TempDir) -> Result<RawFolder, ReadError> {
-    open(root).read("report", &Trust::new(&[]).unwrap())
+    open(root).read("report", &Trust::new(own_uid(), &[]).unwrap())
 }
 
 /// The one complaint about `report`, as `file: what`.
