@@ -1,6 +1,6 @@
 //! `batchd check`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -50,9 +50,12 @@ pub(super) fn run(args: &CheckArgs, context: &mut Context) -> Result<Exit> {
         return Err(complaint);
     }
     let mut fitted = disk::fit(context, &folder, &BTreeMap::new(), args.insecure_permissions)?;
-    fitted.diagnostics.extend(disk::env_files(context, &folder, &fitted.graph, args.insecure_permissions)?);
+    let of_env_files = disk::env_files(context, &folder, &fitted.graph, args.insecure_permissions)?;
+    let mut wrong: BTreeSet<_> = of_env_files.iter().filter_map(|diagnostic| diagnostic.batch.clone()).collect();
+    wrong.extend(fitted.stale.iter().cloned());
+    fitted.diagnostics.extend(of_env_files);
     // Of those in the graph that this user can't read, the last good definition is known, and nothing of the disk.
-    let batches = fitted.graph.len() - fitted.stale.len();
+    let batches = fitted.graph.len() - wrong.len();
     let diagnostics = &fitted.diagnostics;
     if args.json.json {
         context.screen.json(&Checked { batches, diagnostics })?;

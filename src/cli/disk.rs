@@ -105,7 +105,7 @@ pub(super) fn env_files(context: &Context, folder: &Path, graph: &Graph, insecur
         let is_elsewhere = file.starts_with('/') && (is_unreadable || error.kind == Some(ErrorKind::NotFound));
         let is_unknown = is_elsewhere || (is_unreadable && judge.is_another());
         if !is_unknown {
-            diagnostics.push(error.diagnostic(batch, &batches));
+            diagnostics.extend(error.diagnostics(batch, &batches));
         }
     }
     Ok(diagnostics)

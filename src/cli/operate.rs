@@ -17,7 +17,7 @@ use crate::checkup;
 use crate::model::id::{BatchName, RunId};
 use crate::model::input::InputId;
 use crate::model::record::Disabled;
-use crate::model::request::{Prospects, Refusal, Reply, Request};
+use crate::model::request::{Prospects, Refusal, Reply, Request, RerunMode};
 use crate::model::text::shell_word;
 use crate::model::time::Instant;
 use crate::model::zone::Zone;
@@ -236,13 +236,14 @@ pub(super) fn make_run(context: &mut Context, mut daemon: Daemon, request: &Requ
         (false, true) => Manner::Follow,
         (false, false) => Manner::Tell,
     };
+    let is_mark = matches!(request, Request::Rerun { mode: RerunMode::MarkSucceeded, .. });
     match manner {
         Manner::Quietly => {}
-        Manner::Follow => screen::aside(&format!("{}\n{}", made.run, what_comes_of(&made)))?,
+        Manner::Follow => screen::aside(&format!("{}\n{}", made.run, what_comes_of(&made, is_mark)))?,
         Manner::Tell => {
             writeln!(context.screen, "{}", made.run)?;
             context.screen.flush()?;
-            screen::aside(&what_comes_of(&made))?;
+            screen::aside(&what_comes_of(&made, is_mark))?;
         }
     }
     if then.wait || then.follow {
@@ -255,8 +256,8 @@ pub(super) fn make_run(context: &mut Context, mut daemon: Daemon, request: &Requ
     Ok(made.end.as_ref().map_or(at_once, Exit::of_run))
 }
 
-/// What will happen now, and what will not.
-fn what_comes_of(made: &Made) -> String {
+/// What will happen now, and what will not. `is_mark`: the run has succeeded already.
+fn what_comes_of(made: &Made, is_mark: bool) -> String {
     let mut text = String::new();
     if let Some(reason) = &made.skipped {
         text.push_str(&format!("{} was skipped: {reason}\n", made.run));
@@ -264,7 +265,9 @@ fn what_comes_of(made: &Made) -> String {
     if made.waits {
         text.push_str(&format!("{} waits, because {} is busy\n", made.run, made.run.batch));
     }
-    if !made.follows.is_empty() {
+    if !made.follows.is_empty() && is_mark {
+        text.push_str(&format!("will follow: {}\n", list(&made.follows)));
+    } else if !made.follows.is_empty() {
         text.push_str(&format!("will follow if {} succeeds: {}\n", made.run, list(&made.follows)));
     }
     for FollowingOnce { batch, ended } in &made.follows_once {
@@ -284,7 +287,7 @@ mod tests {
     fn what_follows_is_said() {
         let name = |text: &str| BatchName::new(text).unwrap();
         let made = |waits, prospects| Made::new("load.3".parse().unwrap(), waits, prospects);
-        assert_eq!(what_comes_of(&made(false, Prospects::default())), "");
+        assert_eq!(what_comes_of(&made(false, Prospects::default()), false), "");
         let expected = "\
 load.3 waits, because load is busy
 will follow if load.3 succeeds: transform, report
@@ -296,7 +299,8 @@ join will not follow: its upstream b is not in this chain
             follows_once: vec![(name("sums"), vec![name("b"), name("c")])],
             does_not_follow: vec![(name("join"), "its upstream b is not in this chain".to_owned())],
         };
-        assert_eq!(what_comes_of(&made(true, all)), expected);
+        assert_eq!(what_comes_of(&made(true, all.clone()), false), expected);
+        assert!(what_comes_of(&made(false, all), true).starts_with("will follow: transform, report\n"));
     }
 
     #[test]

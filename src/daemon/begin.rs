@@ -76,7 +76,6 @@ pub(super) async fn begin(
     let lock = make_folders(&paths)?;
     clear_unfinished(&paths.state);
     let around = surroundings(&paths, args)?;
-    greeting::tell_where(&paths, &around.zones);
     let limits = around.settings.settings.limits.clone();
     let log_output = around.settings.settings.log_output;
     let access = access(&around, &paths)?;
@@ -150,7 +149,7 @@ fn start_watcher(paths: &Paths, messages: sync_mpsc::Sender<Message>) -> Watcher
     })
 }
 
-/// Settings, zones and the host. A daemon that begins has no settings that were good before: with half of those on the disk
+/// Settings, zones and the host; then logs where everything is. A daemon that begins has no settings that were good before: with half of those on the disk
 /// it could run scripts as another user, without their limits, or in another pool, and so it does not begin.
 fn surroundings(paths: &Paths, args: &DaemonArgs) -> Result<Surroundings> {
     paths.check_settings_exist()?;
@@ -159,6 +158,7 @@ fn surroundings(paths: &Paths, args: &DaemonArgs) -> Result<Surroundings> {
         let all: Vec<String> = wrong.iter().map(ToString::to_string).collect();
         bail!("the settings have errors; fix them to start the daemon:\n{}", all.join("\n"));
     }
+    greeting::tell_where(paths, &around.zones);
     Ok(around)
 }
 
@@ -256,10 +256,9 @@ fn make_folders(paths: &Paths) -> Result<File> {
     };
     fs::create_dir_all(&paths.runs).map_err(|error| cannot(&paths.runs, error))?;
     make_durable_folder(&paths.state, STATE_MODE).map_err(|error| cannot(&paths.state, error))?;
-    fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)).map_err(|error| {
-        let owner = paths.state.metadata().ok().and_then(|state| users::user_name(state.uid()).ok()?);
-        let owner = owner.map(|owner| format!(", which belongs to {owner}; start the daemon as that user"));
-        anyhow!("can't set the mode of {}{}: {}", paths.state.display(), owner.unwrap_or_default(), error)
+    fs::set_permissions(&paths.state, fs::Permissions::from_mode(STATE_MODE)).map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => belongs_to_another(&paths.state),
+        _ => anyhow!("can't set the mode of {}: {}", paths.state.display(), supervisor::said(&paths.state, &error)),
     })?;
     let path = lock_path(paths);
     // Whoever can open it can lock it, and keep every daemon out.
@@ -267,6 +266,14 @@ fn make_folders(paths: &Paths) -> Result<File> {
     let lock = lock.with_context(|| format!("can't open {}", path.display()))?;
     take_lock(&lock, paths)?;
     Ok(lock)
+}
+
+fn belongs_to_another(state: &Path) -> anyhow::Error {
+    let owner = state.metadata().map_or_else(|_| "another user".to_owned(), |state| users::shown(state.uid()));
+    anyhow!(
+        "{} belongs to {owner}; start the daemon as that user, or name another folder with --state",
+        state.display()
+    )
 }
 
 fn lock_path(paths: &Paths) -> PathBuf {

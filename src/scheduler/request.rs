@@ -123,7 +123,9 @@ impl Scheduler {
         let Some(old) = self.book.get(id).cloned() else { return Err(no_run(id)) };
         let node = self.in_force(&id.batch)?.clone();
         self.may_rerun(now, &node, &old, again.force)?;
-        if again.mode != RerunMode::MarkSucceeded {
+        if again.mode == RerunMode::MarkSucceeded {
+            self.is_not_marked(&old)?;
+        } else {
             check_input_again(&old, &known.inputs)?;
         }
         let upstreams = self.inputs_again(&node, &old)?;
@@ -153,6 +155,20 @@ impl Scheduler {
             self.admit_patiently(now, run);
         }
         Ok(self.made(new, met, prospects))
+    }
+
+    /// Whether no run of the batch in this chain is marked as succeeded: a second mark would change nothing.
+    fn is_not_marked(&self, old: &Run) -> Result<(), Reply> {
+        let is_mark = |run: &&Run| run.outcome() == Some(Outcome::Succeeded) && run.started_at.is_none();
+        let mut of_batch = self.book.chain(&old.chain).filter(|run| run.id.batch == old.id.batch);
+        match of_batch.find(is_mark) {
+            Some(mark) => {
+                let hint = format!("show the mark: `batchd show {}`", mark.id);
+                let what = format!("{} is marked as succeeded already, by {}", old.id, mark.id);
+                Err(refused(Refusal::State, what, Some(hint)))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether this run can be repeated now.

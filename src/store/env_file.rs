@@ -21,11 +21,13 @@ use super::writers::{self, Writers, writers_of};
 use crate::model::definition::{VariableNameError, check_variable_name};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::id::BatchName;
-use crate::model::text::shown;
+use crate::model::text::{shell_path, shown};
 use crate::model::time::Instant;
 
 /// The most bytes of an `env_file`: what execve(2) takes is less.
 const ENV_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// The most wrong lines that are named: a file with more is of another kind.
+const MISTAKES_MAX: usize = 50;
 /// What some editors put before the first line.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 /// What is said of a folder, a device, a pipe.
@@ -59,6 +61,8 @@ pub struct EnvFileError {
     pub line: Option<usize>,
     /// What is wrong: one sentence without a full stop.
     pub what: String,
+    /// The other lines that are wrong, and why.
+    pub others: Vec<(usize, &'static str)>,
     /// What to do about it.
     pub hint: Option<String>,
     /// Somebody is writing the file, or may be: it is worth another try.
@@ -82,7 +86,8 @@ impl std::error::Error for EnvFileError {}
 
 impl EnvFileError {
     fn new(path: &Path, what: impl Into<String>) -> Self {
-        Self { path: path.to_owned(), line: None, what: what.into(), hint: None, is_unfinished: false, kind: None }
+        let (line, others, hint, kind) = (None, Vec::new(), None, None);
+        Self { path: path.to_owned(), line, what: what.into(), others, hint, is_unfinished: false, kind }
     }
 
     fn of_system(path: &Path, error: io::Error) -> Self {
@@ -95,12 +100,16 @@ impl EnvFileError {
         Self { hint, kind: Some(error.kind()), ..Self::new(path, what) }
     }
 
-    /// As a complaint about the batch. A path below `batches` is shown from there, as in other complaints.
-    pub fn diagnostic(&self, batch: &BatchName, batches: &Path) -> Diagnostic {
+    /// As complaints about the batch. A path below `batches` is shown from there, as in other complaints.
+    pub fn diagnostics(&self, batch: &BatchName, batches: &Path) -> Vec<Diagnostic> {
         let file = self.path.strip_prefix(batches).unwrap_or(&self.path).display().to_string();
-        let file = self.line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"));
-        let diagnostic = Diagnostic::of_file(Some(batch.clone()), shown(&file), self.what.clone());
-        Diagnostic { hint: self.hint.clone(), ..diagnostic }
+        let of_line = |line: Option<usize>, what: &str| {
+            let file = line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"));
+            Diagnostic::of_file(Some(batch.clone()), shown(&file), what)
+        };
+        let first = Diagnostic { hint: self.hint.clone(), ..of_line(self.line, &self.what) };
+        let others = self.others.iter().map(|(line, what)| of_line(Some(*line), what));
+        std::iter::once(first).chain(others).collect()
     }
 }
 
@@ -129,7 +138,15 @@ pub fn read(file: &EnvFile<'_>) -> Result<Vec<(String, String)>, EnvFileError> {
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
         EnvFileError { line: Some(line), ..EnvFileError::new(&path, "the file is not UTF-8 text") }
     })?;
-    parse(&text).map_err(|(line, what)| EnvFileError { line: Some(line), ..EnvFileError::new(&path, what) })
+    if text.starts_with(BYTE_ORDER_MARK) {
+        let hint = format!("run `sed -i '1s/^\\xEF\\xBB\\xBF//' {}`", shell_path(&path.display().to_string()));
+        let what = "the file begins with a byte order mark";
+        return Err(EnvFileError { line: Some(1), hint: Some(hint), ..EnvFileError::new(&path, what) });
+    }
+    parse(&text).map_err(|mut wrong| {
+        let (line, what) = wrong.remove(0);
+        EnvFileError { line: Some(line), others: wrong, ..EnvFileError::new(&path, what) }
+    })
 }
 
 /// An absolute one may belong to root, to the daemon's user and to the batch's. But the batch's user must not lead batchd to
@@ -256,37 +273,36 @@ fn said_of(path: &Path, place: &Path, distrust: Distrust) -> String {
 
 /// Reads `KEY=VALUE` lines: blank lines and lines that begin with `#` are passed over, `export ` before a key too. A value
 /// in single quotes is taken as it is; in double quotes `\` takes away the meaning of `"`, `\`, `$` and `` ` `` and `\n`
-/// is a line end; without quotes blanks around it are cut off. No variable is ever expanded. The error has the line's
-/// number and never any of its content: it may be a secret.
-pub fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'static str)> {
-    if text.starts_with(BYTE_ORDER_MARK) {
-        return Err((
-            1,
-            "the file begins with a byte order mark; remove it with `sed -i '1s/^\\xEF\\xBB\\xBF//' FILE`",
-        ));
-    }
-    let mut variables = Vec::new();
+/// is a line end; without quotes blanks around it are cut off. No variable is ever expanded. The error has the numbers of the
+/// wrong lines, at least one, and never any of their content: it may be a secret.
+pub fn parse(text: &str) -> Result<Vec<(String, String)>, Vec<(usize, &'static str)>> {
+    let (mut variables, mut wrong) = (Vec::new(), Vec::new());
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let at = |what| (index + 1, what);
-        let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
-        let (key, value) = line.split_once('=').ok_or(at("the line has no `=`; write KEY=VALUE"))?;
-        match check_variable_name(key) {
-            // Of a name of batchd's own, its own value counts: it comes later.
-            Ok(()) | Err(VariableNameError::Reserved(_)) => {}
-            Err(VariableNameError::TooLong(_)) => return Err(at("the name before `=` is longer than 128 bytes")),
-            Err(VariableNameError::Malformed(_)) => {
-                return Err(at(
-                    "the name before `=` may contain only letters, digits and `_`, and can't begin with a digit",
-                ));
-            }
+        match variable(line) {
+            Ok(variable) => variables.push(variable),
+            Err(what) if wrong.len() < MISTAKES_MAX => wrong.push((index + 1, what)),
+            Err(_) => break,
         }
-        variables.push((key.to_owned(), unquote(value.trim()).map_err(at)?));
     }
-    Ok(variables)
+    if wrong.is_empty() { Ok(variables) } else { Err(wrong) }
+}
+
+fn variable(line: &str) -> Result<(String, String), &'static str> {
+    let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
+    let (key, value) = line.split_once('=').ok_or("the line has no `=`; write KEY=VALUE")?;
+    match check_variable_name(key) {
+        // Of a name of batchd's own, its own value counts: it comes later.
+        Ok(()) | Err(VariableNameError::Reserved(_)) => {}
+        Err(VariableNameError::TooLong(_)) => return Err("the name before `=` is longer than 128 bytes"),
+        Err(VariableNameError::Malformed(_)) => {
+            return Err("the name before `=` may contain only letters, digits and `_`, and can't begin with a digit");
+        }
+    }
+    Ok((key.to_owned(), unquote(value.trim())?))
 }
 
 fn unquote(value: &str) -> Result<String, &'static str> {

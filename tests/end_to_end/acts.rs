@@ -112,7 +112,7 @@ fn what_will_follow_and_what_will_not() {
     world.rest();
     assert_eq!(world.run("both.1")["outcome"], "succeeded");
     let rerun = world.batchd(&["rerun", "load.1", "--wait"]).expect(0).err;
-    says(&rerun, &["sums will not follow: sums.1 has succeeded in this chain", "both will not follow"]);
+    says(&rerun, &["sums will not follow: sums.1 already succeeded in this chain", "both will not follow"]);
     says(&rerun, &not);
 }
 
@@ -244,7 +244,7 @@ fn an_alarm_and_its_end_are_told() {
     let listed = world.batchd(&["list"]).expect(0).out;
     says(&listed, &["load", "this folder is suddenly empty; its batches stay in force"]);
     world.bash("rmdir batches.d; mv away batches.d");
-    world.daemon().says(mark, "the alarm is over");
+    world.daemon().says(mark, "the folder has batches again");
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn lines(log: &str, run: &str) -> Vec<String> {
 fn log_at_the_end(world: &mut World) -> String {
     world.daemon().signal(Signal::TERM);
     // Its last line.
-    world.daemon().says(0, "the daemon ends");
+    world.daemon().says(0, "the daemon stopped");
     let log = world.daemon().log_text();
     assert_eq!(world.daemon_ends(), 0);
     log

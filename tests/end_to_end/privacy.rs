@@ -202,7 +202,10 @@ fn a8_an_env_file_beside_the_script_is_read_and_never_kept() {
     let place = format!("env_file {}, line 2: ", world.path("batches.d/report/job.env").display());
     assert!(run.err.contains(&place) && !run.err.contains(secret), "{run:?}");
     let checked = world.batchd(&["check"]).expect(1);
-    assert!(checked.out.contains("report/job.env:2: no `=`") && !checked.out.contains(secret), "{checked:?}");
+    assert!(
+        checked.out.contains("report/job.env:2: the line has no `=`") && !checked.out.contains(secret),
+        "{checked:?}"
+    );
     world.write("batches.d/report/job.env", format!("\u{feff}A={secret}\n"));
     let checked = world.batchd(&["check"]).expect(1);
     assert!(checked.out.contains("report/job.env:1: the file begins with a byte order mark"), "{checked:?}");

@@ -146,8 +146,8 @@ fn a_batch_is_taken_for_a_run_and_a_run_for_a_batch() {
     says(&told("batchd start extract --full"), &["'-- --full'"]);
     assert_eq!(world.runs().len(), 3);
     world.batchd(&["rerun", "extract.1", "--mark-succeeded"]).expect(0);
-    world.batchd(&["rerun", "extract.1", "--only-downstream"]).expect(0);
-    says(&world.run("extract.5")["reason"].to_string(), &["marked as succeeded by uid", "stands for extract.1"]);
+    world.batchd(&["rerun", "extract.2", "--only-downstream"]).expect(0);
+    says(&world.run("extract.5")["reason"].to_string(), &["marked as succeeded by uid", "replaces extract.2"]);
     let help = world.batchd(&["rerun", "--help"]).expect(0).out;
     assert!(help.contains("--mark-succeeded") && !help.contains("only-downstream"), "{help}");
 }

@@ -26,7 +26,10 @@ fn i20_a_rebuild_from_folders_that_were_made() {
     // A number behind which there is none would let numbers come back.
     world.bash("mkdir runs/report.9223372036854775807");
     let refused = world.batchd(&["doctor", "--rebuild", "new.db"]).expect(1);
-    assert!(refused.err.contains("report.9223372036854775807") && refused.err.contains("move it"), "{refused:?}");
+    assert!(
+        refused.err.contains("report.9223372036854775807") && refused.err.contains("move the folder away"),
+        "{refused:?}"
+    );
     // No id at all: it is left out.
     world.bash("mv runs/report.9223372036854775807 runs/report.18446744073709551615; rm -f new.db");
     world.batchd(&["doctor", "--rebuild", "new.db"]).expect(0);

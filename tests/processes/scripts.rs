@@ -125,7 +125,7 @@ fn a14_what_can_not_be_run_says_what_to_do() {
     check("user", &|e| e.user = Some("no-such".to_owned()), "user `no-such` doesn't exist");
     check("env-file", &|e| e.env_file = Some("/no/such".to_owned()), "env_file /no/such: can't read the file");
     check("long", &|e| e.args = vec!["x".repeat(200_000)], "too long for the system");
-    check("zero", &|e| e.args = vec!["a\0b".to_owned()], "zero byte");
+    check("zero", &|e| e.args = vec!["a\0b".to_owned()], "NUL byte");
     check("empty", &|e| e.interpreter = Vec::new(), "`interpreter` is empty");
 }
 

@@ -265,7 +265,7 @@ fn a_relative_file_is_in_its_batch_and_belongs_to_someone_trusted() {
 fn env_files() {
     let check = |text: &str, expected: Result<&[(&str, &str)], usize>| {
         let expected = expected.map(|pairs| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
-        assert_eq!(parse(text).map_err(|(line, _)| line), expected, "{text:?}");
+        assert_eq!(parse(text).map_err(|wrong| wrong[0].0), expected, "{text:?}");
     };
     check("", Ok(&[]));
     check("# a comment\n\n  A=1\r\nexport B = x \n", Err(4));
@@ -283,6 +283,9 @@ fn env_files() {
     check("A=\"b\\", Err(1));
     check("A=a\0b", Err(1));
     check("\u{feff}A=b", Err(1));
+    let lines = |wrong: Vec<(usize, &str)>| wrong.into_iter().map(|(line, _)| line).collect::<Vec<_>>();
+    assert_eq!(parse("A=1\nnope\nB C=3\nD=4\nQ=\"x\n").map_err(lines), Err(vec![2, 3, 5]));
+    assert_eq!(parse(&"nope\n".repeat(1000)).map_err(lines).unwrap_err().len(), MISTAKES_MAX);
     check(&format!("{}=b", "\0".repeat(VARIABLE_NAME_BYTES_MAX + 1)), Err(1));
     check(&format!("{}=b", "A".repeat(VARIABLE_NAME_BYTES_MAX + 1)), Err(1));
 }
