@@ -62,7 +62,7 @@ pub struct EnvFileError {
     /// What is wrong: one sentence without a full stop.
     pub what: String,
     /// The other lines that are wrong, and why.
-    pub others: Vec<(usize, &'static str)>,
+    pub others: Mistakes,
     /// What to do about it.
     pub hint: Option<String>,
     /// Somebody is writing the file, or may be: it is worth another try.
@@ -271,11 +271,14 @@ fn said_of(path: &Path, place: &Path, distrust: Distrust) -> String {
     if place == path { what } else { format!("{}: {what}", shown(&place.display().to_string())) }
 }
 
+/// Wrong lines, by their numbers from 1, and what is wrong with each.
+pub type Mistakes = Vec<(usize, &'static str)>;
+
 /// Reads `KEY=VALUE` lines: blank lines and lines that begin with `#` are passed over, `export ` before a key too. A value
 /// in single quotes is taken as it is; in double quotes `\` takes away the meaning of `"`, `\`, `$` and `` ` `` and `\n`
 /// is a line end; without quotes blanks around it are cut off. No variable is ever expanded. The error has the numbers of the
 /// wrong lines, at least one, and never any of their content: it may be a secret.
-pub fn parse(text: &str) -> Result<Vec<(String, String)>, Vec<(usize, &'static str)>> {
+pub fn parse(text: &str) -> Result<Vec<(String, String)>, Mistakes> {
     let (mut variables, mut wrong) = (Vec::new(), Vec::new());
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();

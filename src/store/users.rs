@@ -45,7 +45,7 @@ pub fn user_name(uid: u32) -> io::Result<Option<String>> {
 }
 
 /// A user for a message: the name, or the number of one that has none or can't be looked up.
-pub(super) fn shown(uid: u32) -> String {
+pub fn shown(uid: u32) -> String {
     match user_name(uid) {
         Ok(Some(name)) => format!("`{name}`"),
         Ok(None) | Err(_) => format!("uid {uid}"),
