@@ -24,6 +24,7 @@ use crate::model::id::BatchName;
 use crate::model::schedule::Schedule;
 use crate::model::text::shown;
 use crate::model::time::Instant;
+use crate::store::env_file;
 use crate::store::read::{BatchesDir, Fingerprint, Listing, ReadError, Unfinished};
 use crate::store::trust::Trust;
 use crate::store::unpack;
@@ -160,15 +161,15 @@ impl Surroundings {
         self.daemon_uid.map(|_| self.settings.settings.trusted_owners.clone())
     }
 
-    /// The relative `env_file` of a batch, as its path beside the script.
-    fn env_file(&self, outline: &load::Outline) -> Option<String> {
-        let file = outline.env_file.clone().or_else(|| self.settings.defaults.env_file.clone())?;
-        (!file.starts_with('/')).then_some(file)
+    /// The `env_file` of a batch, as written.
+    fn env_file<'o>(&'o self, outline: &'o load::Outline) -> Option<&'o str> {
+        outline.env_file.as_deref().or(self.settings.defaults.env_file.as_deref())
     }
 
     /// The relative `env_file` that a `batch.toml` of these bytes names, as its path beside the script.
     pub fn env_file_of(&self, toml: &[u8]) -> Option<String> {
-        self.env_file(&load::outline(&String::from_utf8_lossy(toml)))
+        let outline = load::outline(&String::from_utf8_lossy(toml));
+        self.env_file(&outline).filter(|file| !file.starts_with('/')).map(str::to_owned)
     }
 
     fn check(&self, input: &load::Input<'_>, batches: &str) -> Loaded {
@@ -339,7 +340,7 @@ fn read(
     let (mut files, unfinished) = (raw.files, raw.unfinished);
     let toml = files.0.get(BATCH_TOML).map(|file| file.bytes.clone());
     let outline = load::outline(&String::from_utf8_lossy(toml.as_deref().unwrap_or_default()));
-    let env_file = around.env_file(&outline);
+    let env_file = around.env_file(&outline).and_then(|file| env_file::beside_script(file, dir.path(), name));
     let unfinished = unfinished.into_iter().filter(|file| env_file.as_ref() != Some(&file.path));
     let mut unclear = written_paths(name.as_str(), unfinished)?;
     let mut diagnostics = Vec::new();
@@ -360,8 +361,10 @@ fn read(
             Err(ReadError::Refused(mut refused)) => diagnostics.append(&mut refused),
         }
     }
-    // It is read when a run starts, and never kept.
-    env_file.map(|file| files.0.remove(&file));
+    // It is read when a run starts, and never kept; nor is the file that it is a link to.
+    if let Some(secrets) = env_file.and_then(|file| files.0.remove(&file)).filter(|file| !file.bytes.is_empty()) {
+        files.0.retain(|path, file| path == BATCH_TOML || file.bytes != secrets.bytes);
+    }
     check_closed(name, &unclear, &files, look)?;
     diagnostics.extend(too_large(name, &files));
     let mut loaded = if diagnostics.is_empty() {

@@ -271,6 +271,17 @@ fn said_of(path: &Path, place: &Path, distrust: Distrust) -> String {
     if place == path { what } else { format!("{}: {what}", shown(&place.display().to_string())) }
 }
 
+/// The path beside the script of an `env_file` that is in the batch's folder or in one that the batch includes, whether it
+/// is written as a relative path or as an absolute one.
+pub fn beside_script(file: &str, batches: &Path, batch: &BatchName) -> Option<String> {
+    if !file.starts_with('/') {
+        return Some(file.to_owned());
+    }
+    let places = [Some(batches.to_owned()), batches.canonicalize().ok()];
+    let inside = places.iter().flatten().find_map(|batches| Path::new(file).strip_prefix(batches).ok())?;
+    inside.strip_prefix(batch.as_str()).unwrap_or(inside).to_str().map(str::to_owned)
+}
+
 /// Wrong lines, by their numbers from 1, and what is wrong with each.
 pub type Mistakes = Vec<(usize, &'static str)>;
 

@@ -213,6 +213,25 @@ fn a8_an_env_file_beside_the_script_is_read_and_never_kept() {
     assert_eq!(world.bash(&format!("grep -rlE '{secret}|{newer}' runs state || true")), "");
 }
 
+/// Under another name: an absolute path, or a link to a file beside it.
+#[test]
+fn a8_an_env_file_of_the_folder_is_not_kept_whatever_its_path() {
+    let mut world = World::new();
+    let absolute = world.path("batches.d/absolute/job.env");
+    world.batch("absolute", &format!("env_file = '{}'\n", absolute.display()), "echo $A; ls\n");
+    world.batch("link", "env_file = 'job.env'\n", "echo $A; ls\n");
+    world.write("batches.d/absolute/job.env", "A=tiger\n");
+    world.write("batches.d/link/real.env", "A=tiger\n");
+    world.bash("ln -s real.env batches.d/link/job.env");
+    world.start();
+    for batch in ["absolute", "link"] {
+        let run = world.batchd(&["start", batch, "--wait"]).expect(0);
+        assert_eq!(world.stdout(run.line()), "tiger\nbatch.toml\nscript.sh\n");
+    }
+    assert_eq!(world.end_daemon(Signal::TERM), 0);
+    assert_eq!(world.bash("grep -rl tiger state || true"), "");
+}
+
 #[test]
 fn a8_an_env_file_may_lie_in_an_included_folder() {
     let mut world = World::new();
