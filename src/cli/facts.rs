@@ -77,8 +77,8 @@ pub(super) struct Times {
 }
 
 impl Facts {
-    /// What the journal says. Where no daemon has ever run, what is on the disk, as it would come into force; an error if
-    /// there is nothing of that either, or if the journal has gone.
+    /// Reads the batches in force from the journal. If no daemon has ever run here, reads the definitions on the disk, as a
+    /// daemon would put them in force. Fails if there are none either, or if the journal is missing.
     pub(super) fn read(context: &Context) -> Result<Self> {
         let journal = journal_so_far(context)?;
         let folder = context.paths.batches.clone();

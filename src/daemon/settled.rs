@@ -14,7 +14,7 @@ use crate::store::writers;
 /// How long a start waits for settings to be closed: longer than they are waited for where the kernel doesn't say who writes
 /// them ([`writers::RECENT`]), and short for a person or a service manager that waits.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Between two looks.
+/// Between two looks: no event tells that a program has closed a file which it did not change.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Resolves the paths; again if somebody was writing the settings from which they come.

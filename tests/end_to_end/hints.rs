@@ -15,7 +15,7 @@ use crate::world::{PATIENCE, World, exits};
 const A_LOOK: Duration = Duration::from_secs(90);
 
 /// A world with one batch, `edited`, whose script prints `one`.
-fn world() -> World {
+pub(crate) fn world() -> World {
     let world = World::new();
     world.batch("edited", "", "echo one\n");
     world
@@ -23,7 +23,7 @@ fn world() -> World {
 
 /// Runs `edited`, which prints this.
 #[track_caller]
-fn prints(world: &World, expected: &str) {
+pub(crate) fn prints(world: &World, expected: &str) {
     let run = world.batchd(&["start", "edited", "--wait"]).expect(0);
     assert_eq!(world.stdout(run.line()), format!("{expected}\n"));
 }

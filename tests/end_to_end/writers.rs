@@ -5,26 +5,13 @@ use std::io::Write as _;
 
 use rustix::process::Signal;
 
+use crate::hints::{prints, world};
 use crate::world::root::is_root;
 use crate::world::{World, file};
 
 /// How a diagnostic names this process, which has the file open.
 fn named() -> String {
     format!("process {} ", std::process::id())
-}
-
-/// A world with one batch, `edited`, whose script prints `one`.
-fn world() -> World {
-    let world = World::new();
-    world.batch("edited", "", "echo one\n");
-    world
-}
-
-/// Runs `edited`, which prints this.
-#[track_caller]
-fn prints(world: &World, expected: &str) {
-    let run = world.batchd(&["start", "edited", "--wait"]).expect(0);
-    assert_eq!(world.stdout(run.line()), format!("{expected}\n"));
 }
 
 /// The default in force.

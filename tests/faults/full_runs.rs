@@ -96,15 +96,13 @@ fn a3_a_full_disk_never_costs_a_run_that_succeeds_a_line() {
     assert_well(&mut world);
 }
 
-#[test]
-fn a3_a_script_that_has_ended_keeps_its_output_until_there_is_room() {
-    if !is_root() {
-        return;
-    }
+/// A world with a full disk for `runs`, on which the end of `fill.1` waits: its script has ended with `commands`.
+#[track_caller]
+fn world_that_waits_for_room(toml: &str, commands: &str) -> (World, Disk) {
     let mut world = World::new();
     let disk = Disk::new(&world, "runs", "size=2m");
     let (up, go) = (world.pipe("up"), world.pipe("go"));
-    world.batch("fill", "", "echo up > $W/up\nread -r word < $W/go\nseq 1 10000\necho end >&2");
+    world.batch("fill", toml, &format!("echo up > $W/up\nread -r word < $W/go\n{commands}"));
     world.batch("quick", "", "echo quick");
     world.start();
     world.batchd(&["start", "fill"]).expect(0);
@@ -112,6 +110,15 @@ fn a3_a_script_that_has_ended_keeps_its_output_until_there_is_room() {
     disk.fill_but(0);
     go.tell();
     sees_wait(&world, "the end of the run");
+    (world, disk)
+}
+
+#[test]
+fn a3_a_script_that_has_ended_keeps_its_output_until_there_is_room() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, disk) = world_that_waits_for_room("", "seq 1 10000\necho end >&2");
     assert_eq!(world.run("fill.1")["state"], "running");
     // Another daemon learns of it too.
     assert_eq!(world.end_daemon(Signal::TERM), 0);
@@ -130,17 +137,7 @@ fn a3_a_stop_ends_a_run_whose_output_finds_no_room_and_it_has_not_succeeded() {
     if !is_root() {
         return;
     }
-    let mut world = World::new();
-    let disk = Disk::new(&world, "runs", "size=2m");
-    let (up, go) = (world.pipe("up"), world.pipe("go"));
-    world.batch("fill", "stop_grace = '1s'", "echo up > $W/up\nread -r word < $W/go\nseq 1 10000");
-    world.batch("quick", "", "echo quick");
-    world.start();
-    world.batchd(&["start", "fill"]).expect(0);
-    up.hear();
-    disk.fill_but(0);
-    go.tell();
-    sees_wait(&world, "the end of the run");
+    let (mut world, disk) = world_that_waits_for_room("stop_grace = '1s'", "seq 1 10000");
     world.batchd(&["stop", "fill.1"]).expect(0);
     let end = world.end("fill.1");
     assert_eq!(end["outcome"], "cancelled", "{end}");
